@@ -1,0 +1,1 @@
+"""Benchmarks, the Avg@k protocol, intervals, comparison tables and plots."""

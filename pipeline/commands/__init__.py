@@ -1,0 +1,1 @@
+"""One module per `tbrm` command group of the data plane."""

@@ -1,0 +1,71 @@
+"""Progress of long stages: a tqdm bar on a terminal, a line every few seconds elsewhere (Dagster, log files)."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Sink = Callable[[str], None]
+_LINE_EVERY_S = 5.0
+_sink: Sink | None = None
+
+
+def send_progress_to(sink: Sink | None) -> None:
+    """Send progress lines to `sink` (a logger of the caller's) instead of the terminal; None restores the default."""
+    global _sink
+    _sink = sink
+
+
+class Task:
+    """One stage under way. `advance(n)` after each finished piece of work; `note(text)` for a word beside the bar."""
+
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done = 0
+        self.started = self._last_line = time.monotonic()
+        self._note = ""
+        self._bar = None
+        if _sink is None and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, desc=label, unit=unit, leave=True, dynamic_ncols=True)
+
+    def advance(self, n: int = 1) -> None:
+        self.done += n
+        if self._bar is not None:
+            self._bar.update(n)
+        elif time.monotonic() - self._last_line >= _LINE_EVERY_S:
+            self._line()
+
+    def note(self, text: str) -> None:
+        self._note = text
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        else:
+            self._line()
+
+    def _line(self) -> None:
+        self._last_line = time.monotonic()
+        elapsed = max(self._last_line - self.started, 1e-9)
+        rate = self.done / elapsed
+        left = f", {(self.total - self.done) / rate:.0f} s left" if 0 < self.done < self.total else ""
+        line = f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s{left} {self._note}".rstrip()
+        if _sink is not None:
+            _sink(line)
+        else:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+
+
+@contextmanager
+def track(label: str, total: int, unit: str) -> Iterator[Task]:
+    """Report progress towards `total` pieces of work, with rate and time left."""
+    task = Task(label, total, unit)
+    try:
+        yield task
+    finally:
+        task.close()
