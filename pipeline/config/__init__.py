@@ -1,0 +1,15 @@
+"""An experiment is configured in one YAML file; see `Experiment` for the tree."""
+
+from pipeline.config.base import Config
+from pipeline.config.experiment import Experiment
+from pipeline.config.load import build_experiment, experiments_folder, find_experiment, load_experiment, stage_hash
+
+__all__ = [
+    "Config",
+    "Experiment",
+    "build_experiment",
+    "experiments_folder",
+    "find_experiment",
+    "load_experiment",
+    "stage_hash",
+]

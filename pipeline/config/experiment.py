@@ -1,0 +1,65 @@
+"""The whole of an experiment: one YAML file, one tree, every field documented under it."""
+
+import re
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.config.base import Config
+from pipeline.config.evaluation import EvaluationConfig
+from pipeline.config.policy import PolicyConfig, ReferenceConfig
+from pipeline.config.prompts import PromptsConfig
+from pipeline.config.replay import ReplayConfig
+from pipeline.config.rewards import RewardsConfig
+from pipeline.config.rollouts import RolloutsConfig
+from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
+RESERVED_NAMES = ("logged", "dagster_home")
+
+
+class Experiment(Config):
+    """Iterated data generations: sample, label, score, train on the replay mix, publish, again."""
+
+    name: str
+    """Lower-case letters, digits and `_`: it is a folder of the store and an asset group of Dagster."""
+    description: str = ""
+    """One sentence for people."""
+    seed: int = 0
+    """Every random choice of the experiment derives from this number."""
+    generations: int = Field(gt=0, le=10_000)
+    """How many times policy[g] becomes policy[g+1]."""
+    policy: PolicyConfig
+    prompts: PromptsConfig
+    rollouts: RolloutsConfig | None
+    """`none`: nothing is sampled, training uses logged data sets only (pure offline)."""
+    rewards: RewardsConfig = RewardsConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+    replay: ReplayConfig = ReplayConfig()
+    training: TrainingConfig
+    evaluation: EvaluationConfig | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, name: str) -> str:
+        if not NAME.fullmatch(name) or name in RESERVED_NAMES:
+            raise ValueError(f"{name!r} must be 1 to 64 of a-z, 0-9, _ and not one of {', '.join(RESERVED_NAMES)}")
+        return name
+
+    @field_validator("rollouts", mode="before")
+    @classmethod
+    def _none_is_a_word(cls, value: object) -> object:
+        return None if value == "none" else value
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> "Experiment":
+        logged = bool(self.replay.logged)
+        if (self.rollouts is None or self.replay.window == 0) and not logged:
+            raise ValueError("nothing to train on: `rollouts: none` or `replay.window: 0` needs a data set in `replay.logged`")
+        needs = OBJECTIVE_NEEDS[self.training.objective]
+        n = self.rollouts.n if self.rollouts else None
+        if needs.groups and n == 1 and not logged:
+            raise ValueError(
+                f"`training.objective: {self.training.objective}` compares several responses to one prompt: "
+                "set `rollouts.n` to 2 or more"
+            )
+        return self

@@ -1,0 +1,125 @@
+"""From a YAML file and `--set` overrides to a checked experiment."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config.experiment import Experiment
+from pipeline.errors import ConfigError
+
+MAX_YAML_BYTES = 1_000_000
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without aliases (a few lines of them can expand to gigabytes) and without repeated keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases (*name) are not used in experiments{self.peek_event().start_mark}")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"key {key!r} stands twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
+def experiments_folder() -> Path:
+    """`experiments/` of the working directory, or of the checkout this package is installed from."""
+    here = Path("experiments")
+    return here if here.is_dir() else Path(__file__).resolve().parents[2] / "experiments"
+
+
+def find_experiment(name_or_path: str) -> Path:
+    """The YAML file meant by a name (`arith_tiny`) or a path. Raises ConfigError naming what there is."""
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = experiments_folder() / f"{name_or_path}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in experiments_folder().glob("*.yaml"))) or "none"
+        raise ConfigError(f"no experiment at {path}. Known experiments: {names}. Give one of these or the path of a YAML file.")
+    return path
+
+
+def load_experiment(name_or_path: str, overrides: Sequence[str] = ()) -> Experiment:
+    """Read, override and check an experiment.
+
+    `overrides` are `path.to.field=value`, the value written as in YAML. Raises ConfigError with the path of each
+    wrong field and the reason.
+    """
+    path = find_experiment(name_or_path)
+    tree = read_yaml(path)
+    for override in overrides:
+        _override(tree, override)
+    return build_experiment(tree, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from a file of bounded size. Raises ConfigError."""
+    if path.stat().st_size > MAX_YAML_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_YAML_BYTES:,} bytes: not an experiment")
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - derived from SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold a mapping of fields, not {type(tree).__name__}")
+    return tree
+
+
+def build_experiment(tree: Mapping[str, Any], origin: str) -> Experiment:
+    """Check a tree of plain values. Raises ConfigError listing every wrong field of `origin`."""
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"  {_where(e['loc'])}: {_reason(e)}" for e in error.errors(include_url=False)]
+        raise ConfigError(f"{origin} is not a valid experiment:\n" + "\n".join(lines)) from error
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "experiment"
+
+
+def _reason(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "unknown field; `tbrm config show` lists the known ones"
+    if error["type"] == "missing":
+        return "is required"
+    return f"{error['msg'].removeprefix('Value error, ')} (got {error['input']!r:.200})" if error["loc"] else error["msg"].removeprefix("Value error, ")
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    path, sep, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not sep or not all(keys):
+        raise ConfigError(f"--set {override!r}: write it as path.to.field=value")
+    try:
+        value = yaml.load(text, _Loader)  # noqa: S506 - derived from SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+    node: Any = tree
+    for key in keys[:-1]:
+        if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+            node = node[int(key)]
+            continue
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: `{key}` lies inside a plain value")
+        if not isinstance(node.get(key), dict | list):
+            node[key] = {}
+        node = node[key]
+    if not isinstance(node, dict):
+        raise ConfigError(f"--set {override!r}: `{keys[-1]}` lies inside a plain value")
+    node[keys[-1]] = value
+
+
+def stage_hash(*parts: BaseModel | Mapping[str, Any] | str | int | float | None) -> str:
+    """Hash of the configuration that decides a stage's bytes; 16 hex digits. Equal parts, equal hash, on any machine."""
+    plain = [p.model_dump(mode="json") if isinstance(p, BaseModel) else p for p in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

