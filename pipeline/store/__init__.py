@@ -1,0 +1,29 @@
+"""Trajectories as durable, checked data: Parquet shards, committed by manifests, under one root."""
+
+from pipeline.store.ids import checksum, seed_of, text_hash, trajectory_id
+from pipeline.store.location import Store, open_store, sync_folder
+from pipeline.store.lock import exclusive
+from pipeline.store.manifest import Manifest, ShardInfo, Stat
+from pipeline.store.partition import Partition, check_aligned
+from pipeline.store.schema import SCHEMAS, schema_of
+from pipeline.store.writer import PartitionWriter, code_version
+
+__all__ = [
+    "SCHEMAS",
+    "Manifest",
+    "Partition",
+    "PartitionWriter",
+    "ShardInfo",
+    "Stat",
+    "Store",
+    "check_aligned",
+    "checksum",
+    "code_version",
+    "exclusive",
+    "open_store",
+    "schema_of",
+    "seed_of",
+    "sync_folder",
+    "text_hash",
+    "trajectory_id",
+]

@@ -1,0 +1,96 @@
+"""Where a store lies: any fsspec location. Nothing here assumes a local path except the two places that say so."""
+
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import StoreError
+
+if TYPE_CHECKING:
+    from pipeline.store.partition import Partition
+
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
+
+
+class Store:
+    """The tables of all experiments and logged data sets under one root."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        fs, base = url_to_fs(root)
+        self.fs: Any = fs  # fsspec ships no types
+        self.base = str(base).rstrip("/")
+        self.is_local = isinstance(fs, LocalFileSystem)
+
+    def join(self, *parts: str) -> str:
+        """Path inside the root, for `fs`. Raises StoreError for a part that would leave it."""
+        for part in "/".join(parts).split("/"):
+            key, eq, value = part.partition("=")
+            if not all(_PART.fullmatch(p) for p in ([key, value] if eq else [part])) and not part.startswith("_"):
+                raise StoreError(f"{part!r} cannot name a folder of the store: letters, digits and . _ - @ only, no path separators")
+        return "/".join((self.base, *parts))
+
+    def partition(self, dataset: str, table: str, generation: int = 0) -> "Partition":
+        """One generation of one table of `dataset` (an experiment's name, or `logged/<name>`)."""
+        from pipeline.store.partition import Partition
+
+        return Partition(self, dataset, table, generation)
+
+    def generations(self, dataset: str, table: str) -> list[int]:
+        """Committed generations of a table, ascending."""
+        found: list[int] = []
+        for path in self._ls(self.join(dataset, table)):
+            name = path.rsplit("/", 1)[-1]
+            if name.startswith("generation=") and name[11:].isdigit() and self.fs.exists(f"{path}/_manifest.json"):
+                found.append(int(name[11:]))
+        return sorted(found)
+
+    def datasets(self) -> list[str]:
+        """Experiments and logged data sets that have at least one table folder."""
+        top = [path.rsplit("/", 1)[-1] for path in self._ls(self.base) if self.fs.isdir(path)]
+        logged = [f"logged/{path.rsplit('/', 1)[-1]}" for path in self._ls(f"{self.base}/logged") if self.fs.isdir(path)]
+        return sorted(name for name in top if name not in ("logged", "dagster_home") and _PART.fullmatch(name)) + sorted(logged)
+
+    def read_bytes(self, path: str) -> bytes:
+        return self.fs.cat_file(path)
+
+    def write_atomic(self, path: str, data: bytes) -> None:
+        """A reader sees the whole file or none: temp, fsync, rename (an object store's put is atomic by itself)."""
+        if not self.is_local:
+            self.fs.pipe_file(path, data)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temp = target.with_name(f"_tmp.{target.name}.{uuid.uuid4().hex}")
+        try:
+            with temp.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temp.replace(target)
+        except OSError as error:
+            temp.unlink(missing_ok=True)
+            raise StoreError(f"cannot write {path}: {error.strerror}; nothing was changed. Mend the disk and run the stage again") from error
+        sync_folder(target.parent)
+
+    def _ls(self, path: str) -> list[str]:
+        return sorted(self.fs.ls(path, detail=False)) if self.fs.isdir(path) else []
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a local folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def open_store(root: str | None = None) -> Store:
+    """The store at `root` (local path, s3://, gs://, …), by default `$TBRM_ROOT` or `./data`."""
+    return Store(root or os.environ.get("TBRM_ROOT") or "data")

@@ -1,0 +1,74 @@
+"""The manifest commits a partition: a reader trusts only what it lists."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.errors import StoreError
+from pipeline.store.ids import text_hash
+from pipeline.store.schema import SCHEMA_VERSION
+
+MANIFEST = "_manifest.json"
+Stat = float | int | str
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One Parquet file: its name in the partition's folder, rows, bytes and checksum."""
+
+    file: str
+    rows: int
+    bytes: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was written, from what (parents: partition path -> manifest hash), by which configuration and code."""
+
+    dataset: str
+    table: str
+    generation: int
+    config_hash: str
+    code_version: str
+    parents: Mapping[str, str]
+    shards: tuple[ShardInfo, ...]
+    stats: Mapping[str, Stat] = field(default_factory=dict[str, Stat])
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def hash(self) -> str:
+        """Names the content and its origin. Stats such as seconds are left out: a repeated run has the same hash."""
+        tree = asdict(self)
+        del tree["stats"], tree["code_version"]
+        return text_hash(json.dumps(tree, sort_keys=True))
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self) | {"rows": self.rows, "hash": self.hash}, indent=1, sort_keys=True) + "\n"
+
+
+def parse_manifest(text: str, where: str) -> Manifest:
+    """Read a manifest. Raises StoreError when it is torn, of another schema version, or was edited by hand."""
+    try:
+        tree: dict[str, Any] = json.loads(text)
+        version = tree["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise StoreError(f"{where} has schema version {version}; this code reads version {SCHEMA_VERSION}")
+        stated = tree.pop("hash")
+        tree.pop("rows")
+        tree["shards"] = tuple(ShardInfo(**shard) for shard in tree["shards"])
+        manifest = Manifest(**tree)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{where} is not a manifest ({error}); delete it and run the stage again: finished shards are kept") from error
+    if manifest.hash != stated:
+        raise StoreError(f"{where} does not match its own hash: it was changed after it was written; restore it or run the stage again with --replace")
+    return manifest

@@ -1,0 +1,132 @@
+"""The columns of every table. Plain Parquet types, so that pandas, Polars, DuckDB and `datasets` read the shards as they are."""
+
+import pyarrow as pa
+
+from pipeline.errors import StoreError
+
+SCHEMA_VERSION = 1
+
+_TOKENS = pa.list_(pa.int32())
+_SAMPLING = pa.struct(
+    [
+        ("temperature", pa.float64()),
+        ("top_p", pa.float64()),
+        ("max_tokens", pa.int32()),
+        ("seed", pa.int64()),
+        ("engine", pa.string()),
+        ("engine_version", pa.string()),
+    ]
+)
+
+
+def _schema(required: dict[str, pa.DataType], nullable: dict[str, pa.DataType]) -> pa.Schema:
+    fields = [pa.field(name, kind, nullable=False) for name, kind in required.items()]
+    return pa.schema(fields + [pa.field(name, kind) for name, kind in nullable.items()])
+
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "prompts": _schema(
+        {
+            "prompt_id": pa.string(),
+            "prompt_text": pa.string(),
+            "prompt_token_ids": _TOKENS,
+            "answer": pa.string(),
+            "verifier": pa.string(),
+            "source": pa.string(),
+            "extra": pa.string(),
+        },
+        {},
+    ),
+    "rollouts": _schema(
+        {
+            "trajectory_id": pa.string(),
+            "prompt_id": pa.string(),
+            "sample_index": pa.int32(),
+            "prompt_token_ids": _TOKENS,
+            "response_token_ids": _TOKENS,
+            "response_text": pa.string(),
+            "finish_reason": pa.string(),
+            "policy_id": pa.string(),
+            "generation": pa.int32(),
+            "sampling": _SAMPLING,
+        },
+        {"response_mask": pa.list_(pa.bool_()), "behavior_logprobs": pa.list_(pa.float32())},
+    ),
+    "rewards": _schema(
+        {
+            "trajectory_id": pa.string(),
+            "reward": pa.float64(),
+            "status": pa.string(),
+            "verifier": pa.string(),
+            "verifier_version": pa.string(),
+        },
+        {
+            "extracted_answer": pa.string(),
+            "detail": pa.string(),
+            "components": pa.map_(pa.string(), pa.float64()),
+            "token_rewards": pa.list_(pa.float32()),
+        },
+    ),
+    "ref_logprobs": _schema(
+        {
+            "trajectory_id": pa.string(),
+            "ref_logprob_sum": pa.float64(),
+            "ref_token_logprobs": pa.list_(pa.float32()),
+            "ref_value_first": pa.float64(),
+            "ref_policy_id": pa.string(),
+        },
+        {},
+    ),
+    "scores": _schema(
+        {
+            "benchmark": pa.string(),
+            "problem_id": pa.string(),
+            "sample_index": pa.int32(),
+            "correct": pa.float64(),
+            "response_text": pa.string(),
+            "finish_reason": pa.string(),
+            "policy_id": pa.string(),
+        },
+        {"extracted_answer": pa.string()},
+    ),
+    "quarantine": _schema(
+        {"file": pa.string(), "row": pa.int64(), "field": pa.string(), "reason": pa.string()},
+        {"value": pa.string()},
+    ),
+}
+"""`sampling.seed` is the request's seed. `ref_value_first` is V_ref at the first policy-written token, in nats.
+`components` maps a reward component's name to its unweighted value; `token_rewards` aligns with `response_token_ids`."""
+
+
+def schema_of(table: str) -> pa.Schema:
+    """Schema of a table; a version after `@` (a re-labelled sidecar) does not change it. Raises StoreError."""
+    name = table.partition("@")[0]
+    if name not in SCHEMAS:
+        raise StoreError(f"there is no table {table!r}; tables are {', '.join(SCHEMAS)}")
+    return SCHEMAS[name]
+
+
+def conform(table: str, rows: pa.Table, where: str) -> pa.Table:
+    """`rows` with exactly the columns, order and types of `table`; absent nullable columns become null.
+
+    Raises StoreError naming the column when one is missing, unknown, of another type, or null where it must not be.
+    """
+    schema = schema_of(table)
+    unknown = [name for name in rows.column_names if name not in schema.names]
+    if unknown:
+        raise StoreError(f"{where}: unknown column {unknown[0]!r} for table {table!r}")
+    columns: list[pa.ChunkedArray | pa.Array] = []
+    for field in schema:
+        if field.name not in rows.column_names:
+            if not field.nullable:
+                raise StoreError(f"{where}: column {field.name!r} is missing")
+            columns.append(pa.nulls(rows.num_rows, field.type))
+            continue
+        try:
+            column = rows.column(field.name).cast(field.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise StoreError(f"{where}: column {field.name!r} is not {field.type}: {error}") from error
+        if not field.nullable and column.null_count:
+            raise StoreError(f"{where}: column {field.name!r} has {column.null_count} nulls where none may be")
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=schema)
