@@ -1,0 +1,102 @@
+"""A policy is a Hugging Face folder with `policy.json`; publishing one as generation g is a small pointer file."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Experiment
+from pipeline.errors import StoreError, TbrmError
+from pipeline.store import Store
+
+POLICY_JSON = "policy.json"
+# What decides a policy's outputs: weights, architecture, tokenizer. Logs and training manifests do not.
+_CONTENT_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
+_NOT_CONTENT = (POLICY_JSON, "_manifest.json", "training.json", "trainer_state.json")
+
+
+@dataclass(frozen=True)
+class PolicyRef:
+    """A policy ready to load: `path` is a local Hugging Face folder (or a hub id, for a policy not yet stored)."""
+
+    policy_id: str
+    path: str
+    generation: int | None = None
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 over names and bytes of the folder's weights, configuration and tokenizer files; 16 hex digits."""
+    total = hashlib.sha256()
+    files = sorted(p for p in folder.iterdir() if p.suffix in _CONTENT_SUFFIXES and p.name not in _NOT_CONTENT)
+    if not any(p.suffix == ".safetensors" for p in files):
+        raise TbrmError(f"{folder} has no .safetensors weights: it is not a policy folder")
+    for path in files:
+        with path.open("rb") as file:
+            total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+def write_policy_json(folder: str | Path, parents: Mapping[str, str]) -> str:
+    """Write `policy.json` (policy_id = content hash, parents = partition or policy -> hash); returns the policy_id."""
+    folder = Path(folder)
+    policy_id = content_hash(folder)
+    tree = {"policy_id": policy_id, "parents": dict(sorted(parents.items()))}
+    (folder / POLICY_JSON).write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+    return policy_id
+
+
+def read_policy_json(folder: str | Path) -> dict[str, Any]:
+    """The `policy.json` of a folder. Raises TbrmError when there is none or it is damaged."""
+    path = Path(folder) / POLICY_JSON
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise TbrmError(f"{path} cannot be read ({error}): the folder is not a finished policy") from error
+
+
+def policy_root(store: Store) -> Path:
+    """Local folder of the store. Weights are read by memory map, so policies need a local (or mounted) root."""
+    if not store.is_local:
+        raise StoreError(f"policies need a local or mounted store root, not {store.root}")
+    return Path(store.base)
+
+
+def pointer_path(store: Store, dataset: str, generation: int) -> str:
+    return store.join(dataset, "policy", f"generation={generation:04d}", POLICY_JSON)
+
+
+def publish_policy(store: Store, dataset: str, generation: int, folder: str | Path, parents: Mapping[str, str]) -> PolicyRef:
+    """Make the finished policy in `folder` policy[`generation`] of an experiment. Publishing the same again is no change.
+
+    Raises StoreError when another policy already has that generation.
+    """
+    policy_id: str = read_policy_json(folder)["policy_id"]
+    path = pointer_path(store, dataset, generation)
+    if store.fs.exists(path):
+        there = json.loads(store.read_bytes(path))["policy_id"]
+        if there != policy_id:
+            raise StoreError(f"{path} is policy {there} already, not {policy_id}: later generations were sampled from it")
+        return resolve_published(store, dataset, generation)
+    folder = Path(folder).resolve()
+    root = policy_root(store).resolve()
+    location = str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
+    tree = {"policy_id": policy_id, "folder": location, "parents": dict(sorted(parents.items()))}
+    store.write_atomic(path, (json.dumps(tree, indent=1) + "\n").encode())
+    return PolicyRef(policy_id, str(folder), generation)
+
+
+def resolve_published(store: Store, dataset: str, generation: int) -> PolicyRef:
+    """policy[`generation`] of an experiment. Raises StoreError when it is not published yet."""
+    path = pointer_path(store, dataset, generation)
+    if not store.fs.exists(path):
+        command = "tbrm base-policy" if generation == 0 else f"tbrm train --generation {generation - 1}"
+        raise StoreError(f"policy[{generation}] of {dataset} is not published yet: run `{command} --experiment {dataset}` first")
+    tree = json.loads(store.read_bytes(path))
+    return PolicyRef(tree["policy_id"], str(policy_root(store) / tree["folder"]), generation)
+
+
+def resolve_policy(store: Store, experiment: Experiment, generation: int) -> PolicyRef:
+    """policy[g] of `experiment`. Raises StoreError naming the stage to run first."""
+    return resolve_published(store, experiment.name, generation)
