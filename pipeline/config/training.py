@@ -1,0 +1,180 @@
+"""How a generation is trained: the objective, the updates, and how the job uses the machine."""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.config.base import Config
+
+ObjectiveName = Literal[
+    "tbrm",
+    "brm",
+    "tbrm_iterative",
+    "sql_single",
+    "sql_multi",
+    "sac_single",
+    "sac_multi",
+    "daa_point",
+    "daa_pair",
+    "grpo",
+    "ppo",
+    "imitation",
+]
+
+
+@dataclass(frozen=True)
+class ObjectiveNeeds:
+    """What an objective asks of the data and of the machine, beyond the trajectories themselves."""
+
+    value: Literal["none", "first", "all"] = "none"
+    """Where V_θ = logsumexp of the logits is computed: nowhere, at the first response token, at every one."""
+    behavior_logprobs: bool = False
+    """The log-probs of the policy that sampled the trajectory."""
+    groups: bool = False
+    """Several responses to one prompt (a baseline or V̂ over the prompt)."""
+    pairs: bool = False
+    """Two responses to one prompt meet in one term of the loss."""
+    critic: bool = False
+    """A separate trained value model."""
+    frozen_target: bool = False
+    """V of θ_t, the policy at the start of the generation."""
+    reference: bool = True
+    """The stored reference log-probs."""
+
+
+OBJECTIVE_NEEDS: dict[str, ObjectiveNeeds] = {
+    "tbrm": ObjectiveNeeds(value="first"),
+    "brm": ObjectiveNeeds(value="all"),
+    "tbrm_iterative": ObjectiveNeeds(frozen_target=True),
+    "sql_single": ObjectiveNeeds(frozen_target=True),
+    "sql_multi": ObjectiveNeeds(frozen_target=True),
+    "sac_single": ObjectiveNeeds(critic=True),
+    "sac_multi": ObjectiveNeeds(critic=True),
+    "daa_point": ObjectiveNeeds(groups=True),
+    "daa_pair": ObjectiveNeeds(groups=True, pairs=True),
+    "grpo": ObjectiveNeeds(groups=True, behavior_logprobs=True),
+    "ppo": ObjectiveNeeds(behavior_logprobs=True, critic=True),
+    "imitation": ObjectiveNeeds(reference=False),
+}
+"""One row per objective of the method; kept free of torch so that a wrong experiment is refused in a second."""
+
+RESIDUAL_OBJECTIVES = frozenset(("tbrm", "tbrm_iterative", "daa_point"))
+"""Objectives whose loss is one squared residual for each trajectory: the only ones the residual options apply to."""
+
+
+class MonitorConfig(Config):
+    """Where DeepSpeed's monitor writes the metrics, besides `metrics.jsonl` in the policy's folder."""
+
+    tensorboard: str | None = None
+    """Folder for TensorBoard event files."""
+    csv: str | None = None
+    """Folder for CSV files, one metric each."""
+    wandb_project: str | None = None
+    """Weights & Biases project; the key is read from the environment as usual."""
+
+
+class LoraConfig(Config):
+    """Train low-rank adapters instead of all weights (needs the extra `lora`); the published policy has them merged."""
+
+    rank: int = Field(default=16, gt=0)
+    """Rank of the adapters."""
+    alpha: float = Field(default=32.0, gt=0)
+    """Scale: an adapter's output is multiplied by alpha / rank."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Names of the layers that get an adapter."""
+
+
+class TrainingConfig(Config):
+    """One training stage. The defaults of the optimization are the paper's (n = 4, 1.5B)."""
+
+    objective: ObjectiveName = "tbrm"
+    """The loss; one word changes the method."""
+    beta: float = Field(default=0.002, gt=0)
+    """β of the KL-regularized objective; rewards enter the loss as r/β, so β must be above 0."""
+
+    learning_rate: float = Field(default=2.5e-6, gt=0)
+    """Peak AdamW learning rate of the policy."""
+    warmup_updates: int = Field(default=0, ge=0)
+    """Updates over which the learning rate rises linearly; it is constant afterwards."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW weight decay."""
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW decay rates of the two moments."""
+    adam_eps: float = Field(default=1e-8, gt=0)
+    """AdamW ε."""
+    grad_clip: float = Field(default=1.0, ge=0)
+    """Largest global gradient norm; 0 switches clipping off."""
+    optimizer_state: Literal["carry", "fresh"] = "carry"
+    """`carry` continues the previous generation's AdamW moments and warm-up, as one long run would (what one update
+    a generation needs); `fresh` starts them anew in every generation."""
+    prompt_batch: int = Field(default=128, gt=0)
+    """Prompts of one update; all their stored responses are in it."""
+    updates_per_generation: int = Field(default=1, gt=0)
+    """Updates of one training stage. The mix is reshuffled and repeated as often as this needs."""
+
+    critic_learning_rate: float = Field(default=1e-5, gt=0)
+    """AdamW learning rate of the value model (`ppo`, `sac_*`)."""
+    clip_ratio: float = Field(default=0.2, gt=0, lt=1)
+    """Clip range of the probability ratio (`grpo`, `ppo`)."""
+    kl_coefficient: float = Field(default=0.001, ge=0)
+    """Weight of the KL to the reference: a loss term in `grpo` (k3), part of the reward in `ppo`."""
+    entropy_coefficient: float = Field(default=0.001, ge=0)
+    """Weight of the entropy bonus (`ppo`)."""
+    gae_lambda: float = Field(default=1.0, ge=0, le=1)
+    """λ of generalized advantage estimation (`ppo`)."""
+
+    value_offset: Literal["none", "reference"] = "none"
+    """`reference` subtracts the stored V_ref(s_1) from V_θ(s_1): training starts from a soft value of 0 instead of
+    about 30, so a policy that is rarely right does not unlearn first. It changes where V ends, not where π does."""
+    length_normalized: bool = False
+    """Divide the residual by the response length. Long responses then weigh less; no longer Eq. 4."""
+    drop_truncated: bool = False
+    """Leave out responses cut at the length limit: their reward says nothing about the answer they would have given."""
+    residual_clip: float | None = Field(default=None, gt=0)
+    """Beyond ±this residual the loss grows linearly instead of quadratically (Huber). None: Eq. 4 as printed."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Logits are divided by this before log π and V (the paper's footnote 1). Use the sampling temperature or 1."""
+
+    micro_batch_tokens: int = Field(default=16_384, gt=0)
+    """Tokens of one packed forward and backward pass of one process. Lower it when the GPU runs out of memory."""
+    head_chunk_tokens: int = Field(default=1_024, gt=0)
+    """Response tokens whose logits exist at one time. Lower it when the vocabulary is large and memory short."""
+    activation_checkpointing: bool = False
+    """Recompute layer activations in the backward pass: about a third more time for much less memory."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What DeepSpeed splits between processes: 1 optimizer state, 2 gradients too, 3 weights too."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """Keep the optimizer state (`optimizer`), or the weights too (`all`, ZeRO 3 only), in CPU memory."""
+    processes: int = Field(default=1, gt=0)
+    """Processes on each machine, one for each GPU."""
+    hostfile: str | None = None
+    """A DeepSpeed hostfile: train on all the machines it lists. None: this machine only."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters only. None: all weights."""
+
+    checkpoint_every: int = Field(default=50, gt=0)
+    """Updates between checkpoints; a killed job repeats at most this many."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    """Newest checkpoints kept while the job runs."""
+    max_residual: float = Field(default=1e6, gt=0)
+    """Divergence guard: a batch whose mean absolute residual is above this, or not a number, stops the job."""
+    monitor: MonitorConfig = MonitorConfig()
+    """Further places for the metrics; all off."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.offload == "all" and self.zero_stage != 3:
+            raise ValueError(f"offload: all moves split weights to the CPU: set zero_stage: 3, not {self.zero_stage}")
+        if self.offload == "optimizer" and self.zero_stage == 0:
+            raise ValueError("offload: optimizer needs zero_stage 1, 2 or 3")
+        if any(not 0 <= b < 1 for b in self.adam_betas):
+            raise ValueError(f"adam_betas must lie in [0, 1), got {self.adam_betas}")
+        if self.objective not in RESIDUAL_OBJECTIVES and (self.length_normalized or self.residual_clip is not None):
+            raise ValueError(
+                f"length_normalized and residual_clip act on one residual per trajectory, which {self.objective} does "
+                f"not have; objectives that do: {', '.join(sorted(RESIDUAL_OBJECTIVES))}"
+            )
+        if self.value_offset == "reference" and self.objective != "tbrm":
+            raise ValueError(f"value_offset: reference shifts V_θ(s_1) of tbrm; {self.objective} trains no such value")
+        return self
