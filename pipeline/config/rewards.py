@@ -1,0 +1,87 @@
+"""How trajectories are labelled."""
+
+import re
+
+from pydantic import Field, field_validator
+
+from pipeline.config.base import Config
+
+BUILTIN_VERIFIERS = ("math_verify", "exact_integer", "multiple_choice", "r1_format", "reasoning_gym", "plain")
+USER_VERIFIER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+class RewardComponents(Config):
+    """Weights of the parts of a reward: reward = Σ weight × part. Every part is stored beside the sum."""
+
+    correctness: float = 1.0
+    """Weight of the verifier's verdict, which lies in [0, 1]."""
+    format: float = 0.0
+    """Weight of the format: 1 when the answer stood where the verifier asks for it, else 0."""
+    length: float = 0.0
+    """Weight of the length part: 0 up to `length_free_tokens`, falling linearly to -1 at `length_max_tokens`."""
+    length_free_tokens: int = Field(default=1_536, ge=0)
+    """Longest response in tokens that costs nothing."""
+    length_max_tokens: int = Field(default=2_048, gt=0)
+    """Response length in tokens from which on the length part is -1."""
+
+    @field_validator("length_max_tokens")
+    @classmethod
+    def _falls(cls, value: int, info: object) -> int:
+        free = getattr(info, "data", {}).get("length_free_tokens", 0)
+        if value <= free:
+            raise ValueError(f"must be more than length_free_tokens={free}")
+        return value
+
+
+class RewardsConfig(Config):
+    """The verifier, the limits it runs under, and what a response without a verdict is worth."""
+
+    verifier: str = "math_verify"
+    """Used for prompts that name none. One of math_verify, exact_integer, multiple_choice, r1_format, reasoning_gym, plain,
+    or your own function as `package.module:function`."""
+    user_verifiers: tuple[str, ...] = ()
+    """Further `package.module:function` that prompts may name. Code that is named in data only is never imported."""
+    require_boxed: bool = False
+    r"""An answer counts only inside \boxed{}; without a box the status is wrong_format. False: the last expression counts."""
+    components: RewardComponents = RewardComponents()
+    """Composition of the reward."""
+    timeout_s: float = Field(default=10.0, gt=0)
+    """Wall-clock seconds for one response. Generous, because a busy machine must not change labels; `cpu_s` does the work."""
+    cpu_s: float = Field(default=2.0, gt=0)
+    """Processor seconds for one response, enforced by the kernel."""
+    memory_mb: int = Field(default=1_024, gt=0)
+    """Address space in MiB that a verifier may take beyond what its worker process has at the start (Linux)."""
+    timeout_reward: float = 0.0
+    """Reward of a response without a verdict (timeout, memory, error). The default is that of a wrong answer: a policy
+    must gain nothing by writing what cannot be checked, and lose nothing more than by being wrong."""
+    max_undecided_share: float = Field(default=0.02, ge=0, le=1)
+    """Share of responses without a verdict above which the generation's check warns."""
+    token_rewards: bool = False
+    """Give the verifier `extra["response_token_ids"]` and store the per-token rewards it returns (BRM uses them)."""
+    workers: int = Field(default=0, ge=0)
+    """Verifier processes. 0: one for each processor core this process may use."""
+    batch: int = Field(default=32, gt=0)
+    """Responses sent to a worker at a time. A batch that is killed is graded again one by one."""
+
+    @field_validator("verifier")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in BUILTIN_VERIFIERS and not USER_VERIFIER.fullmatch(name):
+            raise ValueError(f"{name!r} is none of {', '.join(BUILTIN_VERIFIERS)}, nor of the form package.module:function")
+        return name
+
+    @field_validator("user_verifiers")
+    @classmethod
+    def _dotted(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not USER_VERIFIER.fullmatch(name):
+                raise ValueError(f"{name!r} is not of the form package.module:function")
+        return names
+
+    def may_run(self, verifier: str) -> bool:
+        """Whether the experiment allows this verifier: built in, or declared in its YAML."""
+        return verifier in BUILTIN_VERIFIERS or verifier == self.verifier or verifier in self.user_verifiers
+
+    def deciding(self) -> dict[str, object]:
+        """The fields that decide labels, for the stage hash; worker and batch counts do not."""
+        return self.model_dump(mode="json", exclude={"workers", "batch", "max_undecided_share"})
