@@ -1,0 +1,100 @@
+"""Where problems come from: files, `datasets`, reasoning-gym, or generated additions."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.prompts import PromptsConfig
+from pipeline.errors import TbrmError
+from pipeline.prompts.arithmetic import arithmetic_problems
+from pipeline.prompts.problem import Problem
+from pipeline.store import seed_of
+
+
+def load_problems(config: PromptsConfig, seed: int) -> list[Problem]:
+    """Every training problem of the set, in the source's order. Raises TbrmError naming file, row and field."""
+    if config.source == "arithmetic":
+        return arithmetic_problems(config.arithmetic, seed)[0]
+    if config.source == "reasoning_gym":
+        return list(_reasoning_gym(config, seed))
+    assert config.path is not None  # PromptsConfig refuses these sources without it
+    rows = _hub_rows(config) if config.source == "hf" else _file_rows(Path(config.path))
+    problems = list(_from_rows(config, rows))
+    if not problems:
+        raise TbrmError(f"{config.path} holds no problems")
+    _refuse_repeated_ids(problems, config.path)
+    return problems
+
+
+def _from_rows(config: PromptsConfig, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Problem]:
+    source = Path(str(config.path)).name
+    for number, (where, row) in enumerate(rows):
+        for field in (config.columns.problem, config.columns.answer):
+            if not isinstance(row.get(field), str | int | float) or isinstance(row[field], bool):
+                found = f"holds {type(row[field]).__name__}" if field in row else f"is missing; the row has {', '.join(row)}"
+                raise TbrmError(f"{where}: field {field!r} {found}. Name the right field in `prompts.columns`")
+        yield Problem(
+            id=str(row.get(config.columns.id, number)),
+            text=str(row[config.columns.problem]),
+            answer=str(row[config.columns.answer]),
+            source=source,
+        )
+
+
+def _file_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if not path.is_file():
+        raise TbrmError(f"prompt file {path} does not exist; `prompts.path` is relative to the working directory")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        for number, row in enumerate(pq.read_table(path).to_pylist()):
+            yield f"{path} row {number}", row
+        return
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path} line {number}"
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise TbrmError(f"{where} is not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise TbrmError(f"{where} is not a JSON object")
+            yield where, row
+
+
+def _hub_rows(config: PromptsConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    import datasets
+
+    path = str(config.path)
+    if (Path(path) / "dataset_dict.json").is_file() or (Path(path) / "dataset_info.json").is_file():
+        loaded = datasets.load_from_disk(path)
+        rows: Any = loaded[config.split] if isinstance(loaded, datasets.DatasetDict) else loaded
+    else:
+        rows = datasets.load_dataset(path, split=config.split, revision=config.revision)
+    for number, row in enumerate(rows):
+        yield f"{path}[{config.split}] row {number}", row
+
+
+def _reasoning_gym(config: PromptsConfig, seed: int) -> Iterator[Problem]:
+    import reasoning_gym
+
+    settings = config.reasoning_gym
+    assert settings is not None  # PromptsConfig refuses this source without it
+    for task in settings.tasks:
+        options = settings.options.get(task, {})
+        data = reasoning_gym.create_dataset(task, size=settings.size, seed=seed_of(seed, task) % 2**31, **options)
+        for number, entry in enumerate(data):
+            # The scorer wants the whole entry back; it is plain JSON for every task of the paper.
+            extra = {"task": task, "entry": json.loads(json.dumps(entry, default=str))}
+            yield Problem(f"{task}-{number}", entry["question"], str(entry["answer"]), task, "reasoning_gym", extra)
+
+
+def _refuse_repeated_ids(problems: list[Problem], path: str) -> None:
+    seen: set[str] = set()
+    for row, problem in enumerate(problems):
+        if problem.id in seen:
+            raise TbrmError(f"{path} row {row}: id {problem.id!r} stands twice; trajectory ids are made from it, so it must be unique")
+        seen.add(problem.id)

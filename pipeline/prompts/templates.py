@@ -1,0 +1,27 @@
+"""How a question becomes a prompt, exact to the byte (paper, App. G)."""
+
+from typing import Any
+
+QWEN_MATH = (
+    "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{{}}.<|im_end|>\n"
+    "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+)
+R1 = (
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
+    "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. "
+    "The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, "
+    "i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: {question}\nAssistant:"
+)
+_TEMPLATES = {"qwen-math": QWEN_MATH, "r1": R1, "raw": "{question}"}
+
+
+def render(template: str, question: str, tokenizer: Any) -> str:
+    """The prompt text of `question`. `chat` uses the tokenizer's own template with one user message.
+
+    Special tokens stand in the text; it is tokenized without adding any.
+    """
+    if template == "chat":
+        return tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+        )
+    return _TEMPLATES[template].format(question=question)
