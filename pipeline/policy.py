@@ -100,3 +100,11 @@ def resolve_published(store: Store, dataset: str, generation: int) -> PolicyRef:
 def resolve_policy(store: Store, experiment: Experiment, generation: int) -> PolicyRef:
     """policy[g] of `experiment`. Raises StoreError naming the stage to run first."""
     return resolve_published(store, experiment.name, generation)
+
+
+def foreign_policy(path: str) -> PolicyRef:
+    """A policy that is no generation of the experiment: a Hugging Face folder or a hub id (named by itself)."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return PolicyRef(path, path)
+    return PolicyRef(content_hash(folder), str(folder))

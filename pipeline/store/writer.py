@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -74,6 +74,11 @@ class PartitionWriter:
         buffer = io.BytesIO()
         pq.write_table(rows, buffer, compression="zstd", compression_level=3, row_group_size=4096)
         self.store.write_atomic(self.shard_path(index), buffer.getvalue())
+
+    def read(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows of a shard that is done but not committed yet (for statistics over the whole partition)."""
+        data = io.BytesIO(self.store.read_bytes(self.shard_path(index)))
+        return pq.read_table(data, columns=list(columns) if columns is not None else None)
 
     def commit(self, shards: int, stats: Mapping[str, Stat] | None = None) -> Manifest:
         """List shards 0..`shards`-1 in the manifest: from now on the partition exists for readers.

