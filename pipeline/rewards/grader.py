@@ -1,0 +1,183 @@
+"""The Grader: items in, labels out, in order, whatever the responses are."""
+
+import hashlib
+import json
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+from pipeline.config.rewards import RewardComponents, RewardsConfig
+from pipeline.errors import TbrmError
+from pipeline.rewards.pool import Task, VerifierPool
+from pipeline.rewards.types import UNDECIDED, GradeItem, RewardLabel, Verifier
+from pipeline.rewards.verifiers import get_verifier
+from pipeline.rewards.worker import Work
+
+REMEMBERED = 200_000
+"""Labels kept for repeated answers, about 100 MB at most."""
+BATCHES_AHEAD = 4
+"""Batches in flight for each worker: input is read no faster than it is graded."""
+
+
+class Grader:
+    """Labels responses with the experiment's verifiers. A context manager; workers start at the first row that needs one.
+
+    Equal work is done once: labels are remembered by (verifier version, decisive part of the response, answer, extra).
+    `memoize=False` and `shortcuts=False` switch that off and send every row to a worker, for measurements.
+    """
+
+    def __init__(self, config: RewardsConfig, memoize: bool = True, shortcuts: bool = True) -> None:
+        self.config, self.memoize, self.shortcuts = config, memoize, shortcuts
+        self._pool = VerifierPool(config.workers, config.timeout_s, config.cpu_s, config.memory_mb)
+        self._known: OrderedDict[bytes, RewardLabel] = OrderedDict()
+        self.graded = 0
+        """Rows that went to a worker."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._pool.close()
+
+    def verifier_of(self, item: GradeItem) -> Verifier:
+        """The verifier for an item. Raises TbrmError when a prompt names code that the experiment does not declare."""
+        name = item.verifier or self.config.verifier
+        if not self.config.may_run(name):
+            raise TbrmError(
+                f"the data ask for the verifier {name!r}, which this experiment does not declare. If you trust it, "
+                "name it in rewards.user_verifiers"
+            )
+        return get_verifier(name)
+
+    def grade(self, items: Iterable[GradeItem]) -> Iterator[RewardLabel]:
+        """One label for each item, in order. Reads ahead by a bounded number of items.
+
+        Raises TbrmError for an undeclared verifier, or when workers cannot be started; never for what a response holds.
+        """
+        run = _Run(self._pool, self.config.batch)
+        for item in items:
+            run.add(item, *self._settle(item, run))
+            while run.full():
+                yield self._finish(*run.first())
+        run.flush()
+        while run.waiting:
+            yield self._finish(*run.first())
+        self.graded += run.graded
+
+    def _settle(self, item: GradeItem, run: "_Run") -> tuple[RewardLabel | None, Work, bytes]:
+        """The item's label where no worker is needed, its work otherwise, and the key under which equal work is known."""
+        verifier = self.verifier_of(item)
+        reduced = verifier.reduce(item.response)
+        work = Work(verifier.name, reduced, item.answer, item.extra)
+        if self.shortcuts:
+            label = verifier.shortcut(reduced, item.answer, self.config.require_boxed)
+            if label is not None:
+                return label, work, b""
+        if not self.memoize:
+            return None, work, b""
+        key = _key(verifier, work)
+        label = self._known.get(key)
+        if label is not None:
+            self._known.move_to_end(key)
+        return label, work, key
+
+    def _finish(self, item: GradeItem, label: RewardLabel, key: bytes) -> RewardLabel:
+        if key:
+            self._known[key] = label
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return compose(label, item, self.config)
+
+
+class _Run:
+    """One call of `Grader.grade`: items waiting for their label in order, and the batches under way."""
+
+    def __init__(self, pool: VerifierPool, batch: int) -> None:
+        self.pool, self.batch = pool, batch
+        self.waiting: deque[tuple[GradeItem, RewardLabel | _Place, bytes]] = deque()
+        self.places: dict[bytes, _Place] = {}
+        self.open: _Batch = _Batch()
+        self.graded = 0
+
+    def add(self, item: GradeItem, label: RewardLabel | None, work: Work, key: bytes) -> None:
+        if label is not None:
+            self.waiting.append((item, label, key))
+            return
+        place = self.places.get(key) if key else None
+        if place is None:
+            place = _Place(self.open, len(self.open.rows))
+            self.open.rows.append(work)
+            self.graded += 1
+            if key:
+                self.places[key] = place
+            if len(self.open.rows) >= self.batch:
+                self.flush()
+        self.waiting.append((item, place, key))
+
+    def flush(self) -> None:
+        if self.open.rows:
+            self.open.task = self.pool.submit(self.open.rows)
+            self.open = _Batch()
+
+    def full(self) -> bool:
+        return len(self.waiting) > self.batch * BATCHES_AHEAD * self.pool.workers
+
+    def first(self) -> tuple[GradeItem, RewardLabel, bytes]:
+        item, label, key = self.waiting.popleft()
+        if isinstance(label, _Place):
+            if label.batch is self.open:
+                self.flush()
+            self.places.pop(key, None)
+            label = label.batch.labels(self.pool)[label.row]
+        return item, label, key
+
+
+class _Batch:
+    """Rows that travel together. `labels` waits for them once."""
+
+    def __init__(self) -> None:
+        self.rows: list[Work] = []
+        self.task: Task | None = None
+        self._labels: list[RewardLabel] | None = None
+
+    def labels(self, pool: VerifierPool) -> list[RewardLabel]:
+        if self._labels is None:
+            assert self.task is not None
+            self._labels = pool.collect(self.task)
+        return self._labels
+
+
+class _Place:
+    """Where the label of an item will be: row `row` of a batch. Equal items share one."""
+
+    def __init__(self, batch: _Batch, row: int) -> None:
+        self.batch, self.row = batch, row
+
+
+def compose(label: RewardLabel, item: GradeItem, config: RewardsConfig) -> RewardLabel:
+    """The label with its reward: Σ weight × component, or `timeout_reward` where there is no verdict."""
+    if label.status in UNDECIDED:
+        return RewardLabel(config.timeout_reward, label.status, label.extracted_answer, label.detail)
+    weights = config.components
+    parts = {"correctness": label.reward, "format": 1.0, **label.components}
+    parts["length"] = length_part(item.tokens, weights)
+    reward = weights.correctness * parts["correctness"] + weights.format * parts["format"] + weights.length * parts["length"]
+    return RewardLabel(reward, label.status, label.extracted_answer, label.detail, parts, label.token_rewards)
+
+
+def length_part(tokens: int | None, weights: RewardComponents) -> float:
+    """0 up to `length_free_tokens`, then linear down to -1 at `length_max_tokens`. 0 when the length is not known."""
+    if tokens is None:
+        return 0.0
+    over = (tokens - weights.length_free_tokens) / (weights.length_max_tokens - weights.length_free_tokens)
+    return -min(max(over, 0.0), 1.0)
+
+
+def _key(verifier: Verifier, work: Work) -> bytes:
+    """Hash of everything a label depends on. Lone surrogates are legal in a response, hence `surrogatepass`."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (verifier.name, verifier.version, work.response, work.answer, json.dumps(work.extra, sort_keys=True)):
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.digest()

@@ -1,0 +1,125 @@
+"""A pool of verifier processes that can be killed at any moment without losing a row.
+
+Pebble enforces the wall clock from outside, replaces dead workers and tells which task died with them. Workers come from
+a fork server, because
+
+- plain fork would copy a process that may hold torch, CUDA or Ray threads, whose locks stay locked in the child;
+- plain spawn imports sympy and Math-Verify anew for every worker, 0.5 s for each one that was killed.
+
+The fork server is a fresh process without threads that imports Math-Verify once; a worker is its fork, ready in
+milliseconds.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future
+from concurrent.futures.process import BrokenProcessPool
+
+from pebble import ProcessExpired, ProcessPool
+
+from pipeline.errors import TbrmError
+from pipeline.rewards.types import RewardLabel
+from pipeline.rewards.worker import EXIT_MEMORY, Work, grade_batch, start_worker
+
+BATCHES_PER_WORKER = 400
+"""Batches after which a worker is replaced, so that what sympy caches and leaks stays bounded."""
+REBUILDS = 5
+"""Times in a row that a broken pool is built anew before giving up."""
+_PRELOADED = ["math_verify", "pipeline.rewards.worker", "pipeline.rewards.verifiers.math_verify"]
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Task:
+    """Rows submitted together. `rows` stays at hand until labels are there, so that nothing is lost with a worker."""
+
+    def __init__(self, rows: Sequence[Work], timeout_s: float) -> None:
+        self.rows, self.timeout_s = rows, timeout_s
+        self.future: Future[list[RewardLabel]] | None = None
+
+
+class VerifierPool:
+    """Grades batches of rows. `submit` starts one, `collect` waits for it and settles what went wrong."""
+
+    def __init__(self, workers: int, timeout_s: float, cpu_s: float, memory_mb: int) -> None:
+        self.workers = workers or available_cores()
+        self.timeout_s, self.cpu_s, self.memory_mb = timeout_s, cpu_s, memory_mb
+        self._pool: ProcessPool | None = None
+
+    def submit(self, rows: Sequence[Work]) -> Task:
+        # A batch of innocent rows must not run into the wall clock of one row because the machine is busy.
+        task = Task(rows, self.timeout_s * (1.0 if len(rows) == 1 else 2.0))
+        self._start(task)
+        return task
+
+    def collect(self, task: Task) -> list[RewardLabel]:
+        """Labels of the task's rows in order. A batch that died is graded again row by row."""
+        failure = self._wait(task)
+        if failure is None:
+            assert task.future is not None
+            return task.future.result()
+        if len(task.rows) == 1:
+            return [failure]
+        alone = [self.submit([row]) for row in task.rows]
+        return [label for single in alone for label in self.collect(single)]
+
+    def close(self) -> None:
+        """Stop all workers at once; nothing that matters is in them."""
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join()
+            self._pool = None
+
+    def _start(self, task: Task) -> None:
+        for _ in range(REBUILDS):
+            self._pool = self._pool or self._build()
+            try:
+                task.future = self._pool.schedule(grade_batch, args=(task.rows, self.cpu_s), timeout=task.timeout_s)
+            except RuntimeError:  # the pool broke since the last call
+                self.close()
+                continue
+            return
+        raise TbrmError(_HOPELESS)
+
+    def _wait(self, task: Task) -> RewardLabel | None:
+        """None when the task is done, otherwise the label its row gets if there is only one."""
+        for _ in range(REBUILDS):
+            assert task.future is not None
+            error = task.future.exception()
+            if error is None:
+                return None
+            if not isinstance(error, BrokenProcessPool | CancelledError):
+                return _undecided(error, task.timeout_s, self.cpu_s)
+            # Pebble gives up when an idle worker is killed from outside. No row is to blame: build anew, try again.
+            self.close()
+            self._start(task)
+        raise TbrmError(_HOPELESS)
+
+    def _build(self) -> ProcessPool:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOADED)
+        return ProcessPool(self.workers, BATCHES_PER_WORKER, start_worker, (self.memory_mb,), context)
+
+
+_HOPELESS = (
+    "verifier workers die as soon as they start. In a script of your own, put the call under `if __name__ == '__main__':` "
+    "(workers import the main module); otherwise raise rewards.memory_mb or look at the messages above"
+)
+
+
+def _undecided(error: BaseException, timeout_s: float, cpu_s: float) -> RewardLabel:
+    """Label of a row whose worker ended with `error`."""
+    if isinstance(error, TimeoutError):
+        return RewardLabel(0.0, "timeout", None, f"more than {timeout_s:g} s of wall time")
+    if not isinstance(error, ProcessExpired):
+        return RewardLabel(0.0, "error", None, str(error)[:500])
+    if error.exitcode == -signal.SIGPROF:
+        return RewardLabel(0.0, "timeout", None, f"more than {cpu_s:g} s of processor time")
+    if error.exitcode in (EXIT_MEMORY, -signal.SIGABRT, -signal.SIGKILL):
+        # GMP aborts when it gets no memory; the system's own killer uses SIGKILL.
+        return RewardLabel(0.0, "memory", None, "the memory limit was reached")
+    return RewardLabel(0.0, "error", None, f"the worker died with exit code {error.exitcode}")

@@ -1,0 +1,93 @@
+r"""Finding the answer in a response, in linear time: this runs outside the limits, over text a model wrote."""
+
+import re
+from dataclasses import dataclass
+
+LONGEST_SEARCHED = 100_000
+"""Characters at the end of a response that are searched for a box. Normal responses are a tenth of it."""
+TAIL = 2_000
+"""Characters at the end of a response without a box in which an answer is looked for."""
+
+_BRACES = re.compile(r"\\(?:boxed|fbox) ?\{|\\.|[{}]", re.DOTALL)
+_JOINED = re.compile(r"(?:[\s$.,;:&()\[\]\\]|\b(?:and|or|text|quad)\b|[{}])*")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    r"""`\boxed{content}`: `start` is the index of the backslash, `end` the index after the closing brace."""
+
+    start: int
+    end: int
+    content: str
+
+
+def boxes(text: str) -> list[Box]:
+    """Outermost closed boxes in order. Unclosed ones do not count, nor does anything before the last 100,000 characters."""
+    text = text[-LONGEST_SEARCHED:]
+    first = min((i for i in (text.find("\\boxed"), text.find("\\fbox")) if i >= 0), default=-1)
+    if first < 0:
+        return []
+    found: list[Box] = []
+    opened: list[tuple[int, int] | None] = []  # (start, content start) of a box, None for a plain brace
+    for match in _BRACES.finditer(text, first):
+        token = match.group()
+        if token == "}":
+            top = opened.pop() if opened else None
+            if top is not None:
+                while found and found[-1].start > top[0]:
+                    found.pop()  # nested in this one
+                found.append(Box(top[0], match.end(), text[top[1] : match.start()]))
+        elif token == "{":
+            opened.append(None)
+        elif token.endswith("{") and len(token) > 2:
+            opened.append((match.start(), match.end()))
+    return found
+
+
+def final_boxes(text: str) -> list[str]:
+    r"""Contents of the boxes that together are the final answer: the last one, and those joined to it.
+
+    Boxes side by side, or with only punctuation, "and" or "or" between them, are one answer: `\boxed{5} or \boxed{6}`
+    does not answer 6. A box further up is an intermediate result.
+    """
+    found = boxes(text)
+    if not found:
+        return []
+    text = text[-LONGEST_SEARCHED:]
+    first = len(found) - 1
+    while first > 0 and found[first].start - found[first - 1].end <= 40:
+        if not _JOINED.fullmatch(text, found[first - 1].end, found[first].start):
+            break
+        first -= 1
+    return [strip_nested(box.content) for box in found[first:]]
+
+
+def strip_nested(content: str) -> str:
+    r"""`\boxed{\boxed{5}}` answers 5."""
+    inner = boxes(content)
+    while len(inner) == 1 and inner[0].start == 0 and inner[0].end == len(content):
+        content = inner[0].content
+        inner = boxes(content)
+    return content.strip()
+
+
+def tail(text: str) -> str:
+    """The end of a response, cut at a line break so that no formula is cut in two."""
+    if len(text) <= TAIL:
+        return text
+    end = text[-TAIL:]
+    return end.partition("\n")[2] or end
+
+
+def as_integer(text: str) -> int | None:
+    """The value of up to 18 ASCII digits with an optional sign, else None. Unicode digits are not digits here."""
+    text = text.strip()
+    return int(text) if _INTEGER.fullmatch(text) else None
+
+
+def storable(text: str | None, longest: int = 500) -> str | None:
+    """Text as a Parquet string column takes it: no lone surrogates, and of bounded length."""
+    if text is None:
+        return None
+    return text[:longest].encode("utf-8", "replace").decode()

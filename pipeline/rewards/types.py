@@ -1,0 +1,78 @@
+"""What a verifier gets and what it gives."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import JsonValue
+
+Status = Literal["ok", "wrong_format", "timeout", "memory", "error"]
+UNDECIDED: frozenset[str] = frozenset({"timeout", "memory", "error"})
+"""Statuses without a verdict: nothing is known about the response, which is not the same as wrong."""
+Extra = Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class GradeItem:
+    """One response to grade. `verifier` None means the experiment's; `tokens` is the response length in tokens."""
+
+    response: str
+    answer: str
+    verifier: str | None = None
+    extra: Extra = field(default_factory=dict[str, JsonValue])
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RewardLabel:
+    """A verdict. From a verifier `reward` is the correctness in [0, 1]; from the Grader it is the weighted sum.
+
+    `components` holds the unweighted parts (correctness, format, length); `token_rewards` has one value for each
+    response token where the verifier gives them.
+    """
+
+    reward: float
+    status: Status
+    extracted_answer: str | None = None
+    detail: str | None = None
+    components: Mapping[str, float] = field(default_factory=dict[str, float])
+    token_rewards: tuple[float, ...] | None = None
+
+
+Grade = Callable[[str, str, Extra], RewardLabel]
+
+
+def identity(response: str) -> str:
+    return response
+
+
+def no_shortcut(response: str, answer: str, require_boxed: bool) -> RewardLabel | None:
+    """Leaves every response to a worker."""
+    del response, answer, require_boxed
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """A way to grade. `version` changes whenever a label could.
+
+    `grade` runs in a worker under limits. `reduce` and `shortcut` run in the calling process over hostile text, so they
+    take linear time: `reduce` keeps the part of a response that decides its label (equal parts are graded once), and
+    `shortcut` decides what needs no worker, from that part, the gold answer and `require_boxed`.
+    """
+
+    name: str
+    version: str
+    grade: Grade
+    reduce: Callable[[str], str] = identity
+    shortcut: Callable[[str, str, bool], RewardLabel | None] = no_shortcut
+
+
+def verdict(correct: bool, extracted: str | None, formatted: bool = True, detail: str | None = None) -> RewardLabel:
+    """A decided label: right or wrong, and whether the answer stood where it should."""
+    score = float(correct)
+    return RewardLabel(score, "ok", extracted, detail, {"correctness": score, "format": float(formatted)})
+
+
+def wrong_format(detail: str, extracted: str | None = None) -> RewardLabel:
+    """No answer where one should stand."""
+    return RewardLabel(0.0, "wrong_format", extracted, detail, {"correctness": 0.0, "format": 0.0})

@@ -1,0 +1,20 @@
+"""The registry: a verifier is a module here with a `VERIFIER`, or a function named in the experiment's YAML."""
+
+import functools
+import importlib
+
+from pipeline.config.rewards import BUILTIN_VERIFIERS
+from pipeline.rewards.types import Verifier
+
+
+@functools.cache
+def get_verifier(name: str) -> Verifier:
+    """A verifier by its name in the configuration. Raises ConfigError when user code cannot be found.
+
+    Whether an experiment allows the name is asked of `RewardsConfig.may_run`, before this is called.
+    """
+    if name in BUILTIN_VERIFIERS:
+        return importlib.import_module(f"pipeline.rewards.verifiers.{name}").VERIFIER
+    from pipeline.rewards.verifiers.user_code import user_verifier
+
+    return user_verifier(name)
