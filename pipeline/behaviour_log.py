@@ -35,7 +35,7 @@ def write_behaviour_log(experiment: Experiment, warm_start: WarmStart, store: St
     with prompts.writer(config_hash, {}, replace=True) as prompt_writer, partition.writer(config_hash, {}) as rollout_writer:
         first = 0
         for index, shard in enumerate(shards):
-            rows = [prompt_row(problem, experiment.prompts.template, experiment.rewards.verifier, tokenizer) for problem in shard]
+            rows = [prompt_row(problem, experiment.prompts.template, tokenizer) for problem in shard]
             unique = {row["prompt_id"]: row for row in rows}
             prompt_writer.write(index, pa.Table.from_pylist(list(unique.values()), SCHEMAS["prompts"]))
             rollouts = [_trajectory(dataset, first + i, row, warm_start, tokenizer, rng) for i, row in enumerate(rows)]

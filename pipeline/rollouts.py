@@ -69,13 +69,13 @@ def _write_prompts(
 ) -> Manifest:
     """The generation's draw as table `prompts`; shard k holds the prompts of rollouts shard k."""
     partition = store.partition(experiment.name, "prompts", generation)
-    config_hash = stage_hash(experiment.prompts, experiment.rewards.verifier, experiment.seed, config.prompts_per_shard)
+    config_hash = stage_hash(experiment.prompts, experiment.seed, config.prompts_per_shard)
     if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
         return manifest
     problems = load_problems(experiment.prompts, experiment.seed)
     drawn = problems_of_generation(problems, experiment.prompts.per_generation, generation, experiment.seed)
     rows, too_long = prompt_rows(
-        drawn, experiment.prompts.template, experiment.rewards.verifier, tokenizer, experiment.prompts.max_prompt_tokens
+        drawn, experiment.prompts.template, tokenizer, experiment.prompts.max_prompt_tokens
     )
     if not rows:
         raise TbrmError(f"all {too_long} prompts of generation {generation} are longer than prompts.max_prompt_tokens")

@@ -8,24 +8,27 @@ from pipeline.prompts.problem import Problem
 from pipeline.prompts.templates import render
 
 
-def prompt_row(problem: Problem, template: str, verifier: str, tokenizer: Any) -> dict[str, Any]:
-    """One row of `prompts`. Special tokens stand in the template's text, so the tokenizer adds none."""
+def prompt_row(problem: Problem, template: str, tokenizer: Any) -> dict[str, Any]:
+    """One row of `prompts`. Special tokens stand in the template's text, so the tokenizer adds none.
+
+    `verifier` stays empty where the problem needs none of its own: whoever labels the responses chooses it.
+    """
     text = render(template, problem.text, tokenizer)
     return {
         "prompt_id": problem.id,
         "prompt_text": text,
         "prompt_token_ids": tokenizer.encode(text, add_special_tokens=False),
         "answer": problem.answer,
-        "verifier": problem.verifier or verifier,
+        "verifier": problem.verifier or "",
         "source": problem.source,
         "extra": json.dumps(problem.extra, sort_keys=True),
     }
 
 
 def prompt_rows(
-    problems: Iterable[Problem], template: str, verifier: str, tokenizer: Any, max_tokens: int
+    problems: Iterable[Problem], template: str, tokenizer: Any, max_tokens: int
 ) -> tuple[list[dict[str, Any]], int]:
     """(rows, how many problems were left out because their prompt is longer than `max_tokens`)."""
-    rows = [prompt_row(problem, template, verifier, tokenizer) for problem in problems]
+    rows = [prompt_row(problem, template, tokenizer) for problem in problems]
     kept = [row for row in rows if len(row["prompt_token_ids"]) <= max_tokens]
     return kept, len(rows) - len(kept)
