@@ -1,0 +1,165 @@
+"""Asset checks: each reads what the store holds and says whether training on it makes sense.
+
+They run in the step that made the asset, so a check costs no process of its own. A check whose failure means that the
+data are wrong is blocking: later stages do not run, and the policy is not published.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow.compute as pc
+from dagster import AssetCheckResult, AssetCheckSeverity
+
+from assets.stages import trained_folder
+from pipeline.config import Experiment
+from pipeline.errors import StoreError
+from pipeline.policy import pointer_path, read_policy_json, resolve_published
+from pipeline.store import Store, check_aligned
+
+MAX_TRUNCATED_SHARE = 0.5
+MIN_DISTINCT_SHARE = 0.1
+MAX_MEAN_LOGPROB_GAP = 0.05  # nats a token; bf16 against fp32 was measured at 0.033
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found; `blocking` failures are errors, the others warnings."""
+
+    passed: bool
+    description: str
+    numbers: Mapping[str, float | int | str] = field(default_factory=dict[str, float | int | str])
+
+    def to_result(self, name: str, key: list[str]) -> AssetCheckResult:
+        severity = AssetCheckSeverity.ERROR if name in BLOCKING else AssetCheckSeverity.WARN
+        return AssetCheckResult(
+            passed=self.passed,
+            asset_key=key,
+            check_name=name,
+            severity=severity,
+            description=self.description,
+            metadata=dict(self.numbers),
+        )
+
+
+def no_collapse(store: Store, experiment: Experiment, generation: int) -> Verdict:
+    """Responses of the first shard differ from each other and mostly end by themselves (length and entropy collapse)."""
+    rows = store.partition(experiment.name, "rollouts", generation).read_shard(0, ["response_text", "finish_reason", "prompt_id"])
+    truncated = pc.mean(pc.equal(rows["finish_reason"], "length")).as_py() or 0.0
+    prompts, texts = (pc.count_distinct(rows[c]).as_py() for c in ("prompt_id", "response_text"))
+    distinct = texts / max(1, prompts)
+    passed = truncated <= MAX_TRUNCATED_SHARE and distinct >= MIN_DISTINCT_SHARE
+    return Verdict(
+        passed,
+        f"{truncated:.0%} of {rows.num_rows} responses were cut at the length limit (at most {MAX_TRUNCATED_SHARE:.0%}); "
+        f"{distinct:.2f} different responses for each prompt (at least {MIN_DISTINCT_SHARE})",
+        {"truncated_share": truncated, "distinct_responses_per_prompt": distinct},
+    )
+
+
+def aligned_with(table: str) -> Callable[[Store, Experiment, int], Verdict]:
+    """The check that every shard of `table` labels the rollouts of the same shard, row by row."""
+
+    def aligned_with_rollouts(store: Store, experiment: Experiment, generation: int) -> Verdict:
+        """Row k of every shard labels row k of the rollout shard of the same number (same trajectory_id)."""
+        left, right = (store.partition(experiment.name, name, generation) for name in ("rollouts", table))
+        counts = [[shard.rows for shard in partition.manifest().shards] for partition in (left, right)]
+        if counts[0] != counts[1]:
+            return Verdict(False, f"rows of the shards differ: rollouts {counts[0]}, {table} {counts[1]}")
+        try:
+            for index, rows in left.iter_shards(["trajectory_id"]):
+                check_aligned(rows, right.read_shard(index, ["trajectory_id"]), f"{right.name} shard {index}")
+        except StoreError as error:
+            return Verdict(False, str(error))
+        return Verdict(True, f"{sum(counts[0])} rows in {len(counts[0])} shards agree")
+
+    return aligned_with_rollouts
+
+
+def verdict_rates(store: Store, experiment: Experiment, generation: int) -> Verdict:
+    """Nearly every response got a verdict (not timeout, memory, error), and rewards are not all the same."""
+    counts: dict[str, int] = {}
+    rewards: list[np.ndarray] = []
+    for _, rows in store.partition(experiment.name, "rewards", generation).iter_shards(["status", "reward"]):
+        for item in pc.value_counts(rows["status"]).to_pylist():
+            counts[item["values"]] = counts.get(item["values"], 0) + item["counts"]
+        rewards.append(rows["reward"].to_numpy())
+    total = max(1, sum(counts.values()))
+    undecided = sum(counts.get(s, 0) for s in ("timeout", "memory", "error")) / total
+    spread = float(np.concatenate(rewards).std()) if rewards else 0.0
+    limit = experiment.rewards.max_undecided_share
+    shares = {f"share_{status}": count / total for status, count in sorted(counts.items())}
+    return Verdict(
+        undecided <= limit and spread > 0,
+        f"{undecided:.2%} without a verdict (at most {limit:.2%}); standard deviation of rewards {spread:.3f} (above 0)",
+        {**shares, "share_undecided": undecided, "reward_std": spread},
+    )
+
+
+def logprob_agreement(store: Store, experiment: Experiment, generation: int) -> Verdict:
+    """In generation 0 the sampler is the reference: both engines must give (nearly) the same log-prob to each token."""
+    sampling = experiment.rollouts
+    comparable = sampling and sampling.policy is None and experiment.reference.policy == "base" and sampling.temperature == 1.0
+    if generation > 0 or not comparable:
+        return Verdict(True, "does not apply: the sampler is not the reference policy at temperature 1")
+    sampled = store.partition(experiment.name, "rollouts", 0).read_shard(0, ["behavior_logprobs"])["behavior_logprobs"]
+    scored = store.partition(experiment.name, "ref_logprobs", 0).read_shard(0, ["ref_token_logprobs"])["ref_token_logprobs"]
+    if sampled.null_count:
+        return Verdict(True, "does not apply: the sampler stored no log-probs")
+    gaps = np.abs(pc.list_flatten(sampled).to_numpy() - pc.list_flatten(scored).to_numpy())
+    mean, largest = (float(gaps.mean()), float(gaps.max())) if gaps.size else (0.0, 0.0)
+    return Verdict(
+        mean <= MAX_MEAN_LOGPROB_GAP,
+        f"mean gap {mean:.2g} nats a token (at most {MAX_MEAN_LOGPROB_GAP}), largest {largest:.2g}",
+        {"mean_gap": mean, "largest_gap": largest},
+    )
+
+
+def made_progress(store: Store, experiment: Experiment, generation: int) -> Verdict:
+    """Training changed the weights: the trained policy is not the policy it started from."""
+    trained = str(read_policy_json(trained_folder(store, experiment, generation))["policy_id"])
+    if not store.fs.exists(pointer_path(store, experiment.name, generation)):
+        return Verdict(True, "does not apply: the policy it started from is not published")
+    before = resolve_published(store, experiment.name, generation).policy_id
+    return Verdict(trained != before, f"policy {before} became {trained}", {"before": before, "after": trained})
+
+
+def no_regression(store: Store, experiment: Experiment, generation: int) -> Verdict:
+    """Benchmark accuracy is not below the best earlier generation by more than two standard errors of the difference."""
+    earlier = [g for g in store.generations(experiment.name, "scores") if g <= generation]
+    now, error_now = _accuracy(store, experiment, generation + 1)
+    if not earlier:
+        return Verdict(True, f"accuracy {now:.3f}; nothing earlier to compare with", {"accuracy": now})
+    best, error_best, when = max((*_accuracy(store, experiment, g), g) for g in earlier)
+    allowed = 2 * math.hypot(error_now, error_best)
+    return Verdict(
+        now >= best - allowed,
+        f"accuracy {now:.3f}; best before {best:.3f} by policy[{when}]; a drop of {allowed:.3f} may be chance",
+        {"accuracy": now, "best_before": best, "allowed_drop": allowed},
+    )
+
+
+def _accuracy(store: Store, experiment: Experiment, generation: int) -> tuple[float, float]:
+    """Mean correctness over all benchmarks' problems, and its standard error over problems."""
+    sums: dict[tuple[str, str], list[float]] = {}
+    columns = ["benchmark", "problem_id", "correct"]
+    for _, rows in store.partition(experiment.name, "scores", generation).iter_shards(columns):
+        for benchmark, problem, correct in zip(*(rows[c].to_pylist() for c in columns), strict=True):
+            sums.setdefault((benchmark, problem), []).append(correct)
+    means = np.array([np.mean(values) for values in sums.values()] or [0.0])
+    return float(means.mean()), float(means.std() / math.sqrt(len(means)))
+
+
+Check = Callable[[Store, Experiment, int], Verdict]
+CHECKS: dict[tuple[str, str], Check] = {
+    ("rollouts", "no_collapse"): no_collapse,
+    ("rewards", "aligned_with_rollouts"): aligned_with("rewards"),
+    ("rewards", "verdict_rates"): verdict_rates,
+    ("ref_logprobs", "aligned_with_rollouts"): aligned_with("ref_logprobs"),
+    ("ref_logprobs", "logprob_agreement"): logprob_agreement,
+    ("trained_policy", "made_progress"): made_progress,
+    ("benchmark_scores", "no_regression"): no_regression,
+}
+"""By asset and check name."""
+BLOCKING = frozenset({"aligned_with_rollouts", "made_progress"})

@@ -1,0 +1,56 @@
+"""`tbrm run` and `tbrm ui`."""
+
+from collections.abc import Sequence
+
+import click
+
+from pipeline.cli_options import root_option, set_option
+from pipeline.store import exclusive, open_store
+
+
+@click.command()
+@click.argument("experiment")
+@root_option
+@set_option
+def run(experiment: str, root: str | None, overrides: Sequence[str]) -> None:
+    """Run every generation of EXPERIMENT (a name or a path) that is not finished yet, and print the summary.
+
+    Stop it at any time, however hard: the same command goes on from there.
+    """
+    from assets.headless import run_loop
+    from assets.instance import open_instance, prepare_home
+    from assets.launcher import LocalLauncher
+    from assets.resources import StoreLocation
+    from assets.sources import read_experiment
+    from assets.terminal import Terminal
+
+    source = read_experiment(experiment, overrides)
+    store = open_store(root)
+    home = prepare_home(store)
+    terminal = Terminal()
+    with exclusive(str(home / "running" / source.name)), open_instance(store) as instance:
+        last = run_loop(source, StoreLocation(root=store.root), LocalLauncher(), instance, terminal)
+    _summarize(source.name, experiment, root, overrides)
+    option = f" --root {root}" if root else ""
+    click.echo(f"\nOpen this run in the Dagster UI: tbrm ui{option}")
+    click.echo(f"then http://127.0.0.1:3000/{f'runs/{last}' if last else f'asset-groups/~/{source.name}'}")
+
+
+def _summarize(name: str, experiment: str, root: str | None, overrides: Sequence[str]) -> None:
+    """The table and picture of the finished experiment."""
+    from evals.summary import summarize
+    from pipeline.config import load_experiment
+
+    summarize(load_experiment(experiment, overrides), open_store(root))
+
+
+@click.command()
+@root_option
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port on 127.0.0.1.")
+def ui(root: str | None, port: int) -> None:
+    """Serve the Dagster UI (webserver, daemon and code location) on 127.0.0.1 until Ctrl-C."""
+    from assets.serve import serve
+
+    serve(open_store(root), port)
+
+

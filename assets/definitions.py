@@ -1,0 +1,41 @@
+"""The Dagster code location: every experiment's graph, one broken file never taking the others down."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dagster import Definitions, get_dagster_logger, in_process_executor
+
+from assets.graph import broken_asset, experiment_graph
+from assets.launcher import Launcher, LocalLauncher
+from assets.logged import logged_assets
+from assets.resources import StoreLocation
+from assets.sensors import logged_sensor, publish_sensor
+from assets.sources import BrokenSource, ExperimentSource, read_experiments
+
+
+def build_definitions(
+    sources: Sequence[ExperimentSource],
+    broken: Sequence[BrokenSource] = (),
+    store: StoreLocation | None = None,
+    launcher: Launcher | None = None,
+) -> Definitions:
+    """Everything Dagster serves for these experiments."""
+    for source in broken:
+        get_dagster_logger().error(f"an experiment was left out: {source.error}")
+    graphs = [experiment_graph(source) for source in sources]
+    return Definitions(
+        assets=[*logged_assets(), *(a for g in graphs for a in g.assets), *(broken_asset(b) for b in broken)],
+        jobs=[job for graph in graphs for job in graph.jobs],
+        sensors=[logged_sensor(), *(publish_sensor(source) for source in sources)],
+        resources={"store": store or StoreLocation(), "launcher": launcher or LocalLauncher()},
+        # Stages run in processes of their own already; a process for each step besides would cost two seconds a stage.
+        executor=in_process_executor,
+    )
+
+
+def load_definitions(folder: Path | None = None) -> Definitions:
+    """Definitions of every experiment in `folder` (default: `experiments/`)."""
+    return build_definitions(*read_experiments(folder))
+
+
+defs = load_definitions()

@@ -1,0 +1,125 @@
+"""`tbrm run`: the loop to its end in one process, through the same assets the UI shows, and in the same history."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dagster import (
+    AssetKey,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRunStatus,
+    JobDefinition,
+    RunsFilter,
+)
+from dagster._core.utils import make_new_run_id
+
+from assets.definitions import build_definitions
+from assets.graph import base_job, generation_job
+from assets.launcher import Launcher
+from assets.logged import register_logged
+from assets.publish import failed_checks, latest_materialization, partition_name, publish_next, report_policy
+from assets.resources import StoreLocation
+from assets.sensors import HEADLESS_TAG
+from assets.sources import ExperimentSource
+from assets.stages import Stage, is_evaluated, is_finished, looped_stages, stages_of
+from assets.terminal import Terminal
+from pipeline.errors import TbrmError
+from pipeline.policy import pointer_path, resolve_published
+from pipeline.store import Store
+
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+_UNFINISHED = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING, DagsterRunStatus.NOT_STARTED]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """All that the steps of the loop share."""
+
+    source: ExperimentSource
+    store: Store
+    instance: DagsterInstance
+    jobs: dict[str, JobDefinition]
+    terminal: Terminal
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+
+def run_loop(
+    source: ExperimentSource, location: StoreLocation, launcher: Launcher, instance: DagsterInstance, terminal: Terminal
+) -> str | None:
+    """Run every generation that is not finished yet; each is one Dagster run. Returns the id of the last run, if any.
+
+    The caller holds the experiment's lock. Raises TbrmError with the failed stage's own message.
+    """
+    definitions = build_definitions([source], store=location, launcher=launcher)
+    jobs = {name: definitions.resolve_job_def(name) for name in (base_job(source.name), generation_job(source.name))}
+    loop = Loop(source, location.open(), instance, jobs, terminal)
+    close_dead_runs(instance, source.name)
+    last = _run(loop, base_job(source.name), [s for s in stages_of(source.experiment) if not s.partitioned], None)
+    register_logged(instance, loop.store)
+    report_policy(instance, source.experiment, resolve_published(loop.store, source.name, 0), 0, {})
+    for generation in range(source.experiment.generations):
+        terminal.generation(generation, source.experiment.generations)
+        due = [s for s in looped_stages(source.experiment) if is_evaluated(s, source.experiment, generation)]
+        last = _run(loop, generation_job(source.name), due, generation) or last
+        _publish(loop, generation)
+    return last
+
+
+def close_dead_runs(instance: DagsterInstance, experiment: str) -> None:
+    """Mark runs that an earlier, killed `tbrm run` left open as failed, and give their pool slots back."""
+    open_runs = RunsFilter(statuses=_UNFINISHED, tags={HEADLESS_TAG: experiment})
+    for run in instance.get_runs(open_runs):
+        instance.report_run_failed(run, "the `tbrm run` process that executed this run has ended")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def _run(loop: Loop, job: str, stages: Sequence[Stage], generation: int | None) -> str | None:
+    """One Dagster run of the stages that are not done yet; None when there is nothing to do."""
+    partition = None if generation is None else partition_name(generation)
+    missing = [stage for stage in stages if not _is_done(loop, stage, generation)]
+    if not missing:
+        return None
+    run_id = make_new_run_id()
+    loop.instance.add_event_listener(run_id, loop.terminal.show)
+    with loop.terminal.stages():
+        result = loop.jobs[job].execute_in_process(
+            run_config=_QUIET,
+            instance=loop.instance,
+            partition_key=partition,
+            asset_selection=[AssetKey([loop.name, stage.name]) for stage in missing],
+            tags={HEADLESS_TAG: loop.name},
+            run_id=run_id,
+            raise_on_error=False,
+        )
+    if not result.success:
+        raise TbrmError(_reason(loop.instance, run_id))
+    return run_id
+
+
+def _is_done(loop: Loop, stage: Stage, generation: int | None) -> bool:
+    """Committed in the store and in Dagster's history: what another command made is still run once, to be shown."""
+    if not is_finished(stage, loop.store, loop.source.experiment, generation or 0):
+        return False
+    partition = None if generation is None else partition_name(generation)
+    return latest_materialization(loop.instance, AssetKey([loop.name, stage.name]), partition) is not None
+
+
+def _publish(loop: Loop, generation: int) -> None:
+    failed = failed_checks(loop.instance, loop.source.experiment, generation)
+    if failed and not loop.store.fs.exists(pointer_path(loop.store, loop.name, generation + 1)):
+        raise TbrmError(f"policy[{generation + 1}] is not published: {', '.join(failed)} failed on trained_policy[{generation}]")
+    publish_next(loop.instance, loop.store, loop.source.experiment, generation)
+
+
+def _reason(instance: DagsterInstance, run_id: str) -> str:
+    """The message of the first failed step of a run."""
+    for entry in instance.all_logs(run_id, of_type=DagsterEventType.STEP_FAILURE):
+        failure = entry.dagster_event.step_failure_data if entry.dagster_event else None
+        if failure and failure.user_failure_data and failure.user_failure_data.description:
+            return failure.user_failure_data.description
+        if failure and failure.error:
+            return (failure.error.cause or failure.error).message.strip()
+    return f"run {run_id} failed; `tbrm ui` shows why"

@@ -1,0 +1,49 @@
+"""Dagster's own storage (runs, events, schedules): one folder per store root, configured from the repo's dagster.yaml."""
+
+import os
+from pathlib import Path
+
+from dagster import DagsterInstance
+
+from pipeline.errors import TbrmError
+from pipeline.store import Store
+
+POSTGRES_URL = "TBRM_POSTGRES_URL"
+_TEMPLATE = Path(__file__).resolve().parents[1] / "dagster.yaml"
+_OURS = "# Written by tbrm at every start from dagster.yaml of the repository. Delete this line to keep changes of your own.\n"
+_POSTGRES = f"""
+storage:
+  postgres:
+    postgres_url:
+      env: {POSTGRES_URL}
+"""
+
+
+def dagster_home(store: Store) -> Path:
+    """$DAGSTER_HOME; else `dagster_home/` in a local store root; else `.dagster/` here."""
+    named = os.environ.get("DAGSTER_HOME")
+    if named:
+        return Path(named).resolve()
+    return (Path(store.base) / "dagster_home" if store.is_local else Path(".dagster")).resolve()
+
+
+def prepare_home(store: Store) -> Path:
+    """Create Dagster's home with its `dagster.yaml`, and make it this process's and its children's. Returns the folder."""
+    home = dagster_home(store)
+    home.mkdir(parents=True, exist_ok=True)
+    config = home / "dagster.yaml"
+    if not config.exists() or config.read_text(encoding="utf-8").startswith(_OURS):
+        if not _TEMPLATE.exists():
+            raise TbrmError(f"{_TEMPLATE} is missing: run from a checkout, or put a dagster.yaml into {home}")
+        text = _OURS + _TEMPLATE.read_text(encoding="utf-8") + (_POSTGRES if os.environ.get(POSTGRES_URL) else "")
+        temp = config.with_suffix(f".{os.getpid()}")
+        temp.write_text(text, encoding="utf-8")
+        temp.replace(config)
+    os.environ["DAGSTER_HOME"] = str(home)
+    os.environ["TBRM_ROOT"] = str(Path(store.base).resolve()) if store.is_local else store.root
+    return home
+
+
+def open_instance(store: Store) -> DagsterInstance:
+    """The Dagster instance that belongs to a store root; a context manager."""
+    return DagsterInstance.from_config(str(prepare_home(store)))

@@ -1,0 +1,97 @@
+"""Where a stage's process runs. A launcher owns the whole process tree of a stage until it has ended."""
+
+import os
+import subprocess
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from dagster import ConfigurableResource
+from pydantic import Field
+
+_SUPERVISOR = Path(__file__).with_name("supervisor.py")
+_TAIL_LINES = 40
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a stage's process ended: `code` as a shell reports it (128 + n for signal n), its last lines, its log."""
+
+    code: int
+    tail: tuple[str, ...]
+    log: Path
+
+    @property
+    def killed(self) -> bool:
+        """Ended by a signal it did not ask for: out of memory, a lost node. Trying again may help."""
+        return self.code > 128
+
+
+class Launcher(ConfigurableResource, ABC):
+    """Runs one stage command to its end. A cluster's launcher submits a job and follows it; the contract is the same:
+
+    `run` returns when no process of the stage is left; interrupted by any exception it first ends all of them.
+    """
+
+    @abstractmethod
+    def run(self, command: Sequence[str], env: Mapping[str, str], log: Path, processes: int = 1) -> Ended:
+        """Run `command` with `env` added to the environment, its output kept in `log`.
+
+        `processes` says how many equal workers the command will start on this machine (it divides the cores).
+        """
+
+
+class LocalLauncher(Launcher):
+    """On this machine, under a supervisor process that outlives neither the stage nor the caller."""
+
+    threads: int = Field(default=0, ge=0, description="OMP_NUM_THREADS of each worker; 0: the cores divided by workers.")
+    grace_s: float = Field(default=10.0, gt=0, description="Seconds between SIGTERM and SIGKILL when a stage is ended.")
+
+    def run(self, command: Sequence[str], env: Mapping[str, str], log: Path, processes: int = 1) -> Ended:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        caller_end, our_end = os.pipe()
+        # More threads than cores cost a factor of five and more; torchrun would otherwise warn and choose one.
+        threads = self.threads or int(os.environ.get("OMP_NUM_THREADS", "0")) or max(1, _cores() // processes)
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_SUPERVISOR), str(caller_end), str(self.grace_s), *command],
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(caller_end,),
+            start_new_session=True,
+        )
+        os.close(caller_end)
+        tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        assert process.stdout is not None
+        reader = threading.Thread(target=_keep, args=(process.stdout, log, tail), daemon=True)
+        reader.start()
+        try:
+            process.wait()
+        finally:
+            # Closing the pipe makes the supervisor end the tree; after a normal end it changes nothing.
+            os.close(our_end)
+            process.wait()
+            reader.join(timeout=5.0)
+        return Ended(process.returncode if process.returncode >= 0 else 128 - process.returncode, tuple(tail), log)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _keep(stream: IO[bytes], log: Path, tail: deque[str]) -> None:
+    """Copy a stage's output to its log and to our stdout, which Dagster captures and shows beside the run."""
+    with log.open("ab") as file:
+        for line in stream:
+            file.write(line)
+            file.flush()
+            text = line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
+            tail.append(text)
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()

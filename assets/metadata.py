@@ -1,0 +1,68 @@
+"""What the graph says about an asset besides its metrics: columns, row counts, sample rows."""
+
+from typing import Any
+
+from dagster import MetadataValue, TableColumn, TableColumnConstraints, TableSchema
+
+from assets.stages import Stage, table_markdown
+from pipeline.config import Experiment
+from pipeline.store import SCHEMAS, Store
+
+_SAMPLE_ROWS = 8
+_SAMPLE_CHARS = 160
+
+
+def describe(stage: Stage, experiment: Experiment) -> str:
+    """Description of an asset: what it is, then its table."""
+    head = stage.description.replace("\n\n", "\0").replace("\n", " ").replace("\0", "\n\n")
+    table = f"\n\n{table_markdown(stage.table)}" if stage.table else ""
+    objective = f"\n\nObjective here: `{experiment.training.objective}`, β = {experiment.training.beta}." if stage.command == "train" else ""
+    return head + objective + table
+
+
+def table_metadata(
+    stage: Stage, store: Store | None = None, experiment: Experiment | None = None, generation: int = 0
+) -> dict[str, Any]:
+    """Column schema; with a store also row count, bytes, manifest hash and a few rows of the committed partition."""
+    if stage.table is None:
+        return {}
+    columns = [
+        TableColumn(f.name, str(f.type), constraints=TableColumnConstraints(nullable=f.nullable)) for f in SCHEMAS[stage.table]
+    ]
+    found: dict[str, Any] = {"dagster/column_schema": TableSchema(columns)}
+    if store is None or experiment is None:
+        return found
+    partition = store.partition(experiment.name, stage.table, generation + stage.offset)
+    manifest = partition.manifest()
+    found |= {
+        "dagster/row_count": manifest.rows,
+        "dagster/uri": partition.path,
+        "bytes": manifest.bytes,
+        "shards": len(manifest.shards),
+        "manifest_hash": manifest.hash,
+    }
+    if stage.name == "rewards":
+        found["sample_trajectories"] = MetadataValue.md(sample_trajectories(store, experiment.name, generation))
+    return found
+
+
+def sample_trajectories(store: Store, dataset: str, generation: int) -> str:
+    """Markdown table of the first trajectories of a generation with their rewards."""
+    prompts = store.partition(dataset, "prompts", generation).read_shard(0, ["prompt_id", "prompt_text"]).to_pylist()
+    text_of = {row["prompt_id"]: row["prompt_text"] for row in prompts}
+    rollouts = store.partition(dataset, "rollouts", generation).read_shard(0, ["prompt_id", "response_text"])
+    rewards = store.partition(dataset, "rewards", generation).read_shard(0, ["reward", "status", "extracted_answer"])
+    lines = ["| prompt | response | answer found | reward | status |", "|---|---|---|---|---|"]
+    for rollout, label in zip(
+        rollouts.slice(0, _SAMPLE_ROWS).to_pylist(), rewards.slice(0, _SAMPLE_ROWS).to_pylist(), strict=True
+    ):
+        prompt, response = (_cell(t) for t in (text_of.get(rollout["prompt_id"], ""), rollout["response_text"]))
+        answer = _cell(label["extracted_answer"] or "")
+        lines.append(f"| {prompt} | {response} | {answer} | {label['reward']:g} | {label['status']} |")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of a Markdown table; the end of a long response is its interesting part."""
+    short = text if len(text) <= _SAMPLE_CHARS else "…" + text[-_SAMPLE_CHARS:]
+    return "`" + short.replace("`", "'").replace("|", "¦").replace("\n", "⏎").replace("\r", "") + "`" if short else ""

@@ -1,0 +1,93 @@
+"""From trained_policy[g] to policy[g+1]: the pointer in the store and the event in Dagster."""
+
+from dagster import (
+    AssetCheckKey,
+    AssetKey,
+    AssetMaterialization,
+    AssetRecordsFilter,
+    DagsterInstance,
+    EventLogRecord,
+    MetadataValue,
+)
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+
+from assets.checks import BLOCKING
+from assets.stages import TRAINED_POLICY, trained_folder
+from pipeline.config import Experiment
+from pipeline.policy import POLICY_JSON, PolicyRef, pointer_path, publish_policy, read_policy_json, resolve_published
+from pipeline.store import Store
+
+_CHECKS_LOOKED_AT = 200
+
+
+def partition_name(generation: int) -> str:
+    """Partition key of a generation: 7 -> "0007"."""
+    return f"{generation:04d}"
+
+
+def latest_materialization(instance: DagsterInstance, key: AssetKey, partition: str | None) -> EventLogRecord | None:
+    """The newest materialization event of an asset's partition."""
+    wanted = AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None)
+    records = instance.fetch_materializations(wanted, limit=1).records
+    return records[0] if records else None
+
+
+def failed_checks(instance: DagsterInstance, experiment: Experiment, generation: int) -> list[str]:
+    """Blocking checks that failed in the run that last materialized trained_policy[g]."""
+    key = AssetKey([experiment.name, TRAINED_POLICY.name])
+    trained = latest_materialization(instance, key, partition_name(generation))
+    failed: list[str] = []
+    for name in BLOCKING.intersection(TRAINED_POLICY.checks) if trained else ():
+        history = instance.event_log_storage.get_asset_check_execution_history(AssetCheckKey(key, name), _CHECKS_LOOKED_AT)
+        evaluations = [record for record in history if record.run_id == trained.run_id]
+        if any(record.status == AssetCheckExecutionRecordStatus.FAILED for record in evaluations):
+            failed.append(name)
+    return failed
+
+
+def publish_next(instance: DagsterInstance, store: Store, experiment: Experiment, generation: int) -> PolicyRef:
+    """Publish trained_policy[`generation`] as policy[`generation` + 1]. Doing it again changes nothing.
+
+    Raises StoreError when that generation already holds another policy.
+    """
+    folder = trained_folder(store, experiment, generation)
+    parents: dict[str, str] = read_policy_json(folder)["parents"]
+    policy = publish_policy(store, experiment.name, generation + 1, folder, parents)
+    report_policy(instance, experiment, policy, generation + 1, parents)
+    return policy
+
+
+def report_policy(
+    instance: DagsterInstance, experiment: Experiment, policy: PolicyRef, generation: int, parents: dict[str, str]
+) -> None:
+    """Tell Dagster that policy[`generation`] is there, once for each policy."""
+    key, partition = AssetKey([experiment.name, "policy"]), partition_name(generation)
+    known = latest_materialization(instance, key, partition)
+    seen = known.asset_materialization if known else None
+    if seen and seen.metadata["policy_id"].value == policy.policy_id:
+        return
+    instance.report_runless_asset_event(
+        AssetMaterialization(
+            key,
+            partition=partition,
+            description=f"policy[{generation}] = {policy.policy_id}",
+            metadata={
+                "policy_id": policy.policy_id,
+                "folder": MetadataValue.path(policy.path),
+                "parents": MetadataValue.json(parents),
+            },
+        )
+    )
+
+
+def ensure_published(instance: DagsterInstance, store: Store, experiment: Experiment, generation: int) -> None:
+    """Before policy[`generation`] is used: publish it if its training is done and passed its checks.
+
+    The sensor does the same a little later; a stage started by hand, or the next run of a range, need not wait for it.
+    """
+    if store.fs.exists(pointer_path(store, experiment.name, generation)):
+        policy = resolve_published(store, experiment.name, generation)
+        report_policy(instance, experiment, policy, generation, {})
+    elif generation > 0 and store.fs.exists(f"{trained_folder(store, experiment, generation - 1)}/{POLICY_JSON}"):
+        if not failed_checks(instance, experiment, generation - 1):
+            publish_next(instance, store, experiment, generation - 1)

@@ -1,0 +1,96 @@
+"""What drives the loop: publishing a trained policy, and asking for the next generation."""
+
+from dagster import (
+    AssetKey,
+    AssetRecordsFilter,
+    DefaultSensorStatus,
+    RunRequest,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SensorResult,
+    SkipReason,
+    sensor,
+)
+
+from assets.graph import generation_job
+from assets.logged import register_logged
+from assets.publish import failed_checks, partition_name, publish_next
+from assets.resources import StoreLocation
+from assets.sources import ExperimentSource
+from assets.stages import is_evaluated, looped_stages
+from pipeline.errors import TbrmError
+
+HEADLESS_TAG = "tbrm/headless"
+"""On runs of `tbrm run`, which asks for its next generation itself."""
+_EVENTS_A_TICK = 50
+
+
+def publish_sensor(source: ExperimentSource) -> SensorDefinition:
+    """`<experiment>_publish`: trained_policy[g] with its checks passed becomes policy[g+1]; then generation g+1 runs."""
+
+    @sensor(
+        name=f"{source.name}_publish",
+        job_name=generation_job(source.name),
+        minimum_interval_seconds=10,
+        default_status=DefaultSensorStatus.STOPPED,
+        description=f"Publishes what {source.name} trained and runs its next generation, until all "
+        f"{source.experiment.generations} are done. Switch it off to pause the loop.",
+    )
+    def publish(context: SensorEvaluationContext, store: StoreLocation) -> SensorResult | SkipReason:
+        trained = AssetRecordsFilter(
+            AssetKey([source.name, "trained_policy"]), after_storage_id=int(context.cursor) if context.cursor else None
+        )
+        records = context.instance.fetch_materializations(trained, limit=_EVENTS_A_TICK, ascending=True).records
+        # A run that is still going may yet fail a check; its event is looked at again at the next tick.
+        finished = []
+        for record in records:
+            run = context.instance.get_run_by_id(record.run_id)
+            if run is not None and not run.is_finished:
+                break
+            finished.append((record, run))
+        if not finished:
+            return SkipReason("nothing was trained since the last tick")
+        requests: list[RunRequest] = []
+        for record, run in finished:
+            generation = int(record.partition_key or 0)
+            failed = failed_checks(context.instance, source.experiment, generation)
+            if failed:
+                context.log.error(f"policy[{generation + 1}] is not published: {', '.join(failed)} failed on trained_policy")
+                continue
+            try:
+                publish_next(context.instance, store.open(), source.experiment, generation)
+            except TbrmError as error:
+                context.log.error(f"policy[{generation + 1}] is not published: {error}")
+                continue
+            following = generation + 1
+            if following < source.experiment.generations and not (run and HEADLESS_TAG in run.tags):
+                requests.append(next_generation(source, following, str(record.storage_id)))
+        return SensorResult(run_requests=requests, cursor=str(finished[-1][0].storage_id))
+
+    return publish
+
+
+def next_generation(source: ExperimentSource, generation: int, cause: str) -> RunRequest:
+    """The run of one generation; `cause` keeps the same event from asking twice."""
+    stages = [s for s in looped_stages(source.experiment) if is_evaluated(s, source.experiment, generation)]
+    return RunRequest(
+        run_key=f"{source.name}-{partition_name(generation)}-{cause}",
+        partition_key=partition_name(generation),
+        asset_selection=[AssetKey([source.name, stage.name]) for stage in stages],
+    )
+
+
+def logged_sensor() -> SensorDefinition:
+    """Shows data sets that were imported by the `tbrm import` command as partitions of `logged_trajectories`."""
+
+    @sensor(
+        name="logged_trajectories_found",
+        minimum_interval_seconds=30,
+        default_status=DefaultSensorStatus.RUNNING,
+        description="Adds a partition of logged_trajectories for every logged data set in the store.",
+    )
+    def found(context: SensorEvaluationContext, store: StoreLocation) -> SkipReason:
+        new = register_logged(context.instance, store.open())
+        return SkipReason(f"new: {', '.join(new)}" if new else "no new data set")
+
+    return found
