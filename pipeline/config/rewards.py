@@ -11,7 +11,7 @@ USER_VERIFIER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 class RewardComponents(Config):
-    """Weights of the parts of a reward: reward = Σ weight × part. Every part is stored beside the sum."""
+    """Weights of the parts of a reward: reward = Σ weight · part. Every part is stored beside the sum."""
 
     correctness: float = 1.0
     """Weight of the verifier's verdict, which lies in [0, 1]."""
@@ -37,16 +37,16 @@ class RewardsConfig(Config):
     """The verifier, the limits it runs under, and what a response without a verdict is worth."""
 
     verifier: str = "math_verify"
-    """Used for prompts that name none. One of math_verify, exact_integer, multiple_choice, r1_format, reasoning_gym, plain,
-    or your own function as `package.module:function`."""
+    """Used for prompts that name none: math_verify, exact_integer, multiple_choice, r1_format, reasoning_gym, plain, or
+    your own function as `package.module:function`."""
     user_verifiers: tuple[str, ...] = ()
     """Further `package.module:function` that prompts may name. Code that is named in data only is never imported."""
     require_boxed: bool = False
-    r"""An answer counts only inside \boxed{}; without a box the status is wrong_format. False: the last expression counts."""
+    r"""Only a \boxed{} answer counts, without a box the status is wrong_format. False: the last expression counts."""
     components: RewardComponents = RewardComponents()
     """Composition of the reward."""
     timeout_s: float = Field(default=10.0, gt=0)
-    """Wall-clock seconds for one response. Generous, because a busy machine must not change labels; `cpu_s` does the work."""
+    """Wall-clock seconds for one response. Generous: a busy machine must not change labels, `cpu_s` decides."""
     cpu_s: float = Field(default=2.0, gt=0)
     """Processor seconds for one response, enforced by the kernel."""
     memory_mb: int = Field(default=1_024, gt=0)
@@ -58,6 +58,8 @@ class RewardsConfig(Config):
     """Share of responses without a verdict above which the generation's check warns."""
     token_rewards: bool = False
     """Give the verifier `extra["response_token_ids"]` and store the per-token rewards it returns (BRM uses them)."""
+    audit_sample: int = Field(default=200, ge=0)
+    """Responses of each generation that are graded by a second method as well; the share of disagreement is stored."""
     workers: int = Field(default=0, ge=0)
     """Verifier processes. 0: one for each processor core this process may use."""
     batch: int = Field(default=32, gt=0)
@@ -67,7 +69,8 @@ class RewardsConfig(Config):
     @classmethod
     def _known(cls, name: str) -> str:
         if name not in BUILTIN_VERIFIERS and not USER_VERIFIER.fullmatch(name):
-            raise ValueError(f"{name!r} is none of {', '.join(BUILTIN_VERIFIERS)}, nor of the form package.module:function")
+            known = ", ".join(BUILTIN_VERIFIERS)
+            raise ValueError(f"{name!r} is none of {known}, nor of the form package.module:function")
         return name
 
     @field_validator("user_verifiers")
@@ -84,4 +87,4 @@ class RewardsConfig(Config):
 
     def deciding(self) -> dict[str, object]:
         """The fields that decide labels, for the stage hash; worker and batch counts do not."""
-        return self.model_dump(mode="json", exclude={"workers", "batch", "max_undecided_share"})
+        return self.model_dump(mode="json", exclude={"workers", "batch", "max_undecided_share", "audit_sample"})

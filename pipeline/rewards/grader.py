@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -21,7 +22,7 @@ BATCHES_AHEAD = 4
 
 
 class Grader:
-    """Labels responses with the experiment's verifiers. A context manager; workers start at the first row that needs one.
+    """Labels responses with the experiment's verifiers. A context manager; workers start when the first row needs one.
 
     Equal work is done once: labels are remembered by (verifier version, decisive part of the response, answer, extra).
     `memoize=False` and `shortcuts=False` switch that off and send every row to a worker, for measurements.
@@ -37,7 +38,9 @@ class Grader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._pool.close()
 
     def verifier_of(self, item: GradeItem) -> Verifier:
@@ -66,7 +69,7 @@ class Grader:
         self.graded += run.graded
 
     def _settle(self, item: GradeItem, run: "_Run") -> tuple[RewardLabel | None, Work, bytes]:
-        """The item's label where no worker is needed, its work otherwise, and the key under which equal work is known."""
+        """The item's label if it is known without a worker, its work, and the key under which equal work is known."""
         verifier = self.verifier_of(item)
         reduced = verifier.reduce(item.response)
         work = Work(verifier.name, reduced, item.answer, item.extra)
@@ -156,13 +159,19 @@ class _Place:
 
 
 def compose(label: RewardLabel, item: GradeItem, config: RewardsConfig) -> RewardLabel:
-    """The label with its reward: Σ weight × component, or `timeout_reward` where there is no verdict."""
-    if label.status in UNDECIDED:
-        return RewardLabel(config.timeout_reward, label.status, label.extracted_answer, label.detail)
+    """The label with its reward: Σ weight · component, or `timeout_reward` where there is no verdict."""
+    status, detail = label.status, label.detail
+    if not all(map(math.isfinite, (label.reward, *label.components.values(), *(label.token_rewards or ())))):
+        status, detail = "error", "the verifier returned a number that is not finite"
+    if label.token_rewards is not None and len(label.token_rewards) != item.tokens:
+        status, detail = "error", f"{len(label.token_rewards)} token rewards for {item.tokens} response tokens"
+    if status in UNDECIDED:
+        return RewardLabel(config.timeout_reward, status, label.extracted_answer, detail)
     weights = config.components
     parts = {"correctness": label.reward, "format": 1.0, **label.components}
     parts["length"] = length_part(item.tokens, weights)
-    reward = weights.correctness * parts["correctness"] + weights.format * parts["format"] + weights.length * parts["length"]
+    weighted = {"correctness": weights.correctness, "format": weights.format, "length": weights.length}
+    reward = sum(weight * parts[name] for name, weight in weighted.items())
     return RewardLabel(reward, label.status, label.extracted_answer, label.detail, parts, label.token_rewards)
 
 

@@ -1,7 +1,7 @@
 """A pool of verifier processes that can be killed at any moment without losing a row.
 
-Pebble enforces the wall clock from outside, replaces dead workers and tells which task died with them. Workers come from
-a fork server, because
+Pebble enforces the wall clock from outside, replaces dead workers and tells which task died with them. Workers come
+from a fork server, because
 
 - plain fork would copy a process that may hold torch, CUDA or Ray threads, whose locks stay locked in the child;
 - plain spawn imports sympy and Math-Verify anew for every worker, 0.5 s for each one that was killed.
@@ -106,8 +106,9 @@ class VerifierPool:
 
 
 _HOPELESS = (
-    "verifier workers die as soon as they start. In a script of your own, put the call under `if __name__ == '__main__':` "
-    "(workers import the main module); otherwise raise rewards.memory_mb or look at the messages above"
+    "verifier workers die as soon as they start. In a script of your own, put the call under "
+    "`if __name__ == '__main__':` (workers import the main module); otherwise raise rewards.memory_mb or look at the "
+    "messages above"
 )
 
 

@@ -23,7 +23,7 @@ class Box:
 
 
 def boxes(text: str) -> list[Box]:
-    """Outermost closed boxes in order. Unclosed ones do not count, nor does anything before the last 100,000 characters."""
+    """Outermost closed boxes in order. Unclosed ones do not count, nor does text before the last 100,000 characters."""
     text = text[-LONGEST_SEARCHED:]
     first = min((i for i in (text.find("\\boxed"), text.find("\\fbox")) if i >= 0), default=-1)
     if first < 0:

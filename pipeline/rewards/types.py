@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 Status = Literal["ok", "wrong_format", "timeout", "memory", "error"]
+STATUSES: tuple[Status, ...] = ("ok", "wrong_format", "timeout", "memory", "error")
 UNDECIDED: frozenset[str] = frozenset({"timeout", "memory", "error"})
 """Statuses without a verdict: nothing is known about the response, which is not the same as wrong."""
 Extra = Mapping[str, JsonValue]

@@ -4,17 +4,21 @@ import functools
 import importlib
 
 from pipeline.config.rewards import BUILTIN_VERIFIERS
+from pipeline.errors import ConfigError
 from pipeline.rewards.types import Verifier
 
 
 @functools.cache
 def get_verifier(name: str) -> Verifier:
-    """A verifier by its name in the configuration. Raises ConfigError when user code cannot be found.
+    """A verifier by its name in the configuration. Raises ConfigError when there is no such verifier.
 
     Whether an experiment allows the name is asked of `RewardsConfig.may_run`, before this is called.
     """
     if name in BUILTIN_VERIFIERS:
         return importlib.import_module(f"pipeline.rewards.verifiers.{name}").VERIFIER
+    if ":" not in name:
+        known = ", ".join(BUILTIN_VERIFIERS)
+        raise ConfigError(f"there is no verifier {name!r}; use one of {known}, or package.module:function")
     from pipeline.rewards.verifiers.user_code import user_verifier
 
     return user_verifier(name)

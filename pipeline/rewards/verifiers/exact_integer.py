@@ -12,7 +12,8 @@ _THOUSANDS = re.compile(r"([+-]?)([0-9]{1,3})((?:,[0-9]{3})+)", re.ASCII)
 
 def to_integer(text: str) -> int | None:
     """`025`, `1,234`, `27.0`, `$27$` and `336^\\circ` are integers; `1,2`, `27.5` and Unicode digits are not."""
-    text = text.strip().strip("$").replace("{,}", ",").replace("\\!", "").removesuffix("^\\circ").removesuffix("^{\\circ}").strip()
+    text = text.strip().strip("$").replace("{,}", ",").replace("\\!", "")
+    text = text.removesuffix("^\\circ").removesuffix("^{\\circ}").strip()
     if _THOUSANDS.fullmatch(text):
         text = text.replace(",", "")
     return as_integer(re.sub(r"\.0+$", "", text))

@@ -13,8 +13,9 @@ from pipeline.rewards.text import as_integer, final_boxes, tail
 from pipeline.rewards.types import Extra, RewardLabel, Verifier, verdict, wrong_format
 
 BOX = "\\boxed{"
-_SYMPY_ERRORS = (ArithmeticError, AttributeError, AssertionError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""What sympy raises on expressions it cannot compare (RecursionError is a RuntimeError). MemoryError is not among them."""
+NO_TIMEOUT = 0
+_SYMPY_ERRORS = (ArithmeticError, AttributeError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
+"""What sympy raises on expressions it cannot compare (NotImplementedError and RecursionError are RuntimeErrors)."""
 
 
 def reduce(response: str) -> str:
@@ -26,7 +27,7 @@ def reduce(response: str) -> str:
 
 
 def shortcut(reduced: str, answer: str, require_boxed: bool) -> RewardLabel | None:
-    """Empty boxes, missing boxes, and integers of up to 18 digits on both sides, which Math-Verify compares likewise."""
+    """Empty boxes, missing boxes, and integers of up to 18 digits on both sides, compared as Math-Verify would."""
     boxed = reduced.startswith(BOX)
     content = reduced[len(BOX) : -1] if boxed else reduced
     if not content.strip():
@@ -52,8 +53,8 @@ def parse_gold(answer: str) -> list[Any]:
 
     _quiet()
     plain = answer.strip().removeprefix("$").removesuffix("$")
-    parsed = parse(plain if BOX in plain else f"{BOX}{plain}}}", parsing_timeout=None)
-    return parsed or parse(answer, parsing_timeout=None)
+    parsed = parse(plain if BOX in plain else f"{BOX}{plain}}}", parsing_timeout=NO_TIMEOUT)
+    return parsed or parse(answer, parsing_timeout=NO_TIMEOUT)
 
 
 def grade(response: str, answer: str, extra: Extra) -> RewardLabel:
@@ -64,16 +65,16 @@ def grade(response: str, answer: str, extra: Extra) -> RewardLabel:
     gold = parse_gold(answer)
     if not gold:
         return RewardLabel(0.0, "error", None, f"the gold answer {answer!r:.200} cannot be parsed")
-    given = parse(response, parsing_timeout=None)
+    given = parse(response, parsing_timeout=NO_TIMEOUT)
     formatted = response.startswith(BOX)
     if not given:
         return wrong_format("Math-Verify finds no answer", response[len(BOX) : -1] if formatted else None)
     extracted = str(given[-1])  # the text it was parsed from
     try:
-        return verdict(verify(gold, given, timeout_seconds=None, raise_on_error=True), extracted, formatted)
+        return verdict(verify(gold, given, timeout_seconds=NO_TIMEOUT, raise_on_error=True), extracted, formatted)
     except _SYMPY_ERRORS as error:
         # One way to compare failed; the others decide. If none says "equal", nothing is known.
-        if verify(gold, given, timeout_seconds=None):
+        if verify(gold, given, timeout_seconds=NO_TIMEOUT):
             return verdict(True, extracted, formatted)
         return RewardLabel(0.0, "error", extracted, f"not comparable: {type(error).__name__}: {error}"[:500])
 

@@ -1,4 +1,4 @@
-"""DeepSeek-R1 format: the prompt opens <think>; the response closes it and answers in <answer> tags; Math-Verify judges."""
+"""DeepSeek-R1 format: the prompt opens <think>, the response closes it and answers in <answer> tags for Math-Verify."""
 
 import re
 

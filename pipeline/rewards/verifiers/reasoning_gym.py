@@ -30,16 +30,13 @@ def scorer(task: str) -> Any:
 
 
 def grade(response: str, answer: str, extra: Extra) -> RewardLabel:
-    """`extra` is the generated entry's metadata, or holds it under `metadata`; it names the task in `source_dataset`."""
-    nested = extra.get("metadata")
-    metadata = nested if isinstance(nested, dict) else dict(extra)
-    task = metadata.get("source_dataset") or extra.get("task")
-    if not isinstance(task, str):
-        return RewardLabel(0.0, "error", None, "extra names no reasoning-gym task in `source_dataset`")
+    """`extra` holds the task's name in `task` and the generated question in `entry` (answer and metadata)."""
+    task, entry = extra.get("task"), extra.get("entry")
+    if not isinstance(task, str) or not isinstance(entry, dict):
+        return RewardLabel(0.0, "error", None, "extra must hold `task`, a name, and `entry`, the generated question")
     if not response:
         return wrong_format("the response is empty")
-    entry = {"question": str(extra.get("question", "")), "answer": answer, "metadata": metadata}
-    score = float(scorer(task)(response, entry))
+    score = float(scorer(task)(response, {**entry, "answer": answer}))
     return RewardLabel(score, "ok", response, None, {"correctness": score, "format": 1.0})
 
 

@@ -30,7 +30,8 @@ def grade_with(dotted: str, response: str, answer: str, extra: Extra) -> RewardL
         return RewardLabel(float(result), "ok", None, None, {"correctness": float(result), "format": 1.0})
     if isinstance(result, Mapping):
         return _from_mapping(result)
-    return RewardLabel(0.0, "error", None, f"{dotted} returned {type(result).__name__}, not a bool, number, mapping or RewardLabel")
+    kind = type(result).__name__
+    return RewardLabel(0.0, "error", None, f"{dotted} returned {kind}, not a bool, number, mapping or RewardLabel")
 
 
 def _from_mapping(result: Mapping[str, Any]) -> RewardLabel:
@@ -59,6 +60,8 @@ def user_verifier(dotted: str) -> Verifier:
     except ModuleNotFoundError:
         spec = None
     if spec is None or not spec.origin or not Path(spec.origin).is_file():
-        raise ConfigError(f"rewards.verifier {dotted!r}: there is no module {module!r}; install it or put its folder on PYTHONPATH")
+        raise ConfigError(
+            f"rewards.verifier {dotted!r}: there is no module {module!r}; install it or put its folder on PYTHONPATH"
+        )
     version = hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:12]
     return Verifier(dotted, version, functools.partial(grade_with, dotted))

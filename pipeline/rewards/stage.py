@@ -1,0 +1,123 @@
+"""The rewards stage: rollout shard k and prompt shard k become reward shard k."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from pipeline.config import Experiment, stage_hash
+from pipeline.progress import track
+from pipeline.rewards.audit import audit_generation
+from pipeline.rewards.grader import Grader
+from pipeline.rewards.reading import Labelled, read_items
+from pipeline.rewards.types import STATUSES, UNDECIDED, GradeItem, RewardLabel
+from pipeline.rewards.verifiers import get_verifier
+from pipeline.stage import StageReport
+from pipeline.store import SCHEMAS, Manifest, Partition, PartitionWriter, Stat, Store
+
+
+def run_rewards(
+    experiment: Experiment,
+    store: Store,
+    generation: int,
+    dataset: str | None = None,
+    label: str | None = None,
+    verifier: str | None = None,
+    replace: bool = False,
+) -> StageReport:
+    """Write table `rewards` (or `rewards@label`) beside the rollouts of one generation.
+
+    `dataset` labels a logged data set (`logged/<name>`) instead of the experiment's own rollouts. `verifier` grades
+    every row, whatever its prompt names. A killed run goes on at the first missing shard.
+    Raises StoreError when rollouts are missing, TbrmError when prompts name undeclared code.
+    """
+    started = time.monotonic()
+    dataset = dataset or experiment.name
+    rollouts = store.partition(dataset, "rollouts", generation)
+    prompts = store.partition(dataset, "prompts", generation)
+    source, questions = rollouts.manifest(), prompts.manifest()
+    config = experiment.rewards.model_copy(update={"verifier": verifier}) if verifier else experiment.rewards
+    partition = store.partition(dataset, f"rewards@{label}" if label else "rewards", generation)
+    with Grader(config) as grader:
+        versions = {name: get_verifier(name).version for name in _verifiers(grader, prompts, verifier)}
+        config_hash = stage_hash(config.deciding(), versions, verifier or "", source.hash, questions.hash)
+        if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
+            return _report(manifest, started, skipped=True)
+        parents = {rollouts.name: source.hash, prompts.name: questions.hash}
+        with (
+            partition.writer(config_hash, parents, replace) as writer,
+            track(f"rewards[{generation}]", source.rows, "responses") as progress,
+        ):
+            for index in range(len(source.shards)):
+                rows = read_items(rollouts, prompts, index, verifier, config.token_rewards)
+                if writer.is_done(index):
+                    progress.advance(len(rows))
+                    continue
+                labels: list[RewardLabel] = []
+                for graded in grader.grade(row.item for row in rows):
+                    labels.append(graded)
+                    progress.advance()
+                writer.write(index, _table(rows, labels, grader))
+            stats = _statistics(writer, len(source.shards))
+            if config.audit_sample:
+                audit = audit_generation(config, rollouts, writer.read, len(source.shards), config.audit_sample)
+                stats["audit_disagreement_share"] = audit.disagreement_share
+                stats["audit_rewarded_but_called_wrong"] = len(audit.rewarded)
+            stats |= {"rows_sent_to_workers": grader.graded, "seconds": time.monotonic() - started}
+            manifest = writer.commit(len(source.shards), stats)
+    return _report(manifest, started, skipped=False)
+
+
+def _verifiers(grader: Grader, prompts: Partition, verifier: str | None) -> Iterator[str]:
+    """Names of the verifiers that the partition's prompts will be graded by, each checked to be allowed."""
+    named: set[str] = {verifier} if verifier else set()
+    if verifier is None:
+        for _, rows in prompts.iter_shards(["verifier"]):
+            named.update(str(name) for name in rows["verifier"].unique().to_pylist())
+    for name in sorted({name or grader.config.verifier for name in named}):
+        yield grader.verifier_of(GradeItem("", "", name)).name
+
+
+def _table(rows: list[Labelled], labels: list[RewardLabel], grader: Grader) -> pa.Table:
+    """One reward shard, in the order of the rollout shard."""
+    records = [
+        {
+            "trajectory_id": row.trajectory_id,
+            "reward": label.reward,
+            "status": label.status,
+            "extracted_answer": label.extracted_answer,
+            "verifier": (verifier := grader.verifier_of(row.item)).name,
+            "verifier_version": verifier.version,
+            "detail": label.detail,
+            "components": list(label.components.items()),
+            "token_rewards": label.token_rewards,
+        }
+        for row, label in zip(rows, labels, strict=True)
+    ]
+    return pa.Table.from_pylist(records, SCHEMAS["rewards"])
+
+
+def _statistics(writer: PartitionWriter, shards: int) -> dict[str, Stat]:
+    """Figures over all shards, those of an earlier interrupted run included."""
+    rows = pa.concat_tables([writer.read(index, ["reward", "status", "components"]) for index in range(shards)])
+    counts = Counter(rows["status"].to_pylist())
+    rewards = rows["reward"].to_numpy()
+    total = max(rows.num_rows, 1)
+    stats: dict[str, Stat] = {
+        "reward_mean": float(rewards.mean()) if len(rewards) else 0.0,
+        "reward_std": float(rewards.std()) if len(rewards) else 0.0,
+        "undecided_share": sum(counts[status] for status in UNDECIDED) / total,
+    }
+    stats |= {f"status_{status}": counts[status] for status in STATUSES}
+    sums: dict[str, float] = {}
+    for parts in rows["components"].to_pylist():
+        for name, value in parts or ():
+            sums[name] = sums.get(name, 0.0) + value
+    return stats | {f"{name}_mean": value / total for name, value in sorted(sums.items())}
+
+
+def _report(manifest: Manifest, started: float, skipped: bool) -> StageReport:
+    seconds = time.monotonic() - started
+    dataset, generation = manifest.dataset, manifest.generation
+    return StageReport("rewards", dataset, generation, manifest.rows, seconds, skipped, manifest.stats)
