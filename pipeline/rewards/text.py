@@ -10,6 +10,13 @@ TAIL = 2_000
 
 _BRACES = re.compile(r"\\(?:boxed|fbox) ?\{|\\.|[{}]", re.DOTALL)
 _JOINED = re.compile(r"(?:[\s$.,;:&()\[\]\\]|\b(?:and|or|text|quad)\b|[{}])*")
+_LIST = re.compile(r"[,;]")
+_THOUSANDS = re.compile(r"(?<=[0-9])(?:,|\{,\}|\\[,;:])(?:\\!)? ?(?=[0-9]{3}(?![0-9]))|\\[,;:!]", re.ASCII)
+_BRACKETED = re.compile(r"[({\[][^(){}\[\]]*[)}\]]")
+_PROSE = re.compile(r"\\(?:text|mathrm|mbox|textbf|textrm) ?\{([^{}]*)\}")
+_EXPONENT = re.compile(r"\^ ?(?:[0-9]|\{[^{}]*\})", re.ASCII)
+_CHOICE = re.compile(r"\b(?:or|and)\b")
+_DIGIT = re.compile(r"[0-9]", re.ASCII)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 
 
@@ -70,6 +77,25 @@ def strip_nested(content: str) -> str:
         content = inner[0].content
         inner = boxes(content)
     return content.strip()
+
+
+def hedged(content: str) -> bool:
+    r"""Whether a box that should hold one value holds several.
+
+    Math-Verify drops units, and with them what is hidden there: it takes `30 \text{ cm}, 80 \text{ cm}`,
+    `30 \text{ or 31}` and `30 \text{ cm} 31 \text{ cm}` for 30. A policy that lists guesses would be paid for it.
+    """
+    if _LIST.search(_BRACKETED.sub("", _THOUSANDS.sub("", content))):
+        return True
+    group = _PROSE.search(content)
+    while group is not None:
+        before, inside, after = content[: group.start()], group.group(1), content[group.end() :]
+        if before.strip() and (_DIGIT.search(inside) or _CHOICE.search(inside)):
+            return True
+        if _DIGIT.search(before) and _DIGIT.search(_EXPONENT.sub("", after)):
+            return True
+        group = _PROSE.search(content, group.end())
+    return False
 
 
 def tail(text: str) -> str:

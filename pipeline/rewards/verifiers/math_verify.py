@@ -9,7 +9,7 @@ import importlib.metadata
 import logging
 from typing import Any
 
-from pipeline.rewards.text import as_integer, final_boxes, tail
+from pipeline.rewards.text import as_integer, final_boxes, hedged, tail
 from pipeline.rewards.types import Extra, RewardLabel, Verifier, verdict, wrong_format
 
 BOX = "\\boxed{"
@@ -57,6 +57,13 @@ def parse_gold(answer: str) -> list[Any]:
     return parsed or parse(answer, parsing_timeout=NO_TIMEOUT)
 
 
+def is_scalar(gold: Any) -> bool:
+    """Whether a parsed gold answer is one value, not a set, interval, pair, matrix, equation or text."""
+    from sympy import Expr
+
+    return isinstance(gold, Expr)
+
+
 def grade(response: str, answer: str, extra: Extra) -> RewardLabel:
     """Compare the final answer with the gold by value. Status error when sympy could not compare them."""
     from math_verify import parse, verify
@@ -70,6 +77,9 @@ def grade(response: str, answer: str, extra: Extra) -> RewardLabel:
     if not given:
         return wrong_format("Math-Verify finds no answer", response[len(BOX) : -1] if formatted else None)
     extracted = str(given[-1])  # the text it was parsed from
+    content = response[len(BOX) : -1]
+    if formatted and content != answer and is_scalar(gold[0]) and hedged(content):
+        return verdict(False, content, detail="several answers where one is asked for")
     try:
         return verdict(verify(gold, given, timeout_seconds=NO_TIMEOUT, raise_on_error=True), extracted, formatted)
     except _SYMPY_ERRORS as error:

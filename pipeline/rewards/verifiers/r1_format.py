@@ -7,6 +7,7 @@ from pipeline.rewards.types import Extra, RewardLabel, Verifier, wrong_format
 from pipeline.rewards.verifiers import math_verify
 
 _TAGS = ("</think>", "<answer>", "</answer>")
+_SENTENCE = re.compile(r"\$|\\[(\[]|(?<![\\A-Za-z{])[A-Za-z]{2,}")
 _BETWEEN = re.compile(r"</think>\s*<answer>")
 
 
@@ -25,8 +26,9 @@ def reduce(response: str) -> str:
     if answer is None:
         return ""
     inner = math_verify.reduce(answer)
-    # Inside the tags the whole text is the answer: boxing it makes `1/2`, `x=5` and prose alike one expression.
-    return "=" + (inner if inner.startswith(math_verify.BOX) else f"{math_verify.BOX}{answer}}}")
+    # A bare expression is boxed, so that all of it is parsed; in a sentence Math-Verify looks for the formula.
+    bare = not inner.startswith(math_verify.BOX) and not _SENTENCE.search(answer)
+    return "=" + (f"{math_verify.BOX}{answer}}}" if bare else inner)
 
 
 def shortcut(reduced: str, answer: str, require_boxed: bool) -> RewardLabel | None:
