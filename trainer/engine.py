@@ -1,0 +1,178 @@
+"""DeepSpeed behind five functions: join the processes, wrap a model, save, load, and collect its weights."""
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.config.training import TrainingConfig
+from pipeline.errors import TbrmError
+
+_QUIET_STEPS = 10**9
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of one job, and the device of this one."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leader(self) -> bool:
+        return self.rank == 0
+
+
+def join_world() -> World:
+    """Join the processes that a launcher started, or stand alone without ports, mpi4py or a launcher.
+
+    gloo on the CPU, NCCL on GPUs. DeepSpeed's shared-memory collective for CPUs, a minute of C++ compilation at the
+    first start, is left off: gloo does the same job.
+    """
+    gpu = torch.cuda.is_available()
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if gpu else "cpu")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.setdefault("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if gpu else torch.device("cpu")
+    if gpu:
+        torch.cuda.set_device(device)
+    if not torch.distributed.is_initialized():
+        backend = "nccl" if gpu else "gloo"
+        if size == 1:
+            torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+        else:
+            torch.distributed.init_process_group(backend)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    return World(rank, size, device)
+
+
+def deepspeed_config(
+    training: TrainingConfig, learning_rate: float, dtype: torch.dtype, label: str, universal: bool
+) -> dict[str, Any]:
+    """DeepSpeed's configuration for one model of the job; `universal` reads a checkpoint of another world size."""
+    gpu = torch.cuda.is_available()
+    place = {"device": "cpu", "pin_memory": gpu}
+    zero: dict[str, Any] = {
+        "stage": training.zero_stage,
+        "overlap_comm": gpu,
+        "contiguous_gradients": True,
+        "stage3_gather_16bit_weights_on_model_save": True,
+    }
+    if training.offload != "none":
+        zero["offload_optimizer"] = place
+    if training.offload == "all":
+        zero["offload_param"] = place
+    monitor = training.monitor
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,  # the trainer marks the boundary itself: batches hold varying numbers of packs
+        "gradient_clipping": training.grad_clip,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        # DeepSpeed's own CPU Adam is compiled at first use and only pays off beside a GPU.
+        "zero_force_ds_cpu_optimizer": gpu and training.offload != "none",
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": learning_rate,
+                "betas": list(training.adam_betas),
+                "eps": training.adam_eps,
+                "weight_decay": training.weight_decay,
+                "torch_adam": not (gpu and training.offload != "none"),
+            },
+        },
+        "steps_per_print": _QUIET_STEPS,
+        "checkpoint": {"load_universal": universal},
+        "tensorboard": {"enabled": bool(monitor.tensorboard), "output_path": monitor.tensorboard or "", "job_name": label},
+        "csv_monitor": {"enabled": bool(monitor.csv), "output_path": monitor.csv or "", "job_name": label},
+        "wandb": {"enabled": bool(monitor.wandb_project), "project": monitor.wandb_project or "", "group": label},
+    }
+
+
+def wrap(module: torch.nn.Module, config: Mapping[str, Any]) -> Any:
+    """A DeepSpeed engine that trains `module`'s parameters."""
+    import deepspeed
+
+    trained = [p for p in module.parameters() if p.requires_grad]
+    engine, *_ = deepspeed.initialize(model=module, model_parameters=trained, config=dict(config))
+    return engine
+
+
+def set_learning_rate(engine: Any, learning_rate: float) -> None:
+    """For the next update. The schedule is a function of the update's number, so there is no scheduler to save."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def gradient_norm(engine: Any) -> float:
+    """Global norm of the last update's gradient before clipping."""
+    return float(engine.get_global_grad_norm() or 0.0)
+
+
+def save_engine(engine: Any, folder: Path, tag: str) -> None:
+    """All ranks: weights, master weights and optimizer state under `folder`/`tag`."""
+    engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+
+
+def load_engine(engine: Any, folder: Path, tag: str) -> None:
+    """All ranks: the inverse of `save_engine`. Raises TbrmError when DeepSpeed finds nothing to load."""
+    loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
+    if loaded is None:
+        raise TbrmError(f"DeepSpeed cannot load {folder / tag}; delete this checkpoint to go on from the one before it")
+
+
+def to_universal(folder: Path, tag: str) -> str:
+    """Convert a checkpoint so that any number of processes can load it; returns the tag of the converted one.
+
+    Run by one process, before the engine is made; idempotent.
+    """
+    import argparse
+    import contextlib
+    import io
+
+    from deepspeed.checkpoint import ds_to_universal
+
+    universal = f"{tag}-universal"
+    if (folder / universal / "done").exists():
+        return universal
+    args = argparse.Namespace(
+        input_folder=str(folder / tag),
+        output_folder=str(folder / universal),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        ds_to_universal.main(args)
+    (folder / universal / "done").touch()
+    return universal
+
+
+def full_weights(engine: Any, prefix: str) -> dict[str, torch.Tensor]:
+    """All ranks: the trained tensors by name without `prefix`; complete on rank 0 (elsewhere empty under ZeRO 3)."""
+    if engine.zero_optimization_stage() == 3:
+        state: Mapping[str, torch.Tensor] = engine._zero3_consolidated_16bit_state_dict() or {}
+    else:
+        state = engine.module.state_dict()
+    return {name.removeprefix(prefix): tensor.detach() for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def total(world: World, values: torch.Tensor) -> torch.Tensor:
+    """Sum over all processes, in place."""
+    if world.size > 1:
+        torch.distributed.all_reduce(values)
+    return values

@@ -1,0 +1,105 @@
+"""One training job: what it trains from what, described plainly enough that any process can take part in it."""
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.policy import PolicyConfig
+from pipeline.config.training import TrainingConfig
+from trainer.launch import run_processes
+
+JOB_FILE, METRICS_FILE, RESULT_FILE = "job.json", "metrics.jsonl", "result.json"
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Train a policy for `updates` updates on the trajectories in `state`.
+
+    `state` is the job's own folder on a file system that all its processes share. It holds the trajectories
+    (`trainer.data.write_trajectories`), checkpoints, metrics, and at the end the exported policy in `state/policy`.
+    """
+
+    label: str
+    """Shown at the progress bar, e.g. `train[3]`."""
+    start: Path
+    """Hugging Face folder whose weights are trained; also θ_t of the objectives with a frozen target."""
+    state: Path
+    model: PolicyConfig
+    """Type and attention to load the model with."""
+    training: TrainingConfig
+    updates: int
+    seed: int
+    """Decides the order of the data, dropout, and a critic's head."""
+    config_hash: str
+    """Checkpoints of another hash are refused."""
+    carry: Path | None = None
+    """Checkpoint of the generation before, whose optimizer state and master weights are continued."""
+
+    @property
+    def out(self) -> Path:
+        return self.state / "policy"
+
+    def save(self) -> Path:
+        tree = {
+            f.name: str(v) if isinstance(v := getattr(self, f.name), Path) else v
+            for f in dataclasses.fields(self)
+            if f.name not in ("model", "training")
+        }
+        tree |= {"model": self.model.model_dump(mode="json"), "training": self.training.model_dump(mode="json")}
+        path = self.state / JOB_FILE
+        path.write_text(json.dumps(tree, indent=1), encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> "TrainJob":
+        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        tree |= {name: Path(tree[name]) for name in ("start", "state", "carry") if tree[name] is not None}
+        tree |= {
+            "model": PolicyConfig.model_validate(tree["model"]),
+            "training": TrainingConfig.model_validate(tree["training"]),
+        }
+        return cls(**tree)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a job did. The exported, verified policy lies in `policy`; `metrics` holds one row for each update."""
+
+    policy: Path
+    metrics: list[dict[str, Any]]
+    resumed_from: int
+    """Update of the checkpoint that this run went on from; 0 when it started at the beginning."""
+    carried: bool
+    """Whether the optimizer state of the generation before was continued."""
+    seconds: dict[str, float]
+    """Wall time by segment."""
+
+
+def train_policy(job: TrainJob) -> TrainResult:
+    """Run the job to its end, from its newest good checkpoint if there is one.
+
+    One process on this machine trains inside the calling process; several are started by torchrun or, with a hostfile,
+    by DeepSpeed's launcher. Raises TbrmError when training diverges, is stopped by SIGTERM (after writing a
+    checkpoint), runs out of GPU memory, or finds a checkpoint of another configuration.
+    """
+    job.state.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(job.out, ignore_errors=True)
+    if job.training.processes == 1 and job.training.hostfile is None:
+        from trainer.worker import work
+
+        work(job)
+    else:
+        run_processes(job.training.processes, job.training.hostfile, job.save())
+    tree = json.loads((job.state / RESULT_FILE).read_text(encoding="utf-8"))
+    return TrainResult(policy=job.out, metrics=read_metrics(job.state / METRICS_FILE), **tree)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.jsonl, one for each update; a last line that a killed process left unfinished is dropped."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
