@@ -19,7 +19,7 @@ _SHORT_FRACTION = re.compile(r"\\[dt]?frac([0-9])([0-9])", re.ASCII)
 _ROOT = re.compile(r"\\sqrt\{([^{}]*)\}")
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?|[+-]?\.[0-9]+", re.ASCII)
 _LAST_NUMBER = re.compile(r"[+-]?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?%?", re.ASCII)
-_IMPLIED = re.compile(r"(?<=[0-9)a-z])(?=[a-z(])|(?<=\))(?=[0-9])", re.ASCII)
+_IMPLIED = re.compile(r"(?<=[0-9)a-zP])(?=[a-zSP(])|(?<=\))(?=[0-9])", re.ASCII)
 LONGEST = 400
 """Characters of an expression that is compared symbolically."""
 

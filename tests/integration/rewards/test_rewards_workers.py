@@ -1,0 +1,204 @@
+"""Whatever a response does to a worker, and whoever kills it: one row is charged, no row is lost."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hostile_responses import hostile_items
+
+from pipeline.config.rewards import RewardsConfig
+from pipeline.rewards import GradeItem, Grader
+
+HERE = Path(__file__).parent
+
+
+def honest(count: int) -> list[GradeItem]:
+    return [GradeItem(f"\\boxed{{\\frac{{{i}}}{{7}}}}", f"{i}/7") for i in range(count)]
+
+
+def test_200_hostile_responses_each_get_a_status_and_harm_no_other_row() -> None:
+    bad = hostile_items()
+    assert len(bad) == 200
+    items = [item for pair in zip(honest(200), bad, strict=True) for item in pair]
+    config = RewardsConfig(cpu_s=0.2, timeout_s=20, memory_mb=512)
+    with Grader(config) as grader:
+        labels = list(grader.grade(items))
+    assert all(label.reward == 1.0 and label.status == "ok" for label in labels[::2])
+    counts = Counter(label.status for label in labels[1::2])
+    assert set(counts) <= {"ok", "wrong_format", "timeout", "memory", "error"}
+    assert counts["timeout"] >= 40  # towers of exponents and sums at least
+    assert all(label.reward == 0.0 and label.detail for label in labels[1::2] if label.status == "timeout")
+
+
+@pytest.mark.parametrize(
+    ("deed", "status", "reason"),
+    [
+        ("spin", "timeout", "processor time"),
+        ("sleep", "timeout", "wall time"),
+        ("allocate", "memory", "memory limit"),
+        ("allocate slowly", "memory", "memory limit"),
+        ("abort", "memory", "memory limit"),
+        ("kill", "memory", "memory limit"),
+        ("exit", "timeout", "wall time"),
+        ("raise", "error", "Unpicklable: 1 and 2"),
+        ("nan", "error", "not finite"),
+        ("nonsense", "error", "returned object"),
+    ],
+)
+def test_a_verifier_that_misbehaves_costs_one_row(deed: str, status: str, reason: str) -> None:
+    config = RewardsConfig(
+        verifier="user_verifiers:misbehave",
+        workers=1,
+        cpu_s=0.3,
+        timeout_s=1.0,
+        memory_mb=256,
+        batch=5,
+        timeout_reward=-1.0,
+    )
+    items = [GradeItem(str(i), str(i)) for i in range(12)]
+    items[6] = GradeItem(deed, "1")
+    with Grader(config) as grader:
+        labels = list(grader.grade(items))
+    assert labels[6].status == status
+    assert reason in (labels[6].detail or "")
+    assert labels[6].reward == -1.0
+    assert [label.reward for label in labels[:6] + labels[7:]] == [1.0] * 11
+
+
+def _workers() -> list[int]:
+    return [child.pid for child in multiprocessing.active_children() if child.pid and "pebble" in child.name]
+
+
+def test_killing_workers_at_any_time_loses_no_row() -> None:
+    items = honest(1_500)
+    stop = threading.Event()
+    kills = 0
+
+    def killer() -> None:
+        nonlocal kills
+        dice = random.Random(0)
+        while not stop.wait(dice.uniform(0.01, 0.15)):
+            for pid in _workers():
+                if dice.random() < 0.5:
+                    os.kill(pid, signal.SIGKILL)
+                    kills += 1
+
+    with Grader(RewardsConfig(workers=2, batch=16), memoize=False) as grader:
+        thread = threading.Thread(target=killer)
+        labels = grader.grade(items)
+        first = next(labels)
+        thread.start()
+        rest = []
+        for label in labels:
+            rest.append(label)
+            if len(rest) > 1_000 or kills > 25:
+                stop.set()
+        stop.set()
+        thread.join()
+    # A row that was alone with its worker when it was killed says so; it is not called wrong.
+    found = Counter(label.status for label in [first, *rest])
+    assert sum(found.values()) == len(items)
+    assert set(found) <= {"ok", "memory"}
+    assert all(label.reward == 1.0 for label in rest if label.status == "ok")
+
+
+def test_idle_workers_that_are_killed_are_replaced() -> None:
+    with Grader(RewardsConfig(workers=2), memoize=False) as grader:
+        for _ in range(3):
+            assert [label.reward for label in grader.grade(honest(3))] == [1.0] * 3
+            for pid in _workers():
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.3)
+
+
+def test_grading_works_in_a_thread_and_beside_torch_threads() -> None:
+    import torch
+
+    torch.ones(64, 64) @ torch.ones(64, 64)
+    labels: list[float] = []
+
+    def work() -> None:
+        with Grader(RewardsConfig(workers=1)) as grader:
+            labels.extend(label.reward for label in grader.grade(honest(5)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(timeout=120)
+    assert labels == [1.0] * 5
+
+
+def test_no_process_outlives_a_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "spin.py"
+    script.write_text(
+        "import sys, threading, time\n"
+        f"sys.path.insert(0, {str(HERE)!r})\n"
+        "def main():\n"
+        "    import multiprocessing\n"
+        "    from pipeline.config.rewards import RewardsConfig\n"
+        "    from pipeline.rewards import GradeItem, Grader\n"
+        "    config = RewardsConfig(verifier='user_verifiers:misbehave', workers=2, cpu_s=1.0)\n"
+        "    with Grader(config) as grader:\n"
+        "        next(grader.grade([GradeItem('1', '1')]))\n"
+        "        print(*[c.pid for c in multiprocessing.active_children()], flush=True)\n"
+        "        list(grader.grade([GradeItem('spin', '1')] * 1 + [GradeItem(f'{i}', '1') for i in range(64)]))\n"
+        "        time.sleep(600)\n"
+        "if __name__ == '__main__':\n"
+        "    main()\n"
+    )
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 2
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_grade_command_answers_every_line_of_the_hostile_file_in_order(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from pipeline.commands.grade import grade
+
+    items = hostile_items()[120:160]  # control characters and lone surrogates survive JSON both ways
+    file = tmp_path / "hostile.jsonl"
+    file.write_text(
+        "\n".join(json.dumps({"response": i.response, "answer": i.answer, "n": n}) for n, i in enumerate(items))
+    )
+    result = CliRunner().invoke(grade, [str(file), "--workers", "1"])
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["n"] for row in rows] == list(range(40))
+    assert all({"reward", "status", "extracted_answer", "detail"} <= row.keys() for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2 is not JSON"),
+        ("[]", "line 2 must be an object"),
+        ('{"response": "5"}', "line 2: field `answer`"),
+        ('{"response": "5", "answer": 5}', "line 2: field `answer`"),
+        ('{"response": "5", "answer": "5", "extra": []}', "line 2: field `extra`"),
+        ('{"response": "5", "answer": "5", "verifier": "os:system"}', "rewards.user_verifiers"),
+    ],
+)
+def test_grade_command_names_the_bad_line(line: str, message: str) -> None:
+    from click.testing import CliRunner
+
+    from pipeline.commands.grade import grade
+    from pipeline.errors import TbrmError
+
+    result = CliRunner().invoke(grade, [], input='{"response": "5", "answer": "5"}\n' + line + "\n")
+    assert isinstance(result.exception, TbrmError)
+    assert message in str(result.exception)
