@@ -90,11 +90,12 @@ def broken_asset(source: BrokenSource) -> AssetSpec:
 
 
 def _deps(source: ExperimentSource, stage: Stage, stages: list[Stage]) -> list[AssetDep]:
-    present = {"policy"} | {s.name for s in stages}
+    partitioned = {"policy": True} | {s.name: s.partitioned for s in stages}
+    same = IdentityPartitionMapping()
     deps = [
-        AssetDep([source.name, name], partition_mapping=IdentityPartitionMapping() if stage.partitioned else None)
+        AssetDep([source.name, name], partition_mapping=same if stage.partitioned and partitioned[name] else None)
         for name in stage.after
-        if name in present
+        if name in partitioned
     ]
     names = logged_names(source.experiment)
     if stage.name == "trained_policy" and names:

@@ -11,6 +11,7 @@ from dagster import (
     JobDefinition,
     RunsFilter,
 )
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.utils import make_new_run_id
 
 from assets.definitions import build_definitions
@@ -95,7 +96,7 @@ def _run(loop: Loop, job: str, stages: Sequence[Stage], generation: int | None) 
             raise_on_error=False,
         )
     if not result.success:
-        raise TbrmError(_reason(loop.instance, run_id))
+        raise _failure(loop.instance, run_id)
     return run_id
 
 
@@ -114,12 +115,14 @@ def _publish(loop: Loop, generation: int) -> None:
     publish_next(loop.instance, loop.store, loop.source.experiment, generation)
 
 
-def _reason(instance: DagsterInstance, run_id: str) -> str:
-    """The message of the first failed step of a run."""
+def _failure(instance: DagsterInstance, run_id: str) -> TbrmError | KeyboardInterrupt:
+    """The message of the first failed step of a run; KeyboardInterrupt when it was the user who stopped it."""
     for entry in instance.all_logs(run_id, of_type=DagsterEventType.STEP_FAILURE):
         failure = entry.dagster_event.step_failure_data if entry.dagster_event else None
         if failure and failure.user_failure_data and failure.user_failure_data.description:
-            return failure.user_failure_data.description
+            return TbrmError(failure.user_failure_data.description)
         if failure and failure.error:
-            return (failure.error.cause or failure.error).message.strip()
-    return f"run {run_id} failed; `tbrm ui` shows why"
+            if failure.error.cls_name == DagsterExecutionInterruptedError.__name__:
+                return KeyboardInterrupt()
+            return TbrmError((failure.error.cause or failure.error).message.strip())
+    return TbrmError(f"run {run_id} failed; `tbrm ui` shows why")

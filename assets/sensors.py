@@ -3,22 +3,27 @@
 from dagster import (
     AssetKey,
     AssetRecordsFilter,
+    DagsterInstance,
     DefaultSensorStatus,
     RunRequest,
+    RunsFilter,
     SensorDefinition,
     SensorEvaluationContext,
     SensorResult,
     SkipReason,
     sensor,
 )
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from assets.graph import generation_job
 from assets.logged import register_logged
 from assets.publish import failed_checks, partition_name, publish_next
 from assets.resources import StoreLocation
 from assets.sources import ExperimentSource
-from assets.stages import is_evaluated, looped_stages
+from assets.stages import TRAINED_POLICY, is_evaluated, is_finished, looped_stages
 from pipeline.errors import TbrmError
+from pipeline.store import Store
 
 HEADLESS_TAG = "tbrm/headless"
 """On runs of `tbrm run`, which asks for its next generation itself."""
@@ -31,7 +36,7 @@ def publish_sensor(source: ExperimentSource) -> SensorDefinition:
     @sensor(
         name=f"{source.name}_publish",
         job_name=generation_job(source.name),
-        minimum_interval_seconds=10,
+        minimum_interval_seconds=5,
         default_status=DefaultSensorStatus.STOPPED,
         description=f"Publishes what {source.name} trained and runs its next generation, until all "
         f"{source.experiment.generations} are done. Switch it off to pause the loop.",
@@ -63,11 +68,19 @@ def publish_sensor(source: ExperimentSource) -> SensorDefinition:
                 context.log.error(f"policy[{generation + 1}] is not published: {error}")
                 continue
             following = generation + 1
-            if following < source.experiment.generations and not (run and HEADLESS_TAG in run.tags):
+            if not (run and HEADLESS_TAG in run.tags) and is_wanted(context.instance, store.open(), source, following):
                 requests.append(next_generation(source, following, str(record.storage_id)))
         return SensorResult(run_requests=requests, cursor=str(finished[-1][0].storage_id))
 
     return publish
+
+
+def is_wanted(instance: DagsterInstance, store: Store, source: ExperimentSource, generation: int) -> bool:
+    """Whether a generation is still to be run: within the experiment, not trained yet, not under way or waiting."""
+    if generation >= source.experiment.generations or is_finished(TRAINED_POLICY, store, source.experiment, generation):
+        return False
+    tags = {"tbrm/experiment": source.name, PARTITION_NAME_TAG: partition_name(generation)}
+    return not instance.get_runs(RunsFilter(tags=tags, statuses=IN_PROGRESS_RUN_STATUSES), limit=1)
 
 
 def next_generation(source: ExperimentSource, generation: int, cause: str) -> RunRequest:

@@ -16,6 +16,8 @@ from pipeline.store import Store, exclusive
 
 HOST = "127.0.0.1"
 _GRACE_S = 8.0
+# Notices to Dagster's developers, not to its users: that there is a newer front end for `dagster dev`, and previews.
+_UNSAID = "ignore:Function `dev_command,ignore:Function `PipesMessageReader"
 
 
 def check_port(port: int) -> None:
@@ -39,6 +41,7 @@ def serve(store: Store, port: int) -> None:
         dagster = [sys.executable, "-m", "dagster", "dev", "-m", "assets.definitions", "-h", HOST, "-p", str(port)]
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(Path(supervisor_file)), str(read_end), str(_GRACE_S), *dagster],
+            env={"PYTHONWARNINGS": _UNSAID, **os.environ},
             pass_fds=(read_end,),
             start_new_session=True,
         )

@@ -10,7 +10,6 @@ from dagster import (
     AssetDep,
     AssetExecutionContext,
     AssetsDefinition,
-    Backoff,
     Config,
     Failure,
     MaterializeResult,
@@ -19,7 +18,7 @@ from dagster import (
     PipesTempFileContextInjector,
     PipesTempFileMessageReader,
     ResourceParam,
-    RetryPolicy,
+    RetryRequested,
     asset,
     open_pipes_session,
 )
@@ -34,8 +33,10 @@ from assets.sources import ExperimentSource
 from assets.stages import TRAINED_POLICY, Stage, is_finished
 from pipeline.errors import TbrmError
 
-# Only a process that was killed (memory, a lost machine) is worth starting again; a wrong input stays wrong.
-_RETRY = RetryPolicy(max_retries=1, delay=5, backoff=Backoff.EXPONENTIAL)
+# Only a process that was killed (memory, a lost machine) is worth starting again; a wrong input stays wrong. This is no
+# RetryPolicy of the asset because Dagster would then start a stage again that a user has just terminated.
+_RETRIES = 1
+_RETRY_AFTER_S = 5.0
 
 
 class StageConfig(Config):
@@ -74,7 +75,6 @@ def stage_asset(
             for name in stage.checks
         ],
         pool=stage.pool,
-        retry_policy=_RETRY,
         code_version="1",
     )
     def compute(
@@ -106,6 +106,8 @@ def run_stage(
     started = time.monotonic()
     messages, ended = _run_process(context, arguments, launcher, _workers(source, stage))
     report = _report_of(messages)
+    if ended.killed and context.retry_number < _RETRIES:
+        raise RetryRequested(_RETRIES, _RETRY_AFTER_S) from _failure(arguments, messages, ended)
     if ended.code or report is None:
         raise _failure(arguments, messages, ended)
     if not is_finished(stage, store, source.experiment, generation):
@@ -173,5 +175,5 @@ def _failure(arguments: Sequence[str], messages: Iterable[Mapping[str, Any]], en
             "log": MetadataValue.path(str(ended.log)),
             "command": MetadataValue.md(f"`tbrm {' '.join(arguments)}`"),
         },
-        allow_retries=ended.killed,
+        allow_retries=False,
     )
