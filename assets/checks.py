@@ -44,15 +44,17 @@ class Verdict:
 
 
 def no_collapse(store: Store, experiment: Experiment, generation: int) -> Verdict:
-    """Responses of the first shard differ from each other and mostly end by themselves (length and entropy collapse)."""
-    rows = store.partition(experiment.name, "rollouts", generation).read_shard(0, ["response_text", "finish_reason", "prompt_id"])
+    """Responses of the first shard differ from each other and mostly end on their own (length, entropy collapse)."""
+    rows = store.partition(experiment.name, "rollouts", generation).read_shard(
+        0, ["response_text", "finish_reason", "prompt_id"]
+    )
     truncated = pc.mean(pc.equal(rows["finish_reason"], "length")).as_py() or 0.0
     prompts, texts = (pc.count_distinct(rows[c]).as_py() for c in ("prompt_id", "response_text"))
     distinct = texts / max(1, prompts)
     passed = truncated <= MAX_TRUNCATED_SHARE and distinct >= MIN_DISTINCT_SHARE
     return Verdict(
         passed,
-        f"{truncated:.0%} of {rows.num_rows} responses were cut at the length limit (at most {MAX_TRUNCATED_SHARE:.0%}); "
+        f"{truncated:.0%} of {rows.num_rows} responses are cut at the limit (at most {MAX_TRUNCATED_SHARE:.0%}), "
         f"{distinct:.2f} different responses for each prompt (at least {MIN_DISTINCT_SHARE})",
         {"truncated_share": truncated, "distinct_responses_per_prompt": distinct},
     )
@@ -92,19 +94,23 @@ def verdict_rates(store: Store, experiment: Experiment, generation: int) -> Verd
     shares = {f"share_{status}": count / total for status, count in sorted(counts.items())}
     return Verdict(
         undecided <= limit and spread > 0,
-        f"{undecided:.2%} without a verdict (at most {limit:.2%}); standard deviation of rewards {spread:.3f} (above 0)",
+        f"{undecided:.2%} without a verdict (at most {limit:.2%}); rewards spread by {spread:.3f} (above 0)",
         {**shares, "share_undecided": undecided, "reward_std": spread},
     )
 
 
 def logprob_agreement(store: Store, experiment: Experiment, generation: int) -> Verdict:
-    """In generation 0 the sampler is the reference: both engines must give (nearly) the same log-prob to each token."""
+    """In generation 0 the sampler is the reference: both engines must give each token (nearly) the same log-prob."""
     sampling = experiment.rollouts
-    comparable = sampling and sampling.policy is None and experiment.reference.policy == "base" and sampling.temperature == 1.0
+    comparable = (
+        sampling and sampling.policy is None and experiment.reference.policy == "base" and sampling.temperature == 1.0
+    )
     if generation > 0 or not comparable:
         return Verdict(True, "does not apply: the sampler is not the reference policy at temperature 1")
     sampled = store.partition(experiment.name, "rollouts", 0).read_shard(0, ["behavior_logprobs"])["behavior_logprobs"]
-    scored = store.partition(experiment.name, "ref_logprobs", 0).read_shard(0, ["ref_token_logprobs"])["ref_token_logprobs"]
+    scored = store.partition(experiment.name, "ref_logprobs", 0).read_shard(0, ["ref_token_logprobs"])[
+        "ref_token_logprobs"
+    ]
     if sampled.null_count:
         return Verdict(True, "does not apply: the sampler stored no log-probs")
     gaps = np.abs(pc.list_flatten(sampled).to_numpy() - pc.list_flatten(scored).to_numpy())
@@ -126,7 +132,7 @@ def made_progress(store: Store, experiment: Experiment, generation: int) -> Verd
 
 
 def no_regression(store: Store, experiment: Experiment, generation: int) -> Verdict:
-    """Benchmark accuracy is not below the best earlier generation by more than two standard errors of the difference."""
+    """Benchmark accuracy is not below the best earlier one by more than two standard errors of the difference."""
     earlier = [g for g in store.generations(experiment.name, "scores") if g <= generation]
     now, error_now = _accuracy(store, experiment, generation + 1)
     if not earlier:

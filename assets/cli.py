@@ -39,6 +39,7 @@ def run(experiment: str, root: str | None, overrides: Sequence[str]) -> None:
 def _summarize(name: str, experiment: str, root: str | None, overrides: Sequence[str]) -> None:
     """The table and picture of the finished experiment."""
     from evals.summary import summarize
+
     from pipeline.config import load_experiment
 
     summarize(load_experiment(experiment, overrides), open_store(root))
@@ -52,5 +53,3 @@ def ui(root: str | None, port: int) -> None:
     from assets.serve import serve
 
     serve(open_store(root), port)
-
-

@@ -22,9 +22,9 @@ from assets.sources import BrokenSource, ExperimentSource
 from assets.stage_asset import stage_asset
 from assets.stages import Stage, stages_of
 
-_POLICY_DESCRIPTION = """The policy that generation g samples from and starts training at. `policy[0]` is `base_policy`;
-`policy[g+1]` is `trained_policy[g]`, published by the sensor once its checks passed. It has no declared upstream because
-Dagster refuses cycles; the metadata `parents` holds the lineage."""
+_POLICY_DESCRIPTION = """The policy that generation g samples from and starts training at. `policy[0]` is
+`base_policy`; `policy[g+1]` is `trained_policy[g]`, published by the sensor once its checks passed. It has no declared
+upstream because Dagster refuses cycles; the metadata `parents` holds the lineage."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ def experiment_graph(source: ExperimentSource) -> ExperimentGraph:
     return ExperimentGraph(
         [policy, *assets],
         [
-            define_asset_job(base_job(source.name), once, description=f"Prepare policy[0] of {source.name}.", tags=tags),
+            define_asset_job(
+                base_job(source.name), once, description=f"Prepare policy[0] of {source.name}.", tags=tags
+            ),
             define_asset_job(
                 generation_job(source.name), looped, description=f"One generation of {source.name}.", tags=tags
             ),
@@ -84,7 +86,8 @@ def broken_asset(source: BrokenSource) -> AssetSpec:
         ["broken_experiments", name],
         group_name="broken_experiments",
         kinds={"yaml"},
-        description=f"**This experiment cannot be loaded.** Mend the file, then reload the definitions.\n\n```\n{source.error}\n```",
+        description=f"**This experiment cannot be loaded.** Mend the file, then reload the definitions.\n\n"
+        f"```\n{source.error}\n```",
         metadata={"file": str(source.path), "error": source.error},
     )
 

@@ -22,6 +22,7 @@ from assets.publish import failed_checks, latest_materialization, partition_name
 from assets.resources import StoreLocation
 from assets.sensors import HEADLESS_TAG
 from assets.sources import ExperimentSource
+from assets.stage_asset import PROGRESS_TAG
 from assets.stages import Stage, is_evaluated, is_finished, looped_stages, stages_of
 from assets.terminal import Terminal
 from pipeline.errors import TbrmError
@@ -29,7 +30,12 @@ from pipeline.policy import pointer_path, resolve_published
 from pipeline.store import Store
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-_UNFINISHED = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING, DagsterRunStatus.NOT_STARTED]
+_UNFINISHED = [
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.CANCELING,
+    DagsterRunStatus.NOT_STARTED,
+]
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def _run(loop: Loop, job: str, stages: Sequence[Stage], generation: int | None) 
             instance=loop.instance,
             partition_key=partition,
             asset_selection=[AssetKey([loop.name, stage.name]) for stage in missing],
-            tags={HEADLESS_TAG: loop.name},
+            tags={HEADLESS_TAG: loop.name, PROGRESS_TAG: "0.5" if loop.terminal.is_live else "5"},
             run_id=run_id,
             raise_on_error=False,
         )
@@ -111,7 +117,9 @@ def _is_done(loop: Loop, stage: Stage, generation: int | None) -> bool:
 def _publish(loop: Loop, generation: int) -> None:
     failed = failed_checks(loop.instance, loop.source.experiment, generation)
     if failed and not loop.store.fs.exists(pointer_path(loop.store, loop.name, generation + 1)):
-        raise TbrmError(f"policy[{generation + 1}] is not published: {', '.join(failed)} failed on trained_policy[{generation}]")
+        raise TbrmError(
+            f"policy[{generation + 1}] is not published: {', '.join(failed)} failed on trained_policy[{generation}]"
+        )
     publish_next(loop.instance, loop.store, loop.source.experiment, generation)
 
 

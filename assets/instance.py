@@ -1,4 +1,4 @@
-"""Dagster's own storage (runs, events, schedules): one folder per store root, configured from the repo's dagster.yaml."""
+"""Dagster's own storage (runs, events, schedules): one folder per store root, configured by dagster.yaml."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipeline.store import Store
 
 POSTGRES_URL = "TBRM_POSTGRES_URL"
 _TEMPLATE = Path(__file__).resolve().parents[1] / "dagster.yaml"
-_OURS = "# Written by tbrm at every start from dagster.yaml of the repository. Delete this line to keep changes of your own.\n"
+_OURS = "# Written by tbrm at every start, from the repository's dagster.yaml. Delete this line to keep changes.\n"
 _POSTGRES = f"""
 storage:
   postgres:
@@ -28,7 +28,7 @@ def dagster_home(store: Store) -> Path:
 
 
 def prepare_home(store: Store) -> Path:
-    """Create Dagster's home with its `dagster.yaml`, and make it this process's and its children's. Returns the folder."""
+    """Create Dagster's home with its `dagster.yaml`, for this process and its children. Returns the folder."""
     home = dagster_home(store)
     home.mkdir(parents=True, exist_ok=True)
     config = home / "dagster.yaml"

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from dagster import ConfigurableResource
 from pydantic import Field
@@ -32,7 +32,7 @@ class Ended:
         return self.code > 128
 
 
-class Launcher(ConfigurableResource, ABC):
+class Launcher(ConfigurableResource[Any], ABC):
     """Runs one stage command to its end. A cluster's launcher submits a job and follows it; the contract is the same:
 
     `run` returns when no process of the stage is left; interrupted by any exception it first ends all of them.
@@ -49,7 +49,9 @@ class Launcher(ConfigurableResource, ABC):
 class LocalLauncher(Launcher):
     """On this machine, under a supervisor process that outlives neither the stage nor the caller."""
 
-    threads: int = Field(default=0, ge=0, description="OMP_NUM_THREADS of each worker; 0: the cores divided by workers.")
+    threads: int = Field(
+        default=0, ge=0, description="OMP_NUM_THREADS of each worker; 0: the cores divided by workers."
+    )
     grace_s: float = Field(default=10.0, gt=0, description="Seconds between SIGTERM and SIGKILL when a stage is ended.")
 
     def run(self, command: Sequence[str], env: Mapping[str, str], log: Path, processes: int = 1) -> Ended:

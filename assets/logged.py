@@ -1,8 +1,15 @@
-"""Logged trajectories: data sets made by any behaviour policy, one dynamic partition each, shared by all experiments."""
+"""Logged trajectories: data sets made by any behaviour policy, a dynamic partition each, for all experiments."""
 
 from collections.abc import Sequence
 
-from dagster import AssetKey, AssetMaterialization, AssetSpec, DagsterInstance, DynamicPartitionsDefinition, MetadataValue
+from dagster import (
+    AssetKey,
+    AssetMaterialization,
+    AssetSpec,
+    DagsterInstance,
+    DynamicPartitionsDefinition,
+    MetadataValue,
+)
 
 from pipeline.config import Experiment
 from pipeline.store import Store
@@ -21,7 +28,9 @@ def register_logged(instance: DagsterInstance, store: Store) -> list[str]:
     name = str(LOGGED_PARTITIONS.name)
     known = set(instance.get_dynamic_partitions(name))
     found = [d.removeprefix("logged/") for d in store.datasets() if d.startswith("logged/")]
-    new = [data_set for data_set in found if data_set not in known and store.generations(f"logged/{data_set}", "rollouts")]
+    new = [
+        data_set for data_set in found if data_set not in known and store.generations(f"logged/{data_set}", "rollouts")
+    ]
     if new:
         instance.add_dynamic_partitions(name, new)
     for data_set in new:
@@ -53,7 +62,7 @@ def logged_assets() -> list[AssetSpec]:
             kinds={"parquet"},
             owners=["team:tbrm"],
             description="""Trajectories that any behaviour policy made: a prompt, a response as token ids, a reward and
-π_ref's log-probs. TBRM needs no behaviour log-probs, so they train like any other. `tbrm import` brings data sets in; name
-them under `replay.logged` of an experiment.""",
+π_ref's log-probs. TBRM needs no behaviour log-probs, so they train like any other. `tbrm import` brings data sets in;
+name them under `replay.logged` of an experiment.""",
         )
     ]

@@ -16,7 +16,11 @@ def describe(stage: Stage, experiment: Experiment) -> str:
     """Description of an asset: what it is, then its table."""
     head = stage.description.replace("\n\n", "\0").replace("\n", " ").replace("\0", "\n\n")
     table = f"\n\n{table_markdown(stage.table)}" if stage.table else ""
-    objective = f"\n\nObjective here: `{experiment.training.objective}`, β = {experiment.training.beta}." if stage.command == "train" else ""
+    objective = (
+        f"\n\nObjective here: `{experiment.training.objective}`, β = {experiment.training.beta}."
+        if stage.command == "train"
+        else ""
+    )
     return head + objective + table
 
 
@@ -27,7 +31,8 @@ def table_metadata(
     if stage.table is None:
         return {}
     columns = [
-        TableColumn(f.name, str(f.type), constraints=TableColumnConstraints(nullable=f.nullable)) for f in SCHEMAS[stage.table]
+        TableColumn(f.name, str(f.type), constraints=TableColumnConstraints(nullable=f.nullable))
+        for f in SCHEMAS[stage.table]
     ]
     found: dict[str, Any] = {"dagster/column_schema": TableSchema(columns)}
     if store is None or experiment is None:

@@ -37,8 +37,12 @@ def failed_checks(instance: DagsterInstance, experiment: Experiment, generation:
     key = AssetKey([experiment.name, TRAINED_POLICY.name])
     trained = latest_materialization(instance, key, partition_name(generation))
     failed: list[str] = []
-    for name in BLOCKING.intersection(TRAINED_POLICY.checks) if trained else ():
-        history = instance.event_log_storage.get_asset_check_execution_history(AssetCheckKey(key, name), _CHECKS_LOOKED_AT)
+    if trained is None:
+        return failed
+    for name in BLOCKING.intersection(TRAINED_POLICY.checks):
+        history = instance.event_log_storage.get_asset_check_execution_history(
+            AssetCheckKey(key, name), _CHECKS_LOOKED_AT
+        )
         evaluations = [record for record in history if record.run_id == trained.run_id]
         if any(record.status == AssetCheckExecutionRecordStatus.FAILED for record in evaluations):
             failed.append(name)
@@ -89,5 +93,6 @@ def ensure_published(instance: DagsterInstance, store: Store, experiment: Experi
         policy = resolve_published(store, experiment.name, generation)
         report_policy(instance, experiment, policy, generation, {})
     elif generation > 0 and store.fs.exists(f"{trained_folder(store, experiment, generation - 1)}/{POLICY_JSON}"):
-        if not failed_checks(instance, experiment, generation - 1):
-            publish_next(instance, store, experiment, generation - 1)
+        if failed_checks(instance, experiment, generation - 1):
+            return
+        publish_next(instance, store, experiment, generation - 1)

@@ -1,6 +1,7 @@
 """What the assets are given: the store's place, and where logs of stages are kept."""
 
 from pathlib import Path
+from typing import Any
 
 from dagster import AssetExecutionContext, ConfigurableResource
 from pydantic import Field
@@ -8,7 +9,7 @@ from pydantic import Field
 from pipeline.store import Store, open_store
 
 
-class StoreLocation(ConfigurableResource):
+class StoreLocation(ConfigurableResource[Any]):
     """Root of the tables. The same root for the code location, the daemon and every stage's process."""
 
     root: str = Field(default="", description="Path or fsspec URL; empty: $TBRM_ROOT, else ./data.")

@@ -31,7 +31,7 @@ _EVENTS_A_TICK = 50
 
 
 def publish_sensor(source: ExperimentSource) -> SensorDefinition:
-    """`<experiment>_publish`: trained_policy[g] with its checks passed becomes policy[g+1]; then generation g+1 runs."""
+    """`<experiment>_publish`: trained_policy[g], its checks passed, becomes policy[g+1]; generation g+1 runs."""
 
     @sensor(
         name=f"{source.name}_publish",
@@ -60,7 +60,9 @@ def publish_sensor(source: ExperimentSource) -> SensorDefinition:
             generation = int(record.partition_key or 0)
             failed = failed_checks(context.instance, source.experiment, generation)
             if failed:
-                context.log.error(f"policy[{generation + 1}] is not published: {', '.join(failed)} failed on trained_policy")
+                context.log.error(
+                    f"policy[{generation + 1}] is not published: {', '.join(failed)} failed on trained_policy"
+                )
                 continue
             try:
                 publish_next(context.instance, store.open(), source.experiment, generation)

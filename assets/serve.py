@@ -27,7 +27,9 @@ def check_port(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise TbrmError(f"port {port} of {HOST} is in use ({error.strerror}): is the UI open already? Else take --port") from error
+            raise TbrmError(
+                f"port {port} of {HOST} is in use ({error.strerror}): is the UI open already? Else take --port"
+            ) from error
 
 
 def serve(store: Store, port: int) -> None:

@@ -45,7 +45,9 @@ def read_experiments(folder: Path | None = None) -> tuple[list[ExperimentSource]
             broken.append(BrokenSource(path, str(error)))
             continue
         if source.name in good:
-            broken.append(BrokenSource(path, f"{path}: name {source.name!r} is taken by {good[source.name].path}; rename one"))
+            broken.append(
+                BrokenSource(path, f"{path}: name {source.name!r} is taken by {good[source.name].path}; rename one")
+            )
         else:
             good[source.name] = source
     return list(good.values()), broken

@@ -30,6 +30,7 @@ from assets.metadata import describe, table_metadata
 from assets.publish import ensure_published
 from assets.resources import StoreLocation, stage_log
 from assets.sources import ExperimentSource
+from assets.stage_process import PROGRESS_EVERY_S
 from assets.stages import TRAINED_POLICY, Stage, is_finished
 from pipeline.errors import TbrmError
 
@@ -37,6 +38,8 @@ from pipeline.errors import TbrmError
 # RetryPolicy of the asset because Dagster would then start a stage again that a user has just terminated.
 _RETRIES = 1
 _RETRY_AFTER_S = 5.0
+PROGRESS_TAG = "tbrm/progress_every_s"
+"""Run tag: seconds between progress lines, for who follows a run closely."""
 
 
 class StageConfig(Config):
@@ -46,7 +49,8 @@ class StageConfig(Config):
         default=[], description="Fields set for this run only, as path.to.field=value, e.g. training.beta=0.01."
     )
     replace: bool = Field(
-        default=False, description="Write a committed partition anew (with other settings); the old one is kept beside it."
+        default=False,
+        description="Write a committed partition anew (with other settings); the old one is kept beside it.",
     )
 
 
@@ -79,7 +83,8 @@ def stage_asset(
     )
     def compute(
         context: AssetExecutionContext, config: StageConfig, launcher: ResourceParam[Launcher], store: StoreLocation
-    ) -> MaterializeResult:  # pyright: ignore[reportMissingTypeArgument] - Dagster inspects it and knows only the bare class
+    ) -> MaterializeResult:  # pyright: ignore[reportMissingTypeArgument, reportUnknownParameterType]
+        # Dagster reads the annotation and knows only the bare class.
         return run_stage(context, source, stage, config, launcher, store)
 
     return compute
@@ -93,7 +98,7 @@ def run_stage(
     launcher: Launcher,
     location: StoreLocation,
 ) -> MaterializeResult[Any]:
-    """Run one stage of one generation to its end. Raises Failure with the stage's own message when it did not succeed."""
+    """Run one stage of one generation to its end. Raises Failure with the stage's own message when it fails."""
     generation = int(context.partition_key) if stage.partitioned else 0
     store = location.open()
     if "policy" in stage.after:
@@ -111,7 +116,9 @@ def run_stage(
     if ended.code or report is None:
         raise _failure(arguments, messages, ended)
     if not is_finished(stage, store, source.experiment, generation):
-        raise _failure(arguments, [{"error": "the stage ended normally, but its result is not committed in the store"}], ended)
+        raise _failure(
+            arguments, [{"error": "the stage ended normally, but its result is not committed in the store"}], ended
+        )
     metrics: Mapping[str, Any] = report["metrics"]
     overhead = 0.0 if report["skipped"] else time.monotonic() - started - report["seconds"]
     try:
@@ -143,7 +150,10 @@ def _run_process(
 ) -> tuple[Sequence[Mapping[str, Any]], Ended]:
     context.log.info(f"tbrm {' '.join(arguments)}")
     with open_pipes_session(
-        context=context, context_injector=PipesTempFileContextInjector(), message_reader=PipesTempFileMessageReader()
+        context=context,
+        context_injector=PipesTempFileContextInjector(),
+        message_reader=PipesTempFileMessageReader(),
+        extras={PROGRESS_EVERY_S: float(context.run.tags.get(PROGRESS_TAG, "5"))},
     ) as session:
         ended = launcher.run(
             [sys.executable, "-m", "assets.stage_process", *arguments],
@@ -163,7 +173,7 @@ def _report_of(messages: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | Non
 
 
 def _failure(arguments: Sequence[str], messages: Iterable[Mapping[str, Any]], ended: Ended) -> Failure:
-    """What the run page shows: the stage's own error first, else its last line; the last lines and the log beside it."""
+    """What the run page shows: the stage's own error, else its last line; the last lines and the log beside it."""
     last = ended.tail[-1] if ended.tail else "no output"
     silent = "it reported nothing" if ended.code == 0 else last
     reason = next((str(m["error"]) for m in messages if "error" in m), silent)

@@ -9,12 +9,16 @@ import sys
 import traceback
 from collections.abc import Mapping
 
+import click
 from dagster_pipes import PipesContext, open_dagster_pipes
 
 from pipeline.cli import tbrm
 from pipeline.errors import TbrmError
 from pipeline.progress import send_progress_to
 from pipeline.stage import Metric, StageReport
+
+PROGRESS_EVERY_S = "progress_every_s"
+"""Pipes extra: seconds between progress lines."""
 
 
 def plain_metrics(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
@@ -24,10 +28,10 @@ def plain_metrics(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
 
 def run_command(arguments: list[str], context: PipesContext) -> int:
     """Run a `tbrm` command; its StageReport, or its error message, goes to Dagster. Returns the exit status."""
-    send_progress_to(context.log.info)
+    send_progress_to(context.log.info, float(context.extras[PROGRESS_EVERY_S]))
     try:
         report = tbrm.main(["--errors-raised", *arguments], prog_name="tbrm", standalone_mode=False)
-    except TbrmError as error:
+    except (TbrmError, click.ClickException) as error:
         context.report_custom_message({"error": str(error)})
         traceback.print_exc()
         return 1

@@ -13,8 +13,8 @@ GPU_POOL = "gpu"
 class Stage:
     """One asset that one `tbrm` command makes.
 
-    `after` names assets of the same experiment; `table` is the table whose partition the stage commits (None: a policy
-    folder); `offset` is what is added to the asset's generation to get the command's (scores of policy[g+1] belong to
+    `after` names assets of the same experiment; `table` is the table whose partition the stage commits (None: a
+    policy folder); `offset` is added to the asset's generation to get the command's (scores of policy[g+1] belong to
     trained_policy[g]); `partitioned` is False for what exists once, before the first generation.
     """
 
@@ -37,8 +37,9 @@ BASE_POLICY = Stage(
     kinds=frozenset({"huggingface", "pytorch"}),
     table=None,
     partitioned=False,
-    description="""The model everything starts from: the base weights as a Hugging Face folder, warm-started by imitation of
-logged trajectories where the experiment says so. Published as `policy[0]`; the reference π_ref unless another is named.""",
+    description="""The model everything starts from: the base weights as a Hugging Face folder, warm-started by imitation of logged
+trajectories where the experiment says so. Published as `policy[0]`; the reference π_ref unless another is
+named.""",
 )
 BASE_SCORES = Stage(
     name="base_scores",
@@ -56,8 +57,8 @@ ROLLOUTS = Stage(
     kinds=frozenset({"pytorch", "parquet"}),
     table="rollouts",
     checks=("no_collapse",),
-    description="""Trajectories τ = (prompt x, response a_1..a_H) sampled from `policy[g]`, as token ids. Kept for ever:
-later generations may train on them again (`replay.window`).""",
+    description="""Trajectories τ = (prompt x, response a_1..a_H) sampled from `policy[g]`, as token ids. Kept for ever: later
+generations may train on them again (`replay.window`).""",
 )
 REWARDS = Stage(
     name="rewards",
@@ -67,8 +68,8 @@ REWARDS = Stage(
     table="rewards",
     checks=("aligned_with_rollouts", "verdict_rates"),
     pool=None,
-    description="""Outcome reward r(τ) of each trajectory by the verifier, row-aligned with `rollouts`. Materialize it again
-with `overrides: ["rewards.verifier=…"]` and `replace` to re-label; trajectories stay untouched.""",
+    description="""Outcome reward r(τ) of each trajectory by the verifier, row-aligned with `rollouts`. Materialize it again with
+`overrides: ["rewards.verifier=…"]` and `replace` to re-label; trajectories stay untouched.""",
 )
 REF_LOGPROBS = Stage(
     name="ref_logprobs",
@@ -77,8 +78,8 @@ REF_LOGPROBS = Stage(
     kinds=frozenset({"pytorch", "parquet"}),
     table="ref_logprobs",
     checks=("aligned_with_rollouts", "logprob_agreement"),
-    description="""log π_ref(a_h | s_h) of each response token and V_ref(s_1), row-aligned with `rollouts`; scored by the
-trainer's own code, so that at θ = θ_ref the sum Σ_h (log π_θ − log π_ref) is 0.""",
+    description="""log π_ref(a_h | s_h) of each response token and V_ref(s_1), row-aligned with `rollouts`; scored by the trainer's
+own code, so that at θ = θ_ref the sum Σ_h (log π_θ - log π_ref) is 0.""",
 )
 TRAINED_POLICY = Stage(
     name="trained_policy",
@@ -89,9 +90,10 @@ TRAINED_POLICY = Stage(
     checks=("made_progress",),
     description="""`policy[g]` trained on the replay mix by DeepSpeed. With the objective `tbrm` (Eq. 4) each trajectory adds
 
-( V_θ(s_1) + Σ_h (log π_θ(a_h|s_h) − log π_ref(a_h|s_h)) − r(τ)/β )²
+( V_θ(s_1) + Σ_h (log π_θ(a_h|s_h) - log π_ref(a_h|s_h)) - r(τ)/β )²
 
-to the loss, where logits are Q-values and V_θ = log Σ_a exp Q_θ. Once its checks pass it is published as `policy[g+1]`.""",
+to the loss, where logits are Q-values and V_θ = log Σ_a exp Q_θ. Once its checks pass it is published as
+`policy[g+1]`.""",
 )
 BENCHMARK_SCORES = Stage(
     name="benchmark_scores",
@@ -101,7 +103,7 @@ BENCHMARK_SCORES = Stage(
     table="scores",
     offset=1,
     checks=("no_regression",),
-    description="Graded benchmark responses of `trained_policy[g]`, that is of `policy[g+1]` (stored under generation g+1).",
+    description="Graded benchmark responses of `trained_policy[g]`: of `policy[g+1]` (stored under generation g+1).",
 )
 
 
@@ -139,7 +141,7 @@ def looped_stages(experiment: Experiment) -> list[Stage]:
 
 
 def is_evaluated(stage: Stage, experiment: Experiment, generation: int) -> bool:
-    """False for a benchmark stage in a generation that `evaluation.every` leaves out; the last one is always evaluated."""
+    """False for the benchmark stage of a generation that `evaluation.every` leaves out; the last is evaluated always."""
     if stage is not BENCHMARK_SCORES or experiment.evaluation is None:
         return True
     return (generation + 1) % experiment.evaluation.every == 0 or generation + 1 == experiment.generations

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from dagster import DagsterEventType, EventLogEntry
@@ -36,8 +36,8 @@ class Terminal:
         self.console.print(f"[bold]generation {generation + 1} of {of}[/bold]")
 
     @contextmanager
-    def stages(self) -> Iterator[None]:
-        """While a run executes: nothing but this object writes to the terminal; the stages' output is in Dagster's logs."""
+    def stages(self) -> Generator[None]:
+        """While a run executes: nothing but this object writes to the terminal; stages' output goes to Dagster's logs."""
         with _silenced(), self._live_bar():
             yield
 
@@ -72,16 +72,22 @@ class Terminal:
             self.console.print(f"    {line}", markup=False, highlight=False)
 
     def _done(self, stage: str, metadata: dict[str, object]) -> None:
-        numbers = {k: v for k, v in metadata.items() if isinstance(v, float | int) and k not in _NOT_SHOWN and "/" not in k}
+        numbers = {
+            k: v for k, v in metadata.items() if isinstance(v, float | int) and k not in _NOT_SHOWN and "/" not in k
+        }
         first = [k for k in _HEADLINES if k in numbers]
         chosen = (first + [k for k in numbers if k not in first])[:_NUMBERS_SHOWN]
         shown = "  ".join(f"{k} {numbers[k]:.4g}" for k in chosen)
         rows, seconds, overhead = (metadata.get(k, 0) for k in ("rows", "seconds", "overhead_seconds"))
-        took = "was already there" if metadata.get("skipped") else f"{rows:>7,} rows {seconds:>6.1f} s + {overhead:.1f} s start"
+        took = (
+            "was already there"
+            if metadata.get("skipped")
+            else f"{rows:>7,} rows {seconds:>6.1f} s + {overhead:.1f} s start"
+        )
         self.console.print(f"  {stage:16} {took}  {shown}", markup=False, highlight=False)
 
     @contextmanager
-    def _live_bar(self) -> Iterator[None]:
+    def _live_bar(self) -> Generator[None]:
         if not self.is_live:
             yield
             return
@@ -92,7 +98,9 @@ class Terminal:
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=self.console, transient=True) as self._bar:
+        with Progress(
+            *columns, console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False
+        ) as self._bar:
             self._task = self._bar.add_task("", total=None, note="starting")
             try:
                 yield
@@ -105,7 +113,7 @@ def _stage_of(step_key: str | None) -> str:
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
+def _silenced() -> Generator[None]:
     """Send descriptors 1 and 2 to nowhere and restore them."""
     sys.stdout.flush()
     sys.stderr.flush()

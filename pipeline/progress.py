@@ -8,12 +8,13 @@ from contextlib import contextmanager
 Sink = Callable[[str], None]
 _LINE_EVERY_S = 5.0
 _sink: Sink | None = None
+_line_every_s = _LINE_EVERY_S
 
 
-def send_progress_to(sink: Sink | None) -> None:
-    """Send progress lines to `sink` (a logger of the caller's) instead of the terminal; None restores the default."""
-    global _sink
-    _sink = sink
+def send_progress_to(sink: Sink | None, every_s: float = _LINE_EVERY_S) -> None:
+    """Send a progress line every `every_s` seconds to `sink` (a logger of the caller's); None restores the default."""
+    global _sink, _line_every_s
+    _sink, _line_every_s = sink, every_s
 
 
 class Task:
@@ -34,7 +35,7 @@ class Task:
         self.done += n
         if self._bar is not None:
             self._bar.update(n)
-        elif time.monotonic() - self._last_line >= _LINE_EVERY_S:
+        elif time.monotonic() - self._last_line >= _line_every_s:
             self._line()
 
     def note(self, text: str) -> None:

@@ -51,7 +51,9 @@ class Ui:
         return data["run"]["runId"]
 
     def status(self, run_id: str) -> str:
-        return self.query("query($r: ID!) { runOrError(runId: $r) { ... on Run { status } } }", r=run_id)["runOrError"]["status"]
+        return self.query("query($r: ID!) { runOrError(runId: $r) { ... on Run { status } } }", r=run_id)["runOrError"][
+            "status"
+        ]
 
     def wait(self, run_id: str, timeout_s: float = 180.0, until: tuple[str, ...] = FINISHED) -> str:
         deadline = time.monotonic() + timeout_s
@@ -93,7 +95,16 @@ def served(root: Path, folder: Path, env: dict[str, str] | None = None) -> Itera
     port = free_port()
     settings = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
     settings.pop("DAGSTER_HOME", None)
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "ui", "--root", str(root), "--port", str(port)]
+    command = [
+        sys.executable,
+        "-c",
+        "from pipeline.cli import main; main()",
+        "ui",
+        "--root",
+        str(root),
+        "--port",
+        str(port),
+    ]
     with (folder / "ui.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=settings, stdout=log, stderr=log)
     ui = Ui(f"http://127.0.0.1:{port}", root, process)
@@ -103,7 +114,8 @@ def served(root: Path, folder: Path, env: dict[str, str] | None = None) -> Itera
             with contextlib.suppress(OSError, AssertionError):
                 if ui.query("{ version }"):
                     break
-            assert process.poll() is None and time.monotonic() < deadline, (folder / "ui.log").read_text()
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError((folder / "ui.log").read_text())
             time.sleep(0.1)
         yield ui
     finally:
