@@ -70,7 +70,7 @@ def _items(lines: Iterable[str], where: str, rows: deque[dict[str, Any]]) -> Ite
         for field, kind in _FIELDS.items():
             if not isinstance(row.get(field), kind):
                 raise TbrmError(f"{where} line {number}: field `{field}` must be a string")
-        if not isinstance(row.get("extra") or {}, dict):
+        if not isinstance(row.get("extra", {}), dict):
             raise TbrmError(f"{where} line {number}: field `extra` must be an object")
         rows.append(row)
         yield GradeItem(row["response"], row["answer"], row.get("verifier") or None, row.get("extra") or {})

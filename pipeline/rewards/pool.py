@@ -13,8 +13,9 @@ milliseconds.
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
 
 from pebble import ProcessExpired, ProcessPool
@@ -26,7 +27,9 @@ from pipeline.rewards.worker import EXIT_MEMORY, Work, grade_batch, start_worker
 BATCHES_PER_WORKER = 400
 """Batches after which a worker is replaced, so that what sympy caches and leaks stays bounded."""
 REBUILDS = 5
-"""Times in a row that a broken pool is built anew before giving up."""
+"""Times that a broken pool is built anew without a single task done in between, before giving up."""
+STALLED_S = 15.0
+"""Seconds beyond the longest permitted task without any task ending, after which the pool counts as broken."""
 _PRELOADED = ["math_verify", "pipeline.rewards.worker", "pipeline.rewards.verifiers.math_verify"]
 
 
@@ -35,11 +38,13 @@ def available_cores() -> int:
 
 
 class Task:
-    """Rows submitted together. `rows` stays at hand until labels are there, so that nothing is lost with a worker."""
+    """Rows submitted together. `rows` stay at hand until their labels are there: nothing is lost with a worker."""
 
     def __init__(self, rows: Sequence[Work], timeout_s: float) -> None:
         self.rows, self.timeout_s = rows, timeout_s
-        self.future: Future[list[RewardLabel]] | None = None
+        self.future: Future[list[RewardLabel]] = Future()
+        self.killed = 0
+        """Times its worker was killed by SIGKILL, which may have come from outside."""
 
 
 class VerifierPool:
@@ -49,18 +54,23 @@ class VerifierPool:
         self.workers = workers or available_cores()
         self.timeout_s, self.cpu_s, self.memory_mb = timeout_s, cpu_s, memory_mb
         self._pool: ProcessPool | None = None
+        self._pending: dict[int, Task] = {}
+        self._rebuilds = 0
+        self._moved = 0.0  # when a task last ended or was submitted
 
     def submit(self, rows: Sequence[Work]) -> Task:
         # A batch of innocent rows must not run into the wall clock of one row because the machine is busy.
         task = Task(rows, self.timeout_s * (1.0 if len(rows) == 1 else 2.0))
+        self._pending[id(task)] = task
         self._start(task)
         return task
 
     def collect(self, task: Task) -> list[RewardLabel]:
         """Labels of the task's rows in order. A batch that died is graded again row by row."""
         failure = self._wait(task)
+        del self._pending[id(task)]
         if failure is None:
-            assert task.future is not None
+            self._rebuilds = 0
             return task.future.result()
         if len(task.rows) == 1:
             return [failure]
@@ -75,29 +85,46 @@ class VerifierPool:
             self._pool = None
 
     def _start(self, task: Task) -> None:
-        for _ in range(REBUILDS):
-            self._pool = self._pool or self._build()
-            try:
-                task.future = self._pool.schedule(grade_batch, args=(task.rows, self.cpu_s), timeout=task.timeout_s)
-            except RuntimeError:  # the pool broke since the last call
-                self.close()
-                continue
-            return
-        raise TbrmError(_HOPELESS)
+        self._pool = self._pool or self._build()
+        self._moved = time.monotonic()
+        try:
+            task.future = self._pool.schedule(grade_batch, args=(task.rows, self.cpu_s), timeout=task.timeout_s)
+        except RuntimeError:  # the pool broke since the last call
+            self._rebuild()
+        else:
+            task.future.add_done_callback(self._note_progress)
+
+    def _note_progress(self, _: Future[list[RewardLabel]]) -> None:
+        self._moved = time.monotonic()
 
     def _wait(self, task: Task) -> RewardLabel | None:
         """None when the task is done, otherwise the label its row gets if there is only one."""
-        for _ in range(REBUILDS):
-            assert task.future is not None
+        while True:
+            # Some task must end within the longest permitted time. If none does, a worker was killed in the instant
+            # between taking a task and saying so, or while it held the lock of the pool's pipe.
+            if not wait([task.future], timeout=0.5).done:
+                stalled = time.monotonic() - self._moved > 2.0 * self.timeout_s + STALLED_S
+                if stalled or self._pool is None or not self._pool.active:
+                    self._rebuild()
+                continue
             error = task.future.exception()
-            if error is None:
-                return None
-            if not isinstance(error, BrokenProcessPool | CancelledError):
-                return _undecided(error, task.timeout_s, self.cpu_s)
-            # Pebble gives up when an idle worker is killed from outside. No row is to blame: build anew, try again.
-            self.close()
-            self._start(task)
-        raise TbrmError(_HOPELESS)
+            if isinstance(error, BrokenProcessPool):
+                self._rebuild()  # an idle worker was killed from outside: no row is to blame
+            elif isinstance(error, ProcessExpired) and error.exitcode == -signal.SIGKILL and not task.killed:
+                task.killed += 1  # by an operator, or by the system for its memory: the second time it is the row
+                self._start(task)
+            else:
+                return None if error is None else _undecided(error, task.timeout_s, self.cpu_s)
+
+    def _rebuild(self) -> None:
+        """A new pool, and in it every task that has no result. Raises TbrmError when that does not help."""
+        self._rebuilds += 1
+        if self._rebuilds > REBUILDS:
+            raise TbrmError(_HOPELESS)
+        self.close()
+        for task in list(self._pending.values()):
+            if not task.future.done() or isinstance(task.future.exception(), BrokenProcessPool):
+                self._start(task)
 
     def _build(self) -> ProcessPool:
         context = multiprocessing.get_context("forkserver")

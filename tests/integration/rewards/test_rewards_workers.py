@@ -10,13 +10,15 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 from hostile_responses import hostile_items
 
 from pipeline.config.rewards import RewardsConfig
-from pipeline.rewards import GradeItem, Grader
+from pipeline.errors import TbrmError
+from pipeline.rewards import GradeItem, Grader, pool
 
 HERE = Path(__file__).parent
 
@@ -120,6 +122,30 @@ def test_idle_workers_that_are_killed_are_replaced() -> None:
             time.sleep(0.3)
 
 
+def test_a_task_that_is_lost_with_its_worker_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker killed between taking a task and saying so leaves a task that never ends."""
+    monkeypatch.setattr(pool, "STALLED_S", 0.5)
+    schedule = pool.ProcessPool.schedule
+    lost: list[Future[object]] = []
+
+    def losing(*args: object, **kwargs: object) -> Future[object]:
+        if not lost:
+            lost.append(Future())
+            return lost[0]
+        return schedule(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pool.ProcessPool, "schedule", losing)
+    with Grader(RewardsConfig(workers=1, timeout_s=1.0, batch=4), memoize=False) as grader:
+        assert [label.reward for label in grader.grade(honest(20))] == [1.0] * 20
+    assert lost
+
+
+def test_workers_that_cannot_start_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "start_worker", os.abort)
+    with Grader(RewardsConfig(workers=1)) as grader, pytest.raises(TbrmError, match="die as soon as they start"):
+        list(grader.grade(honest(2)))
+
+
 def test_grading_works_in_a_thread_and_beside_torch_threads() -> None:
     import torch
 
@@ -197,7 +223,6 @@ def test_grade_command_names_the_bad_line(line: str, message: str) -> None:
     from click.testing import CliRunner
 
     from pipeline.commands.grade import grade
-    from pipeline.errors import TbrmError
 
     result = CliRunner().invoke(grade, [], input='{"response": "5", "answer": "5"}\n' + line + "\n")
     assert isinstance(result.exception, TbrmError)

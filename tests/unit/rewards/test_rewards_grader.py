@@ -81,7 +81,7 @@ def test_a_response_without_a_verdict_gets_the_configured_reward() -> None:
 
 
 def test_code_that_only_the_data_name_is_not_run() -> None:
-    with Grader(RewardsConfig()) as grader, pytest.raises(TbrmError, match="rewards.user_verifiers"):
+    with Grader(RewardsConfig()) as grader, pytest.raises(TbrmError, match="name it in rewards"):
         list(grader.grade([GradeItem("5", "5", verifier="os:system")]))
 
 
