@@ -4,6 +4,9 @@ They run in the step that made the asset, so a check costs no process of its own
 data are wrong is blocking: later stages do not run, and the policy is not published.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at import)
+
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -81,9 +81,9 @@ def stage_asset(
         pool=stage.pool,
         code_version="1",
     )
-    def compute(
+    def compute(  # pyright: ignore[reportUnknownParameterType]
         context: AssetExecutionContext, config: StageConfig, launcher: ResourceParam[Launcher], store: StoreLocation
-    ) -> MaterializeResult:  # pyright: ignore[reportMissingTypeArgument, reportUnknownParameterType]
+    ) -> MaterializeResult:  # pyright: ignore[reportMissingTypeArgument]
         # Dagster reads the annotation and knows only the bare class.
         return run_stage(context, source, stage, config, launcher, store)
 

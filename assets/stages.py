@@ -37,9 +37,9 @@ BASE_POLICY = Stage(
     kinds=frozenset({"huggingface", "pytorch"}),
     table=None,
     partitioned=False,
-    description="""The model everything starts from: the base weights as a Hugging Face folder, warm-started by imitation of logged
-trajectories where the experiment says so. Published as `policy[0]`; the reference π_ref unless another is
-named.""",
+    description="""The model everything starts from: the base weights as a Hugging Face folder, warm-started by
+imitation of logged trajectories where the experiment says so. Published as `policy[0]`; the reference π_ref unless
+another is named.""",
 )
 BASE_SCORES = Stage(
     name="base_scores",
@@ -57,8 +57,8 @@ ROLLOUTS = Stage(
     kinds=frozenset({"pytorch", "parquet"}),
     table="rollouts",
     checks=("no_collapse",),
-    description="""Trajectories τ = (prompt x, response a_1..a_H) sampled from `policy[g]`, as token ids. Kept for ever: later
-generations may train on them again (`replay.window`).""",
+    description="""Trajectories τ = (prompt x, response a_1..a_H) sampled from `policy[g]`, as token ids. Kept for
+ever: later generations may train on them again (`replay.window`).""",
 )
 REWARDS = Stage(
     name="rewards",
@@ -68,8 +68,8 @@ REWARDS = Stage(
     table="rewards",
     checks=("aligned_with_rollouts", "verdict_rates"),
     pool=None,
-    description="""Outcome reward r(τ) of each trajectory by the verifier, row-aligned with `rollouts`. Materialize it again with
-`overrides: ["rewards.verifier=…"]` and `replace` to re-label; trajectories stay untouched.""",
+    description="""Outcome reward r(τ) of each trajectory by the verifier, row-aligned with `rollouts`. Materialize
+it again with `overrides: ["rewards.verifier=…"]` and `replace` to re-label; trajectories stay untouched.""",
 )
 REF_LOGPROBS = Stage(
     name="ref_logprobs",
@@ -78,8 +78,8 @@ REF_LOGPROBS = Stage(
     kinds=frozenset({"pytorch", "parquet"}),
     table="ref_logprobs",
     checks=("aligned_with_rollouts", "logprob_agreement"),
-    description="""log π_ref(a_h | s_h) of each response token and V_ref(s_1), row-aligned with `rollouts`; scored by the trainer's
-own code, so that at θ = θ_ref the sum Σ_h (log π_θ - log π_ref) is 0.""",
+    description="""log π_ref(a_h | s_h) of each response token and V_ref(s_1), row-aligned with `rollouts`; scored by
+the trainer's own code, so that at θ = θ_ref the sum Σ_h (log π_θ - log π_ref) is 0.""",
 )
 TRAINED_POLICY = Stage(
     name="trained_policy",
@@ -88,7 +88,8 @@ TRAINED_POLICY = Stage(
     kinds=frozenset({"deepspeed", "pytorch"}),
     table=None,
     checks=("made_progress",),
-    description="""`policy[g]` trained on the replay mix by DeepSpeed. With the objective `tbrm` (Eq. 4) each trajectory adds
+    description="""`policy[g]` trained on the replay mix by DeepSpeed. With the objective `tbrm` (Eq. 4) each
+trajectory adds
 
 ( V_θ(s_1) + Σ_h (log π_θ(a_h|s_h) - log π_ref(a_h|s_h)) - r(τ)/β )²
 
@@ -141,7 +142,7 @@ def looped_stages(experiment: Experiment) -> list[Stage]:
 
 
 def is_evaluated(stage: Stage, experiment: Experiment, generation: int) -> bool:
-    """False for the benchmark stage of a generation that `evaluation.every` leaves out; the last is evaluated always."""
+    """False for the benchmark stage of a generation that `evaluation.every` leaves out; the last never is."""
     if stage is not BENCHMARK_SCORES or experiment.evaluation is None:
         return True
     return (generation + 1) % experiment.evaluation.every == 0 or generation + 1 == experiment.generations

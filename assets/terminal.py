@@ -37,7 +37,7 @@ class Terminal:
 
     @contextmanager
     def stages(self) -> Generator[None]:
-        """While a run executes: nothing but this object writes to the terminal; stages' output goes to Dagster's logs."""
+        """While a run executes: only this object writes to the terminal; the stages' output goes to Dagster's logs."""
         with _silenced(), self._live_bar():
             yield
 

@@ -1,0 +1,41 @@
+"""A very small experiment, real in every stage, for tests of the orchestration."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TINY = """
+name: tiny
+seed: 3
+generations: {generations}
+policy:
+  base: builtin:tiny-arith
+  dtype: float32
+  warm_start: {{logged: tiny_behaviour, trajectories: 512, steps: 8, batch: 64}}
+prompts: {{source: arithmetic, template: raw, per_generation: {prompts}}}
+rollouts: {{engine: transformers, n: 2, max_tokens: 5, prompts_per_shard: 16, batch_size: 64}}
+training: {{beta: 0.01, learning_rate: 3.0e-4, prompt_batch: 8, updates_per_generation: 2}}
+"""
+
+
+def write_tiny(folder: Path, generations: int = 2, prompts: int = 16, name: str = "tiny") -> Path:
+    """`experiments/<name>.yaml` in `folder`."""
+    path = folder / "experiments" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(TINY.format(generations=generations, prompts=prompts).replace("name: tiny", f"name: {name}"))
+    return path
+
+
+def tbrm(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start a `tbrm` command in `folder`, with one thread, and without a Dagster home from outside."""
+    env = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "TBRM_ROOT")} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments]
+    return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str], timeout_s: float = 240.0) -> str:
+    """Output of a command that must succeed."""
+    output, _ = process.communicate(timeout=timeout_s)
+    assert process.returncode == 0, output
+    return output
