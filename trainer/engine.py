@@ -116,9 +116,13 @@ def set_learning_rate(engine: Any, learning_rate: float) -> None:
         group["lr"] = learning_rate
 
 
-def gradient_norm(engine: Any) -> float:
-    """Global norm of the last update's gradient before clipping."""
-    return float(engine.get_global_grad_norm() or 0.0)
+def step(engine: Any) -> float:
+    """The optimizer step; returns the global gradient norm before clipping."""
+    own = 0.0
+    if engine.zero_optimization_stage() == 0:  # without ZeRO the reduced gradients lie in the parameters
+        own = float(torch.nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None]))
+    engine.step()
+    return float(engine.get_global_grad_norm() or own)
 
 
 def save_engine(engine: Any, folder: Path, tag: str) -> None:

@@ -1,0 +1,1 @@
+"""The DeepSpeed job that minimizes an objective over stored trajectories."""

@@ -1,0 +1,85 @@
+"""From a finished job to a committed policy folder: complete it, make it durable, rename it into place."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.policy import write_policy_json
+from pipeline.store import Manifest, Partition, ShardInfo, Stat, checksum, code_version, sync_folder
+from trainer.checkpoint import mark_exported, newest_good, prune
+from trainer.data import TRAJECTORIES
+from trainer.job import METRICS_FILE, TrainJob
+
+TRAINING_JSON, MANIFEST = "training.json", "_manifest.json"
+
+
+def finish(job: TrainJob, tree: Mapping[str, Any], parents: Mapping[str, str]) -> str:
+    """Complete the exported folder with `policy.json`, `training.json` and `metrics.jsonl`; returns the policy_id.
+
+    The last checkpoint learns the policy_id, so that the next generation knows whose optimizer state it is.
+    """
+    shutil.copyfile(job.state / METRICS_FILE, job.out / METRICS_FILE)
+    (job.out / TRAINING_JSON).write_text(json.dumps(tree, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    policy_id = write_policy_json(job.out, parents)
+    last = newest_good(job.state, job.config_hash, lambda _: None)
+    if last is not None and last.update == job.updates:
+        mark_exported(last, policy_id)
+    return policy_id
+
+
+def place(job: TrainJob, folder: Path) -> None:
+    """Make the finished folder durable and rename it to `folder`: a reader sees all of it or nothing."""
+    for path in job.out.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(job.out)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    job.out.rename(folder)
+    sync_folder(folder.parent)
+
+
+def write_manifest(job: TrainJob, partition: Partition, parents: Mapping[str, str], stats: Mapping[str, Stat]) -> Manifest:
+    """The partition's manifest inside the exported folder, so that the rename commits it.
+
+    It lists what makes the policy; the logs beside it hold times, and would give a repeated run another hash.
+    """
+    files = sorted(p for p in job.out.iterdir() if p.name not in (TRAINING_JSON, METRICS_FILE))
+    manifest = Manifest(
+        dataset=partition.dataset,
+        table=partition.table,
+        generation=partition.generation,
+        config_hash=job.config_hash,
+        code_version=code_version(),
+        parents=dict(sorted(parents.items())),
+        shards=tuple(ShardInfo(p.name, 0, p.stat().st_size, _checksum(p)) for p in files),
+        stats=dict(stats),
+    )
+    (job.out / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return manifest
+
+
+def tidy(states: Path, generation: int) -> None:
+    """Keep the last checkpoint of this generation and the one before; drop trajectories and older training states."""
+    prune(states / f"generation={generation:04d}", keep=1)
+    (states / f"generation={generation:04d}" / TRAJECTORIES).unlink(missing_ok=True)
+    for path in states.glob("generation=*"):
+        if path.name < f"generation={max(generation - 1, 0):04d}":
+            shutil.rmtree(path)
+
+
+def forget(state: Path) -> None:
+    """Drop everything a job left in its folder, except the lock that its owner holds."""
+    for path in state.iterdir():
+        if path.name == "_lock":
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _checksum(path: Path) -> str:
+    import mmap
+
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return checksum(memoryview(data))

@@ -1,0 +1,186 @@
+"""The trajectories of one training stage: copied once from the store's shards into a memory-mapped file, then by row.
+
+Copying streams one shard at a time, so memory is bounded by a shard; training reads rows in random order from the file,
+and every process of the machine shares its pages. Each row was checked against its sidecars when it was copied.
+"""
+
+import functools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
+from pipeline.errors import TbrmError
+from trainer.types import GroupStats, Trajectory
+
+TRAJECTORIES = "trajectories.arrow"
+_ROWS_PER_BATCH = 1_024
+_TOKENS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
+SCHEMA = pa.schema(
+    [
+        ("trajectory_id", pa.string()),
+        ("prompt_id", pa.string()),
+        ("prompt_token_ids", _TOKENS),
+        ("response_token_ids", _TOKENS),
+        ("response_mask", pa.list_(pa.bool_())),
+        ("finish_reason", pa.string()),
+        ("behavior_logprobs", _FLOATS),
+        ("reward", pa.float64()),
+        ("token_rewards", _FLOATS),
+        ("ref_token_logprobs", _FLOATS),
+        ("ref_value_first", pa.float64()),
+        ("source", pa.string()),
+        ("lag", pa.int32()),
+        ("group", pa.string()),
+    ]
+)
+"""`group` names the prompt within its data set and generation: rows that share it answer the same prompt."""
+
+
+def write_trajectories(tables: Iterable[pa.Table], training: TrainingConfig, folder: Path) -> int:
+    """Copy the mix into `folder`; returns the number of rows. Rows without any response token are left out.
+
+    Raises TbrmError naming the first trajectory that lacks what the objective needs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    temp, rows = folder / f"_tmp.{TRAJECTORIES}", 0
+    with pa.OSFile(str(temp), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        for table in tables:
+            kept = _trainable(table, training)
+            check_needs(kept, training)
+            writer.write_table(kept, max_chunksize=_ROWS_PER_BATCH)
+            rows += kept.num_rows
+    temp.replace(folder / TRAJECTORIES)
+    if rows == 0:
+        raise TbrmError("the replay mix holds no trajectory to train on: check `replay.window`, `replay.logged` and the filters")
+    return rows
+
+
+def check_needs(table: pa.Table, training: TrainingConfig) -> None:
+    """Raise TbrmError when a row lacks what the objective needs: reference or behaviour log-probs, of the right length."""
+    import pyarrow.compute as pc
+
+    needs = OBJECTIVE_NEEDS[training.objective]
+    wanted = {
+        "ref_token_logprobs": (needs.reference, "run `tbrm ref-logprobs` for this data set"),
+        "behavior_logprobs": (
+            needs.behavior_logprobs,
+            "they are only there when our engines sampled it; tbrm needs none of them",
+        ),
+    }
+    lengths = pc.list_value_length(table.column("response_token_ids"))
+    for column, (needed, remedy) in wanted.items():
+        there = pc.list_value_length(table.column(column))
+        bad = pc.fill_null(pc.not_equal(there, lengths), needed)
+        row = pc.index(bad, True).as_py()
+        if row >= 0:
+            where = f"trajectory {table.column('trajectory_id')[row]} of {table.column('source')[row]}"
+            found = "no" if there[row].as_py() is None else str(there[row])
+            raise TbrmError(
+                f"{where} has {found} {column} for {lengths[row]} response tokens, which objective "
+                f"{training.objective} needs: {remedy}"
+            )
+
+
+def _trainable(table: pa.Table, training: TrainingConfig) -> pa.Table:
+    import pyarrow.compute as pc
+
+    keep = pc.greater(pc.list_value_length(table.column("response_token_ids")), 0)
+    if training.drop_truncated:
+        keep = pc.and_(keep, pc.not_equal(table.column("finish_reason"), "length"))
+    return table.filter(keep).select(SCHEMA.names).cast(SCHEMA)
+
+
+class TrajectoryTable:
+    """Rows of the mix as `Trajectory` objects, and the prompts they answer. Opening it reads ids and rewards only."""
+
+    def __init__(self, folder: Path, beta: float) -> None:
+        self._file = pa.ipc.open_file(pa.memory_map(str(folder / TRAJECTORIES)))
+        batches = [self._file.get_batch(i) for i in range(self._file.num_record_batches)]
+        self._batches = batches
+        self._starts = np.cumsum([0, *(b.num_rows for b in batches)])
+        keys = np.concatenate([np.asarray(b.column("group").to_pylist(), dtype=object) for b in batches])
+        rewards = np.concatenate([b.column("reward").to_numpy() for b in batches])
+        _, first, inverse = np.unique(keys.astype(str), return_index=True, return_inverse=True)
+        order = np.argsort(np.argsort(first))  # groups in order of appearance, not of their names
+        self._group_of = order[inverse]
+        self.groups: list[npt.NDArray[np.int64]] = np.split(
+            np.argsort(self._group_of, kind="stable"), np.cumsum(np.bincount(self._group_of))[:-1]
+        )
+        self._stats = [group_stats(rewards[rows], beta) for rows in self.groups]
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def read(self, rows: Sequence[int]) -> list[Trajectory]:
+        """The trajectories of `rows`, in that order."""
+        return [self._trajectory(int(row)) for row in rows]
+
+    def _trajectory(self, row: int) -> Trajectory:
+        which = int(np.searchsorted(self._starts, row, side="right")) - 1
+        batch, at = self._batches[which], row - int(self._starts[which])
+        response = _list(batch, "response_token_ids", at)
+        assert response is not None
+        mask = _list(batch, "response_mask", at)
+        reference = _list(batch, "ref_token_logprobs", at)
+        prompt = _list(batch, "prompt_token_ids", at)
+        assert prompt is not None
+        return Trajectory(
+            trajectory_id=batch.column("trajectory_id")[at].as_py(),
+            prompt_id=batch.column("group")[at].as_py(),
+            prompt_ids=prompt,
+            response_ids=response,
+            response_mask=np.ones(len(response), dtype=bool) if mask is None else mask,
+            reward=batch.column("reward")[at].as_py(),
+            ref_logprobs=np.zeros(len(response), dtype=np.float32) if reference is None else reference,
+            behavior_logprobs=_list(batch, "behavior_logprobs", at),
+            token_rewards=_list(batch, "token_rewards", at),
+            ref_value_first=batch.column("ref_value_first")[at].as_py(),
+            source=batch.column("source")[at].as_py(),
+            lag=batch.column("lag")[at].as_py(),
+            truncated=batch.column("finish_reason")[at].as_py() == "length",
+            group=self._stats[self._group_of[row]],
+        )
+
+
+def group_stats(rewards: npt.NDArray[np.float64], beta: float) -> GroupStats:
+    """Of one prompt's rewards: mean, standard deviation (n − 1), size, and V̂(x) = log (1/n) Σ exp(r/β)."""  # noqa: RUF002
+    scaled = rewards / beta
+    top = float(scaled.max())
+    return GroupStats(
+        mean=float(rewards.mean()),
+        std=float(rewards.std(ddof=1)) if len(rewards) > 1 else 0.0,
+        size=len(rewards),
+        soft_value=top + float(np.log(np.exp(scaled - top).mean())),
+    )
+
+
+def _list(batch: pa.RecordBatch, column: str, at: int) -> npt.NDArray[Any] | None:
+    array: Any = batch.column(column)
+    if not array[at].is_valid:
+        return None
+    start, end = array.offsets[at].as_py(), array.offsets[at + 1].as_py()
+    return array.values.slice(start, end - start).to_numpy(zero_copy_only=False)
+
+
+def batch_rows(groups: Sequence[npt.NDArray[np.int64]], seed: int, update: int, prompts: int) -> list[int]:
+    """Rows of update `update` (0, 1, …): all trajectories of `prompts` prompts.
+
+    The prompts of all updates are one endless sequence of shuffles of the mix, cut into batches; the order depends on
+    the seed alone, so the position in the data is the update's number. A mix of fewer prompts is one batch.
+    """
+    count = min(prompts, len(groups))
+    rows: list[int] = []
+    for position in range(update * count, (update + 1) * count):
+        epoch, place = divmod(position, len(groups))
+        rows.extend(groups[_shuffle(len(groups), seed, epoch)[place]].tolist())
+    return rows
+
+
+@functools.lru_cache(maxsize=2)
+def _shuffle(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch)).permutation(size)

@@ -1,0 +1,111 @@
+"""What is reported of every update: the batch, the residual, the policy's distance from the reference, speed, memory."""
+
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.stage import Metric
+from trainer.types import Trajectory
+
+SEGMENTS = ("ref_prob", "old_prob", "update_policy", "ppo_value", "ppo_update_value", "rollout", "other")
+"""The paper's. Here ref_prob and rollout are stages of their own, and old_prob (the behaviour log-probs) comes with the
+data; what is left of an update's wall time (reading, packing, logging, checkpoints) is `other`."""
+PER_TRAJECTORY = ("residual", "value_first", "logratio", "kl")
+"""Columns gathered for each trajectory; NaN where the objective has no such quantity."""
+
+
+@dataclass
+class Clock:
+    """Wall seconds by segment."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SEGMENTS, 0.0))
+
+    @contextmanager
+    def time(self, segment: str) -> Iterator[None]:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds[segment] += time.perf_counter() - started
+
+
+def batch_metrics(batch: Sequence[Trajectory], values: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Metrics of one update. `values` is [len(batch), len(PER_TRAJECTORY)], complete on every rank.
+
+    `logratio` is Σ(lp − ref) of a response, `kl` the sum of the k3 estimator exp(ref − lp) − (ref − lp) − 1, both in
+    nats, averaged over responses; on trajectories of another policy they are not estimates of its KL.
+    """  # noqa: RUF002
+    column = {name: values[:, i] for i, name in enumerate(PER_TRAJECTORY)}
+    lengths = np.array([len(t.response_ids) for t in batch])
+    rewards = np.array([t.reward for t in batch])
+    residual = column["residual"]
+    row: dict[str, Any] = {name: mean(column[name]) for name in ("value_first", "logratio", "kl")}
+    if np.isfinite(residual).any():
+        p5, p50, p95 = np.nanpercentile(residual, (5, 50, 95))
+        row |= {
+            "residual_mean": mean(residual),
+            "residual_std": float(np.nanstd(residual)),
+            "residual_abs": mean(np.abs(residual)),
+            "residual_p5": float(p5),
+            "residual_p50": float(p50),
+            "residual_p95": float(p95),
+        }
+    row |= {
+        "reward": mean(rewards),
+        "response_tokens": mean(lengths),
+        "truncated": mean(np.array([t.truncated for t in batch], dtype=float)),
+        "trajectories": len(batch),
+        "tokens": int(lengths.sum() + sum(len(t.prompt_ids) for t in batch)),
+        "by_source": _split(batch, lambda t: t.source, rewards, residual),
+        "by_lag": _split(batch, lambda t: str(t.lag), rewards, residual),
+    }
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def mean(values: npt.NDArray[Any]) -> float | None:
+    """Mean over the finite entries, None when there is none (JSON has no NaN)."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None
+
+
+def _split(batch: Sequence[Trajectory], key: Any, rewards: Any, residual: Any) -> dict[str, dict[str, float | int | None]]:
+    rows: dict[str, list[int]] = defaultdict(list)
+    for i, trajectory in enumerate(batch):
+        rows[key(trajectory)].append(i)
+    return {
+        name: {"trajectories": len(r), "reward": mean(rewards[r]), "residual_abs": mean(np.abs(residual[r]))}
+        for name, r in sorted(rows.items())
+    }
+
+
+def peak_memory_gb() -> float:
+    """Largest memory so far: of the GPU where there is one, else resident memory of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def events(row: dict[str, Any]) -> list[tuple[str, float, int]]:
+    """(name, value, update) of the plain numbers of a row, for DeepSpeed's monitor."""
+    return [(f"train/{k}", float(v), row["update"]) for k, v in row.items() if isinstance(v, float | int) and k != "update"]
+
+
+def summary(metrics: Sequence[dict[str, Any]], seconds: dict[str, float]) -> dict[str, Metric]:
+    """A stage's figures from the rows of its updates: each number's mean, the loss at both ends, seconds by segment."""
+    if not metrics:
+        return {}
+    names = [k for k, v in metrics[-1].items() if isinstance(v, float | int) and k not in ("update", "tokens")]
+    means = {name: float(np.mean([row[name] for row in metrics if name in row])) for name in names}
+    ends = {"loss_first": float(metrics[0]["loss"]), "loss_last": float(metrics[-1]["loss"])}
+    times = {f"seconds_{name}": value for name, value in seconds.items()}
+    return {"updates": len(metrics), "tokens": sum(int(row["tokens"]) for row in metrics), **ends, **means, **times}

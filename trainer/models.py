@@ -1,0 +1,128 @@
+"""The models of a job: the policy, and for `ppo` and `sac_*` a critic, each in its own DeepSpeed engine."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.models import load_model
+from trainer.checkpoint import Checkpoint
+from trainer.engine import World, deepspeed_config, load_engine, save_engine, to_universal, wrap
+from trainer.job import TrainJob
+from trainer.packing import PackedBatch
+from trainer.scoring import Scores, score
+
+POLICY, CRITIC = "policy", "critic"
+PREFIX = "model."
+"""Prefix of the policy's parameter names inside its wrapper."""
+
+
+class PolicyModule(torch.nn.Module):
+    """A causal language model whose forward pass scores the responses of a packed batch."""
+
+    def __init__(self, model: Any, chunk_tokens: int) -> None:
+        super().__init__()
+        self.model = model
+        self.chunk_tokens = chunk_tokens
+
+    def forward(self, batch: PackedBatch, value: str) -> tuple[torch.Tensor | None, ...]:
+        """The fields of `Scores` as a tuple: DeepSpeed looks for tensors in tuples, not in dataclasses."""
+        scores = score(self.model, batch, value=value, chunk_tokens=self.chunk_tokens)
+        return tuple(getattr(scores, f.name) for f in dataclasses.fields(Scores))
+
+
+class CriticModule(torch.nn.Module):
+    """V_φ: a copy of the policy's backbone with one output, at the state before each response token."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.backbone = model.model
+        self.head = torch.nn.Linear(model.config.hidden_size, 1, dtype=model.dtype)
+        torch.nn.init.zeros_(self.head.weight)
+        torch.nn.init.zeros_(self.head.bias)
+
+    def forward(self, batch: PackedBatch) -> torch.Tensor:
+        """[R] values in fp32, R the response tokens of the batch."""
+        hidden = self.backbone(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
+        return self.head(hidden.last_hidden_state[0, batch.predict]).float().squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Models:
+    """DeepSpeed engines."""
+
+    policy: Any
+    critic: Any | None
+
+
+def build_models(job: TrainJob, world: World, critic: bool, resume: Checkpoint | None) -> Models:
+    """Engines with the weights of `job.start`, ready for `load_models`.
+
+    A checkpoint of another number of processes or ZeRO stage is converted first, by rank 0.
+    """
+    training = job.training
+    universal = resume is not None and _other_shape(resume, world, training.zero_stage)
+    if universal and resume is not None:
+        if world.leader:
+            for tag in (POLICY, CRITIC) if critic else (POLICY,):
+                to_universal(resume.path, tag)
+        torch.distributed.barrier()
+
+    def engine(module_of: Any, learning_rate: float, label: str) -> Any:
+        config = deepspeed_config(training, learning_rate, getattr(torch, job.model.dtype), label, universal)
+        model = load_model(str(job.start), job.model).train()
+        if training.activation_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        module = module_of(model)
+        if training.zero_stage == 3 and isinstance(module, PolicyModule):
+            _share_head(module)
+        return wrap(module, config)
+
+    policy = engine(lambda model: PolicyModule(model, training.head_chunk_tokens), training.learning_rate, job.label)
+    value = engine(CriticModule, training.critic_learning_rate, f"{job.label} critic") if critic else None
+    return Models(policy, value)
+
+
+def save_models(models: Models, folder: Path) -> None:
+    """All ranks: both engines, and this rank's random state, into a checkpoint's folder."""
+    from safetensors.torch import save_file
+
+    save_engine(models.policy, folder, POLICY)
+    if models.critic is not None:
+        save_engine(models.critic, folder, CRITIC)
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    save_file(states, folder / f"rng-{torch.distributed.get_rank():05d}.safetensors")
+    torch.distributed.barrier()
+
+
+def load_models(models: Models, checkpoint: Checkpoint, world: World, zero_stage: int) -> None:
+    """All ranks: the inverse of `save_models`. Random states are restored when the number of processes is the same."""
+    from safetensors.torch import load_file
+
+    suffix = "-universal" if _other_shape(checkpoint, world, zero_stage) else ""
+    load_engine(models.policy, checkpoint.path, POLICY + suffix)
+    if models.critic is not None:
+        load_engine(models.critic, checkpoint.path, CRITIC + suffix)
+    if checkpoint.world_size == world.size:
+        states = load_file(checkpoint.path / f"rng-{world.rank:05d}.safetensors")
+        torch.set_rng_state(states["cpu"])
+        if "cuda" in states and torch.cuda.is_available():
+            torch.cuda.set_rng_state(states["cuda"])
+
+
+def _other_shape(checkpoint: Checkpoint, world: World, zero_stage: int) -> bool:
+    """Whether DeepSpeed has to be given a converted checkpoint. Without ZeRO every process holds everything anyway."""
+    if zero_stage == 0 and checkpoint.zero_stage == 0:
+        return False
+    return checkpoint.world_size != world.size or checkpoint.zero_stage != zero_stage
+
+
+def _share_head(module: PolicyModule) -> None:
+    """ZeRO 3 gathers a module's own weights around its forward pass; scoring uses the head's weight from outside it."""
+    import deepspeed
+
+    deepspeed.zero.register_external_parameter(module, module.model.get_output_embeddings().weight)

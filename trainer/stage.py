@@ -1,0 +1,103 @@
+"""The train stage of a generation: resolve the replay mix, run the job, commit the policy folder."""
+
+import logging
+import time
+from pathlib import Path
+
+from pipeline.config import Experiment, stage_hash
+from pipeline.errors import StoreError
+from pipeline.policy import policy_root, resolve_policy
+from pipeline.replay import resolve_mix
+from pipeline.stage import StageReport
+from pipeline.store import Manifest, Store, exclusive
+from trainer.checkpoint import newest_good
+from trainer.commit import finish, forget, place, tidy, write_manifest
+from trainer.data import write_trajectories
+from trainer.job import TrainJob, train_policy
+from trainer.metrics import summary
+from trainer.sources import mix_tables
+
+TABLE, STATE = "trained_policy", "training_state"
+# How a job uses the machine and what it writes beside the policy: none of it decides what is learned.
+NOT_IN_HASH = {
+    *("processes", "hostfile", "offload", "zero_stage", "micro_batch_tokens", "head_chunk_tokens"),
+    *("activation_checkpointing", "checkpoint_every", "keep_checkpoints", "monitor", "max_residual"),
+}
+_log = logging.getLogger(__name__)
+
+
+def run_train(experiment: Experiment, store: Store, generation: int, replace: bool = False) -> StageReport:
+    """Train policy[generation] on its replay mix and commit the folder `trained_policy/generation=<gggg>`.
+
+    The folder is an ordinary Hugging Face folder with `policy.json` (identity and parents), `training.json` (the
+    configuration and exactly which shards and rows trained it), `metrics.jsonl` (one row an update) and a manifest.
+    A killed run goes on from its newest good checkpoint. Raises StoreError when data or policy are missing, or the
+    generation was committed with another configuration and `replace` is not given.
+    """
+    started = time.monotonic()
+    states = policy_root(store) / experiment.name / STATE
+    state = states / f"generation={generation:04d}"
+    partition = store.partition(experiment.name, TABLE, generation)
+    policy = resolve_policy(store, experiment, generation)
+    mix = resolve_mix(store, experiment, generation)
+    mix_tree = mix.to_json()
+    training = experiment.training.model_dump(mode="json")
+    decisive = {name: value for name, value in training.items() if name not in NOT_IN_HASH}
+    config_hash = stage_hash(decisive, experiment.policy.dtype, experiment.seed, policy.policy_id, mix_tree)
+    with exclusive(str(state)):
+        if partition.is_committed():
+            manifest = partition.manifest()
+            if manifest.config_hash == config_hash and not replace:
+                return _report(manifest, started, skipped=True)
+            _make_room(Path(partition.path), manifest, config_hash, replace)
+            forget(state)
+        rows = write_trajectories(mix_tables(store, mix), experiment.training, state)
+        job = TrainJob(
+            label=f"train[{generation}]",
+            start=Path(policy.path),
+            state=state,
+            model=experiment.policy,
+            training=experiment.training,
+            updates=experiment.training.updates_per_generation,
+            seed=experiment.seed + generation,
+            config_hash=config_hash,
+            carry=_carried(experiment, states, generation, policy.policy_id),
+        )
+        result = train_policy(job)
+        parents = {**mix.parents, f"{experiment.name}/policy/generation={generation:04d}": policy.policy_id}
+        stats = summary(result) | {"trajectories": rows, "seconds": time.monotonic() - started}
+        finish(job, {"training": training, "mix": mix_tree, "stats": stats}, parents)
+        manifest = write_manifest(job, partition, parents, stats)
+        place(job, Path(partition.path))
+        tidy(states, generation)
+    return _report(manifest, started, skipped=False)
+
+
+def _carried(experiment: Experiment, states: Path, generation: int, policy_id: str) -> Path | None:
+    """The last checkpoint of the generation before, when it holds exactly the policy that is trained now."""
+    if generation == 0 or experiment.training.optimizer_state == "fresh":
+        return None
+    before = states / f"generation={generation - 1:04d}"
+    checkpoint = newest_good(before, None, _log.warning)
+    if checkpoint is not None and checkpoint.policy_id == policy_id:
+        return checkpoint.path
+    _log.warning(
+        "training.optimizer_state is `carry`, but %s holds no training state of policy %s: AdamW starts anew", before, policy_id
+    )
+    return None
+
+
+def _make_room(folder: Path, manifest: Manifest, config_hash: str, replace: bool) -> None:
+    if not replace:
+        raise StoreError(
+            f"{folder} was trained with another configuration or on other data ({manifest.config_hash}, now {config_hash}). "
+            "Add --replace to train it anew; the old policy is kept beside it"
+        )
+    folder.rename(folder.with_name(f"{folder.name}.replaced-{manifest.hash[:12]}"))
+
+
+def _report(manifest: Manifest, started: float, skipped: bool) -> StageReport:
+    rows = int(manifest.stats["trajectories"])
+    return StageReport(
+        "train", manifest.dataset, manifest.generation, rows, time.monotonic() - started, skipped, manifest.stats
+    )

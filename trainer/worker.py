@@ -1,0 +1,175 @@
+"""One process of a training job: set up, update, checkpoint, export."""
+
+import json
+import random
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.config.training import OBJECTIVE_NEEDS
+from pipeline.errors import TbrmError
+from pipeline.progress import track
+from trainer.checkpoint import Checkpoint, checkpoint_path, newest_good, prune, read_checkpoint, write_checkpoint
+from trainer.data import TrajectoryTable, batch_rows
+from trainer.engine import World, full_weights, join_world, total
+from trainer.export import export_policy, verify_forward
+from trainer.job import METRICS_FILE, RESULT_FILE, TrainJob, read_metrics
+from trainer.launch import ERROR_FILE
+from trainer.metrics import Clock, events
+from trainer.models import PREFIX, Models, build_models, load_models, save_models
+from trainer.update import update_once
+
+
+def work(job: TrainJob) -> None:
+    """Take part in `job` as the process that the environment says this is. Raises TbrmError, on every rank alike."""
+    world = join_world()
+    torch.manual_seed(job.seed)
+    random.seed(job.seed)
+    np.random.seed(job.seed % 2**32)  # noqa: NPY002 - for libraries that use the global generator
+    start, checkpoint = _start_from(job, world)
+    models = build_models(job, world, OBJECTIVE_NEEDS[job.training.objective].critic, checkpoint)
+    table = TrajectoryTable(job.state, job.training.beta)
+    clock = Clock()
+    if checkpoint is not None:
+        load_models(models, checkpoint, world, job.training.zero_stage)
+    before = checkpoint.total_updates - start if checkpoint is not None else 0
+    metrics = _Metrics(job.state / METRICS_FILE, start, world)
+    prompts = [np.array([row]) for row in range(len(table))] if job.training.objective == "imitation" else table.groups
+
+    def save(update: int) -> None:
+        write_checkpoint(
+            Checkpoint(
+                checkpoint_path(job.state, update),
+                update,
+                before + update,
+                job.config_hash,
+                world.size,
+                job.training.zero_stage,
+            ),
+            lambda folder: save_models(models, folder),
+            leader=world.leader,
+        )
+        if world.leader:
+            prune(job.state, job.training.keep_checkpoints)
+
+    with _stop_requests() as stop, track(job.label, job.updates, "updates") as progress, _named_memory_errors():
+        progress.advance(start)
+        for update in range(start, job.updates):
+            batch = table.read(batch_rows(prompts, job.seed, update, job.training.prompt_batch))
+            row = update_once(job, models, world, batch, clock, update, before + update)
+            metrics.add(row, models.policy)
+            progress.note(_note(row))
+            progress.advance(1)
+            stopped = _anyone(stop.is_set(), world)
+            if stopped or (update + 1) % job.training.checkpoint_every == 0 or update + 1 == job.updates:
+                save(update + 1)
+            if stopped and update + 1 < job.updates:
+                raise TbrmError(f"{job.label} was stopped after update {update + 1}; run it again to go on from there")
+    _export(job, models, world)
+    if world.leader:
+        result = {"resumed_from": start, "carried": before > 0, "seconds": clock.seconds}
+        (job.state / RESULT_FILE).write_text(json.dumps(result), encoding="utf-8")
+    torch.distributed.barrier()
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point of a launched process: `python -m trainer.worker JOB_FILE`. Exit code 1 after an error."""
+    path = Path(next(a for a in arguments if not a.startswith("--local_rank")))
+    job = TrainJob.load(path)
+    try:
+        work(job)
+    except TbrmError as error:
+        path.with_name(ERROR_FILE).write_text(str(error), encoding="utf-8")
+        return 1
+    return 0
+
+
+def _start_from(job: TrainJob, world: World) -> tuple[int, Checkpoint | None]:
+    """(update to go on with, checkpoint to load): an own one, else the carried one, else none. Rank 0 decides."""
+    found = newest_good(job.state, job.config_hash, _say) if world.leader else None
+    update = int(total(world, torch.tensor(float(found.update) if found else 0.0, device=world.device)))
+    if update:
+        checkpoint = found or read_checkpoint(checkpoint_path(job.state, update))
+        if world.leader:
+            _say(f"{job.label}: goes on from {checkpoint.path.name}, {job.updates - update} of {job.updates} updates remain")
+        return update, checkpoint
+    return 0, read_checkpoint(job.carry) if job.carry else None
+
+
+def _export(job: TrainJob, models: Models, world: World) -> None:
+    """The trained policy as a verified Hugging Face folder, written by rank 0 while the others give their parts."""
+    state = full_weights(models.policy, PREFIX)
+    if not world.leader:
+        return
+    model = models.policy.module.model
+    export_policy(model, state, job.start, job.out)
+    if job.training.zero_stage < 3:  # under ZeRO 3 no process holds a model that could run alone
+        verify_forward(model, job.out, list(range(8)))
+
+
+class _Metrics:
+    """metrics.jsonl of the job (rank 0), and DeepSpeed's monitor. Rows after the checkpoint are dropped at the start."""
+
+    def __init__(self, path: Path, start: int, world: World) -> None:
+        self._path, self._leader = path, world.leader
+        if self._leader:
+            kept = [json.dumps(row) + "\n" for row in read_metrics(path) if row["update"] <= start] if start else []
+            path.write_text("".join(kept), encoding="utf-8")
+
+    def add(self, row: dict[str, Any], engine: Any) -> None:
+        if not self._leader:
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if engine.monitor.enabled:
+            engine.monitor.write_events(events(row))
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, so that the update under way ends with a checkpoint."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals reach the main thread only; its owner stops the process
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _named_memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TbrmError(
+            f"the GPU ran out of memory ({error}). In this order: lower training.micro_batch_tokens (not below the longest "
+            "trajectory), set training.activation_checkpointing: true, lower training.head_chunk_tokens, raise "
+            "training.zero_stage with more processes, set training.offload: optimizer"
+        ) from error
+
+
+def _anyone(flag: bool, world: World) -> bool:
+    return bool(total(world, torch.tensor(float(flag), device=world.device)) > 0)
+
+
+def _note(row: dict[str, Any]) -> str:
+    names = ("loss", "residual_abs", "value_first", "reward")
+    return " ".join(f"{name}={row[name]:.4g}" for name in names if name in row)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
