@@ -49,3 +49,8 @@ def misbehave(response: str, answer: str, extra: Mapping[str, Any]) -> Any:
             while True:
                 pass
     return response == answer
+
+
+def slow(response: str, answer: str, extra: Mapping[str, Any]) -> bool:
+    time.sleep(0.02)
+    return response.endswith(answer)
