@@ -1,9 +1,10 @@
 """DeepSpeed behind five functions: join the processes, wrap a model, save, load, and collect its weights."""
 
+import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ def join_world() -> World:
     gpu = torch.cuda.is_available()
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if gpu else "cpu")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    import deepspeed
-
+    with _no_compiler_noise():
+        import deepspeed
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.setdefault("LOCAL_RANK", "0"))
@@ -55,6 +56,19 @@ def join_world() -> World:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return World(rank, size, device)
+
+
+@contextlib.contextmanager
+def _no_compiler_noise() -> Iterator[None]:
+    """Importing DeepSpeed probes for libraries nobody here uses, and the probes' linker errors look like ours."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def deepspeed_config(
@@ -143,7 +157,6 @@ def to_universal(folder: Path, tag: str) -> str:
     Run by one process, before the engine is made; idempotent.
     """
     import argparse
-    import contextlib
     import io
 
     from deepspeed.checkpoint import ds_to_universal

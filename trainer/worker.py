@@ -5,7 +5,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,14 +59,13 @@ def work(job: TrainJob) -> None:
         if world.leader:
             prune(job.state, job.training.keep_checkpoints)
 
-    with _stop_requests() as stop, track(job.label, job.updates, "updates") as progress, _named_memory_errors():
-        progress.advance(start)
+    with _stop_requests() as stop, _progress(job, world) as report, _named_memory_errors():
+        report(start, "")
         for update in range(start, job.updates):
             batch = table.read(batch_rows(prompts, job.seed, update, job.training.prompt_batch))
             row = update_once(job, models, world, batch, clock, update, before + update)
             metrics.add(row, models.policy)
-            progress.note(_note(row))
-            progress.advance(1)
+            report(1, _note(row))
             stopped = _anyone(stop.is_set(), world)
             if stopped or (update + 1) % job.training.checkpoint_every == 0 or update + 1 == job.updates:
                 save(update + 1)
@@ -130,6 +129,21 @@ class _Metrics:
             file.write(json.dumps(row) + "\n")
         if engine.monitor.enabled:
             engine.monitor.write_events(events(row))
+
+
+@contextmanager
+def _progress(job: TrainJob, world: World) -> Iterator[Callable[[int, str], None]]:
+    """A function (updates done, note beside the bar); rank 0 reports for all."""
+    if not world.leader:
+        yield lambda _updates, _note: None
+        return
+    with track(job.label, job.updates, "updates") as task:
+
+        def report(updates: int, note: str) -> None:
+            task.note(note)
+            task.advance(updates)
+
+        yield report
 
 
 @contextmanager

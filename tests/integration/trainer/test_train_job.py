@@ -1,0 +1,168 @@
+"""The training job on a tiny policy: what it learns from, what it writes, how it goes on after being killed."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import TbrmError
+from trainer.job import METRICS_FILE, TrainJob, train_policy
+
+MakeJob = Callable[..., TrainJob]
+
+
+def weights(folder: Path) -> str:
+    with (folder / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run_in_process(job: TrainJob) -> subprocess.Popen[bytes]:
+    """The job in a process of its own, as a launcher would start it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainer.worker", str(job.save())],
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def wait_for_update(job: TrainJob, process: subprocess.Popen[bytes], update: int) -> None:
+    path = job.state / METRICS_FILE
+    while not path.exists() or path.read_text().count("\n") < update:
+        assert process.poll() is None, process.stderr.read().decode() if process.stderr else ""
+        time.sleep(0.01)
+
+
+def test_at_the_reference_the_log_ratio_vanishes(make_job: MakeJob) -> None:
+    first = train_policy(make_job(updates=1)).metrics[0]
+    assert abs(first["logratio"]) < 1e-4
+    assert first["kl"] < 1e-8
+
+
+def test_tbrm_lowers_its_loss_and_raises_the_preferred_responses(make_job: MakeJob) -> None:
+    metrics = train_policy(make_job(updates=40, beta=0.5, prompt_batch=24, learning_rate=1e-3)).metrics
+    assert metrics[-1]["loss"] < 0.5 * metrics[0]["loss"]
+
+
+def test_imitation_lowers_the_negative_log_likelihood(make_job: MakeJob) -> None:
+    metrics = train_policy(make_job(updates=20, objective="imitation", prompt_batch=48, learning_rate=1e-3)).metrics
+    assert metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
+    assert metrics[0]["trajectories"] == 48
+
+
+def test_loss_does_not_depend_on_the_packing(make_job: MakeJob) -> None:
+    small = train_policy(make_job("small", updates=2, micro_batch_tokens=32)).metrics
+    large = train_policy(make_job("large", updates=2, micro_batch_tokens=4096)).metrics
+    assert [r["loss"] for r in small] == pytest.approx([r["loss"] for r in large], rel=1e-5)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_zero_stages_agree(make_job: MakeJob, zero_stage: int) -> None:
+    one = train_policy(make_job("one", updates=2)).metrics
+    other = train_policy(make_job("other", updates=2, zero_stage=zero_stage)).metrics
+    for name in ("loss", "grad_norm"):
+        assert [r[name] for r in other] == pytest.approx([r[name] for r in one], rel=1e-5)
+
+
+def test_two_processes_give_the_same_loss_and_two_can_hand_over_to_one(make_job: MakeJob) -> None:
+    one = train_policy(make_job("one", updates=4))
+    job = make_job("two", updates=2, processes=2)
+    two = train_policy(job)
+    assert [r["loss"] for r in two.metrics] == pytest.approx([r["loss"] for r in one.metrics[:2]], rel=1e-5)
+    resumed = train_policy(replace(job, updates=4, training=job.training.model_copy(update={"processes": 1})))
+    assert resumed.resumed_from == 2
+    assert [r["loss"] for r in resumed.metrics] == pytest.approx([r["loss"] for r in one.metrics], rel=1e-4)
+
+
+def test_sigkill_at_a_random_update_ends_in_the_same_weights(make_job: MakeJob) -> None:
+    whole = make_job("whole", updates=12, checkpoint_every=3)
+    train_policy(whole)
+    killed = make_job("killed", updates=12, checkpoint_every=3)
+    for _ in range(2):
+        process = run_in_process(killed)
+        wait_for_update(killed, process, random.randint(4, 11))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    result = train_policy(killed)
+    assert result.resumed_from >= 3
+    assert weights(killed.out) == weights(whole.out)
+    assert [r["update"] for r in result.metrics] == list(range(1, 13))
+
+
+def test_sigterm_writes_a_checkpoint_first(make_job: MakeJob) -> None:
+    job = make_job(updates=500, checkpoint_every=500)
+    process = run_in_process(job)
+    wait_for_update(job, process, 3)
+    process.terminate()
+    assert process.wait(60) == 1
+    assert process.stderr is not None
+    assert list(job.state.glob("update-*"))
+    assert "was stopped after update" in (job.state / "error.txt").read_text()
+
+
+def test_nothing_left_to_do_is_said_and_exports_again(make_job: MakeJob, capfd: pytest.CaptureFixture[str]) -> None:
+    job = make_job(updates=2)
+    train_policy(job)
+    before = weights(job.out)
+    assert train_policy(job).resumed_from == 2
+    assert weights(job.out) == before
+    assert "0 of 2 updates remain" in capfd.readouterr().err
+
+
+def test_optimizer_state_is_carried_into_the_next_generation(make_job: MakeJob) -> None:
+    """Two jobs of two updates with carried state are one job of four, when they see the same data in the same order."""
+    whole = train_policy(make_job("whole", updates=4, prompt_batch=24))
+    first = make_job("first", updates=2, prompt_batch=24)
+    train_policy(first)
+    second = replace(make_job("second", updates=2, prompt_batch=24), start=first.out, carry=first.state / "update-00000002")
+    result = train_policy(second)
+    assert result.carried
+    assert [r["loss"] for r in result.metrics] == pytest.approx([r["loss"] for r in whole.metrics[2:]], rel=1e-5)
+
+
+def test_exported_folder_is_an_ordinary_model(make_job: MakeJob, policy: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    job = make_job(updates=1)
+    train_policy(job)
+    trained, started = (AutoModelForCausalLM.from_pretrained(f) for f in (job.out, policy))
+    assert trained.state_dict().keys() == started.state_dict().keys()
+    assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), started.parameters(), strict=True))
+    assert AutoTokenizer.from_pretrained(job.out)("1+2=").input_ids == AutoTokenizer.from_pretrained(policy)("1+2=").input_ids
+
+
+def test_divergence_stops_before_the_step_and_names_trajectories(make_job: MakeJob) -> None:
+    with pytest.raises(TbrmError, match=r"diverged at update 1: .* Worst trajectories: t\d\d\d"):
+        train_policy(make_job(max_residual=1e-3))
+
+
+def test_unreadable_rewards_stop_the_job(make_job: MakeJob, trajectories: object) -> None:
+    job = make_job(beta=1e-300)
+    with pytest.raises(TbrmError, match="diverged"):
+        train_policy(job)
+
+
+def test_bfloat16_trains_and_keeps_its_type(make_job: MakeJob) -> None:
+    from safetensors import safe_open
+
+    job = make_job(updates=2)
+    job = replace(job, model=job.model.model_copy(update={"dtype": "bfloat16"}))
+    assert np.isfinite(train_policy(job).metrics[-1]["loss"])
+    with safe_open(job.out / "model.safetensors", framework="pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
+
+
+def test_activation_checkpointing_changes_no_loss(make_job: MakeJob) -> None:
+    plain = train_policy(make_job("plain", updates=2)).metrics
+    saved = train_policy(make_job("saved", updates=2, activation_checkpointing=True)).metrics
+    assert [r["loss"] for r in saved] == pytest.approx([r["loss"] for r in plain], rel=1e-5)
