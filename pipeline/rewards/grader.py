@@ -60,7 +60,7 @@ class Grader:
         """
         run = _Run(self._pool, self.config.batch)
         for item in items:
-            run.add(item, *self._settle(item, run))
+            run.add(item, *self._settle(item))
             while run.full():
                 yield self._finish(*run.first())
         run.flush()
@@ -68,7 +68,7 @@ class Grader:
             yield self._finish(*run.first())
         self.graded += run.graded
 
-    def _settle(self, item: GradeItem, run: "_Run") -> tuple[RewardLabel | None, Work, bytes]:
+    def _settle(self, item: GradeItem) -> tuple[RewardLabel | None, Work, bytes]:
         """The item's label if it is known without a worker, its work, and the key under which equal work is known."""
         verifier = self.verifier_of(item)
         reduced = verifier.reduce(item.response)

@@ -10,7 +10,6 @@ The fork server is a fresh process without threads that imports Math-Verify once
 milliseconds.
 """
 
-import multiprocessing
 import os
 import signal
 import time
@@ -21,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pebble import ProcessExpired, ProcessPool
 
 from pipeline.errors import TbrmError
+from pipeline.rewards.forkserver import WorkerContext
 from pipeline.rewards.types import RewardLabel
 from pipeline.rewards.worker import EXIT_MEMORY, Work, grade_batch, start_worker
 
@@ -127,15 +127,14 @@ class VerifierPool:
                 self._start(task)
 
     def _build(self) -> ProcessPool:
-        context = multiprocessing.get_context("forkserver")
+        context = WorkerContext()
         context.set_forkserver_preload(_PRELOADED)
         return ProcessPool(self.workers, BATCHES_PER_WORKER, start_worker, (self.memory_mb,), context)
 
 
 _HOPELESS = (
-    "verifier workers die as soon as they start. In a script of your own, put the call under "
-    "`if __name__ == '__main__':` (workers import the main module); otherwise raise rewards.memory_mb or look at the "
-    "messages above"
+    "verifier workers die as soon as they start: raise rewards.memory_mb, or look at the messages above; a module that "
+    "cannot be imported in a new process does this too"
 )
 
 

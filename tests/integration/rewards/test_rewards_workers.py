@@ -162,6 +162,19 @@ def test_grading_works_in_a_thread_and_beside_torch_threads() -> None:
     assert labels == [1.0] * 5
 
 
+def test_a_script_without_a_main_guard_is_not_run_again_by_its_workers(tmp_path: Path) -> None:
+    script = tmp_path / "bare.py"
+    script.write_text(
+        "from pipeline.config.rewards import RewardsConfig\n"
+        "from pipeline.rewards import GradeItem, Grader\n"
+        "print('started', flush=True)\n"
+        "with Grader(RewardsConfig(workers=2)) as grader:\n"
+        "    print([label.reward for label in grader.grade([GradeItem('\\\\boxed{2/4}', '1/2')])])\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.splitlines() == ["started", "[1.0]"]
+
+
 def test_no_process_outlives_a_killed_parent(tmp_path: Path) -> None:
     script = tmp_path / "spin.py"
     script.write_text(
