@@ -39,7 +39,7 @@ def checkpoint_path(root: Path, update: int) -> Path:
 
 
 def write_checkpoint(checkpoint: Checkpoint, save: Callable[[Path], None], leader: bool) -> None:
-    """All ranks call this; `save(folder)` writes every rank's files and ends in a barrier. The leader hashes and commits.
+    """All ranks call this; `save(folder)` writes every rank's files and ends in a barrier. The leader commits.
 
     A crash at any point leaves either the whole checkpoint or a `_tmp.` folder that nobody reads.
     """

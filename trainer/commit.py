@@ -41,7 +41,9 @@ def place(job: TrainJob, folder: Path) -> None:
     sync_folder(folder.parent)
 
 
-def write_manifest(job: TrainJob, partition: Partition, parents: Mapping[str, str], stats: Mapping[str, Stat]) -> Manifest:
+def write_manifest(
+    job: TrainJob, partition: Partition, parents: Mapping[str, str], stats: Mapping[str, Stat]
+) -> Manifest:
     """The partition's manifest inside the exported folder, so that the rename commits it.
 
     It lists what makes the policy; the logs beside it hold times, and would give a repeated run another hash.

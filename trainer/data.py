@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute
 
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 from pipeline.errors import TbrmError
@@ -20,6 +21,7 @@ from trainer.types import GroupStats, Trajectory
 TRAJECTORIES = "trajectories.arrow"
 _ROWS_PER_BATCH = 1_024
 _TOKENS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
+pc: Any = pyarrow.compute  # its functions are made at import time, unseen by type checkers
 SCHEMA = pa.schema(
     [
         ("trajectory_id", pa.string()),
@@ -56,14 +58,14 @@ def write_trajectories(tables: Iterable[pa.Table], training: TrainingConfig, fol
             rows += kept.num_rows
     temp.replace(folder / TRAJECTORIES)
     if rows == 0:
-        raise TbrmError("the replay mix holds no trajectory to train on: check `replay.window`, `replay.logged` and the filters")
+        raise TbrmError(
+            "the mix holds no trajectory to train on: check `replay.window`, `replay.logged` and the filters"
+        )
     return rows
 
 
 def check_needs(table: pa.Table, training: TrainingConfig) -> None:
-    """Raise TbrmError when a row lacks what the objective needs: reference or behaviour log-probs, of the right length."""
-    import pyarrow.compute as pc
-
+    """Raise TbrmError when a row lacks the reference or behaviour log-probs that the objective needs."""
     needs = OBJECTIVE_NEEDS[training.objective]
     wanted = {
         "ref_token_logprobs": (needs.reference, "run `tbrm ref-logprobs` for this data set"),
@@ -87,8 +89,6 @@ def check_needs(table: pa.Table, training: TrainingConfig) -> None:
 
 
 def _trainable(table: pa.Table, training: TrainingConfig) -> pa.Table:
-    import pyarrow.compute as pc
-
     keep = pc.greater(pc.list_value_length(table.column("response_token_ids")), 0)
     if training.drop_truncated:
         keep = pc.and_(keep, pc.not_equal(table.column("finish_reason"), "length"))

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ def join_world() -> World:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     with _no_compiler_noise():
         import deepspeed
+    from torch._C._distributed_c10d import HashStore  # torch.distributed re-exports it untyped
+
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.setdefault("LOCAL_RANK", "0"))
@@ -50,7 +52,7 @@ def join_world() -> World:
     if not torch.distributed.is_initialized():
         backend = "nccl" if gpu else "gloo"
         if size == 1:
-            torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+            torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         else:
             torch.distributed.init_process_group(backend)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -59,7 +61,7 @@ def join_world() -> World:
 
 
 @contextlib.contextmanager
-def _no_compiler_noise() -> Iterator[None]:
+def _no_compiler_noise() -> Generator[None]:
     """Importing DeepSpeed probes for libraries nobody here uses, and the probes' linker errors look like ours."""
     kept = os.dup(2)
     try:
@@ -90,7 +92,7 @@ def deepspeed_config(
     monitor = training.monitor
     return {
         "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,  # the trainer marks the boundary itself: batches hold varying numbers of packs
+        "gradient_accumulation_steps": 1,  # the trainer marks the boundary itself: updates differ in packs
         "gradient_clipping": training.grad_clip,
         "bf16": {"enabled": dtype == torch.bfloat16},
         "zero_optimization": zero,
@@ -109,7 +111,11 @@ def deepspeed_config(
         },
         "steps_per_print": _QUIET_STEPS,
         "checkpoint": {"load_universal": universal},
-        "tensorboard": {"enabled": bool(monitor.tensorboard), "output_path": monitor.tensorboard or "", "job_name": label},
+        "tensorboard": {
+            "enabled": bool(monitor.tensorboard),
+            "output_path": monitor.tensorboard or "",
+            "job_name": label,
+        },
         "csv_monitor": {"enabled": bool(monitor.csv), "output_path": monitor.csv or "", "job_name": label},
         "wandb": {"enabled": bool(monitor.wandb_project), "project": monitor.wandb_project or "", "group": label},
     }
@@ -120,7 +126,8 @@ def wrap(module: torch.nn.Module, config: Mapping[str, Any]) -> Any:
     import deepspeed
 
     trained = [p for p in module.parameters() if p.requires_grad]
-    engine, *_ = deepspeed.initialize(model=module, model_parameters=trained, config=dict(config))
+    initialize: Any = deepspeed.initialize  # its annotations are wrong
+    engine, *_ = initialize(model=module, model_parameters=trained, config=dict(config))
     return engine
 
 

@@ -55,7 +55,7 @@ def verify_export(folder: Path, expected: Mapping[str, torch.Tensor]) -> None:
             for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
                 stored, trained = file.get_tensor(name), left.pop(name, None)
                 if trained is None:
-                    raise TbrmError(f"{path}: tensor {name} was stored twice or never trained; the policy is not published")
+                    raise TbrmError(f"{path}: tensor {name} was stored twice or never trained; it is not published")
                 if stored.dtype != trained.dtype or not torch.equal(stored, trained.cpu()):
                     finite = bool(torch.isfinite(trained).all())
                     why = "differs from the trained one" if finite else "holds NaN or infinity"
@@ -75,7 +75,9 @@ def verify_forward(model: Any, folder: Path, token_ids: list[int]) -> None:
     if sum(p.numel() for p in model.parameters()) > _FORWARD_CHECK_PARAMETERS:
         return
     device = next(model.parameters()).device
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, attn_implementation="sdpa").to(device).eval()
+    loaded = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, attn_implementation="sdpa").to(device).eval()
+    )
     ids = torch.tensor([token_ids], device=device)
     mine, theirs = model(input_ids=ids, use_cache=False).logits, loaded(input_ids=ids, use_cache=False).logits
     difference = float((mine - theirs).abs().max())

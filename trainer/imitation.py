@@ -54,7 +54,7 @@ def run_imitation(
             config_hash=stage_hash(warm, experiment.policy.dtype, experiment.seed, manifests),
         )
         result = train_policy(job)
-        stats = summary(result) | {"trajectories": rows, "seconds": time.monotonic() - started}
+        stats = summary(result.metrics, result.seconds) | {"trajectories": rows, "seconds": time.monotonic() - started}
         finish(job, {"training": training.model_dump(mode="json"), "stats": stats}, {**(parents or {}), **manifests})
         place(job, out)
         forget(state)

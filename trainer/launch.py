@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from types import FrameType
 
@@ -53,7 +53,7 @@ def run_processes(processes: int, hostfile: str | None, job_file: Path) -> None:
 
 
 @contextlib.contextmanager
-def _passing_signals_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
+def _passing_signals_on(child: subprocess.Popen[bytes]) -> Generator[None]:
     """Python only handles signals in the main thread; elsewhere the process group's owner has to do it."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,9 +1,9 @@
-"""What is reported of every update: the batch, the residual, the policy's distance from the reference, speed, memory."""
+"""What is reported of every update: the batch, the residual, the distance from the reference, speed, memory."""
 
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +15,9 @@ import torch
 from pipeline.stage import Metric
 from trainer.types import Trajectory
 
-SEGMENTS = ("ref_prob", "old_prob", "update_policy", "ppo_value", "ppo_update_value", "rollout", "other")
-"""The paper's. Here ref_prob and rollout are stages of their own, and old_prob (the behaviour log-probs) comes with the
-data; what is left of an update's wall time (reading, packing, logging, checkpoints) is `other`."""
+SEGMENTS = ("update_policy", "ppo_value", "ppo_update_value", "other")
+"""The paper's, as far as they are spent in training: ref_prob and rollout are stages of their own, old_prob (the
+behaviour log-probs) comes with the data. What is left of an update (reading, packing, reporting) is `other`."""
 PER_TRAJECTORY = ("residual", "value_first", "logratio", "kl")
 """Columns gathered for each trajectory; NaN where the objective has no such quantity."""
 
@@ -29,9 +29,7 @@ class Clock:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SEGMENTS, 0.0))
 
     @contextmanager
-    def time(self, segment: str) -> Iterator[None]:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+    def time(self, segment: str) -> Generator[None]:
         started = time.perf_counter()
         yield
         if torch.cuda.is_available():
@@ -78,7 +76,9 @@ def mean(values: npt.NDArray[Any]) -> float | None:
     return float(finite.mean()) if len(finite) else None
 
 
-def _split(batch: Sequence[Trajectory], key: Any, rewards: Any, residual: Any) -> dict[str, dict[str, float | int | None]]:
+def _split(
+    batch: Sequence[Trajectory], key: Any, rewards: Any, residual: Any
+) -> dict[str, dict[str, float | int | None]]:
     rows: dict[str, list[int]] = defaultdict(list)
     for i, trajectory in enumerate(batch):
         rows[key(trajectory)].append(i)
@@ -97,7 +97,9 @@ def peak_memory_gb() -> float:
 
 def events(row: dict[str, Any]) -> list[tuple[str, float, int]]:
     """(name, value, update) of the plain numbers of a row, for DeepSpeed's monitor."""
-    return [(f"train/{k}", float(v), row["update"]) for k, v in row.items() if isinstance(v, float | int) and k != "update"]
+    return [
+        (f"train/{k}", float(v), row["update"]) for k, v in row.items() if isinstance(v, float | int) and k != "update"
+    ]
 
 
 def summary(metrics: Sequence[dict[str, Any]], seconds: dict[str, float]) -> dict[str, Metric]:

@@ -4,10 +4,11 @@ import logging
 import time
 from pathlib import Path
 
+from pipeline.replay import resolve_mix
+
 from pipeline.config import Experiment, stage_hash
 from pipeline.errors import StoreError
 from pipeline.policy import policy_root, resolve_policy
-from pipeline.replay import resolve_mix
 from pipeline.stage import StageReport
 from pipeline.store import Manifest, Store, exclusive
 from trainer.checkpoint import newest_good
@@ -65,7 +66,8 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
         )
         result = train_policy(job)
         parents = {**mix.parents, f"{experiment.name}/policy/generation={generation:04d}": policy.policy_id}
-        stats = summary(result) | {"trajectories": rows, "seconds": time.monotonic() - started}
+        segments = _stage_seconds(experiment, store, generation) | result.seconds
+        stats = summary(result.metrics, segments) | {"trajectories": rows, "seconds": time.monotonic() - started}
         finish(job, {"training": training, "mix": mix_tree, "stats": stats}, parents)
         manifest = write_manifest(job, partition, parents, stats)
         place(job, Path(partition.path))
@@ -82,15 +84,25 @@ def _carried(experiment: Experiment, states: Path, generation: int, policy_id: s
     if checkpoint is not None and checkpoint.policy_id == policy_id:
         return checkpoint.path
     _log.warning(
-        "training.optimizer_state is `carry`, but %s holds no training state of policy %s: AdamW starts anew", before, policy_id
+        "training.optimizer_state is carry, but %s holds no state of policy %s: AdamW starts anew", before, policy_id
     )
     return None
+
+
+def _stage_seconds(experiment: Experiment, store: Store, generation: int) -> dict[str, float]:
+    """The paper's time segments that are stages of their own here, as far as this generation had them."""
+    found: dict[str, float] = {}
+    for segment, table in (("rollout", "rollouts"), ("ref_prob", "ref_logprobs")):
+        partition = store.partition(experiment.name, table, generation)
+        if partition.is_committed():
+            found[segment] = float(partition.manifest().stats.get("seconds", 0.0))
+    return found
 
 
 def _make_room(folder: Path, manifest: Manifest, config_hash: str, replace: bool) -> None:
     if not replace:
         raise StoreError(
-            f"{folder} was trained with another configuration or on other data ({manifest.config_hash}, now {config_hash}). "
+            f"{folder} was trained with other settings or on other data ({manifest.config_hash}, now {config_hash}). "
             "Add --replace to train it anew; the old policy is kept beside it"
         )
     folder.rename(folder.with_name(f"{folder.name}.replaced-{manifest.hash[:12]}"))

@@ -23,7 +23,13 @@ _NAMED_TRAJECTORIES = 5
 
 
 def update_once(
-    job: TrainJob, models: Models, world: World, batch: Sequence[Trajectory], clock: Clock, update: int, total_updates: int
+    job: TrainJob,
+    models: Models,
+    world: World,
+    batch: Sequence[Trajectory],
+    clock: Clock,
+    update: int,
+    total_updates: int,
 ) -> dict[str, Any]:
     """Do update `update` (0, 1, …) and return its row of metrics, equal on all ranks.
 

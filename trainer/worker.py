@@ -5,7 +5,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def work(job: TrainJob) -> None:
     world = join_world()
     torch.manual_seed(job.seed)
     random.seed(job.seed)
-    np.random.seed(job.seed % 2**32)  # noqa: NPY002 - for libraries that use the global generator
+    np.random.seed(job.seed % 2**32)
     start, checkpoint = _start_from(job, world)
     models = build_models(job, world, OBJECTIVE_NEEDS[job.training.objective].critic, checkpoint)
     table = TrajectoryTable(job.state, job.training.beta)
@@ -97,7 +97,8 @@ def _start_from(job: TrainJob, world: World) -> tuple[int, Checkpoint | None]:
     if update:
         checkpoint = found or read_checkpoint(checkpoint_path(job.state, update))
         if world.leader:
-            _say(f"{job.label}: goes on from {checkpoint.path.name}, {job.updates - update} of {job.updates} updates remain")
+            left = f"{job.updates - update} of {job.updates} updates remain"
+            _say(f"{job.label}: goes on from {checkpoint.path.name}, {left}")
         return update, checkpoint
     return 0, read_checkpoint(job.carry) if job.carry else None
 
@@ -114,7 +115,7 @@ def _export(job: TrainJob, models: Models, world: World) -> None:
 
 
 class _Metrics:
-    """metrics.jsonl of the job (rank 0), and DeepSpeed's monitor. Rows after the checkpoint are dropped at the start."""
+    """metrics.jsonl of the job (rank 0), and DeepSpeed's monitor. Rows after the checkpoint are dropped."""
 
     def __init__(self, path: Path, start: int, world: World) -> None:
         self._path, self._leader = path, world.leader
@@ -132,7 +133,7 @@ class _Metrics:
 
 
 @contextmanager
-def _progress(job: TrainJob, world: World) -> Iterator[Callable[[int, str], None]]:
+def _progress(job: TrainJob, world: World) -> Generator[Callable[[int, str], None]]:
     """A function (updates done, note beside the bar); rank 0 reports for all."""
     if not world.leader:
         yield lambda _updates, _note: None
@@ -147,13 +148,13 @@ def _progress(job: TrainJob, world: World) -> Iterator[Callable[[int, str], None
 
 
 @contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
+def _stop_requests() -> Generator[threading.Event]:
     """An event that SIGTERM sets, so that the update under way ends with a checkpoint."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # signals reach the main thread only; its owner stops the process
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    before = signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     try:
         yield stop
     finally:
@@ -161,13 +162,13 @@ def _stop_requests() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _named_memory_errors() -> Iterator[None]:
+def _named_memory_errors() -> Generator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise TbrmError(
-            f"the GPU ran out of memory ({error}). In this order: lower training.micro_batch_tokens (not below the longest "
-            "trajectory), set training.activation_checkpointing: true, lower training.head_chunk_tokens, raise "
+            f"the GPU ran out of memory ({error}). In this order: lower training.micro_batch_tokens (not below the "
+            "longest trajectory), set training.activation_checkpointing: true, lower training.head_chunk_tokens, raise "
             "training.zero_stage with more processes, set training.offload: optimizer"
         ) from error
 

@@ -29,8 +29,9 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trajectories(policy: Path) -> pa.Table:
     """24 prompts with 4 responses of 1 to 7 tokens; the reward is 1 when the first digit is even."""
-    from pipeline.models import load_model
     from trainer.scoring import score_trajectories
+
+    from pipeline.models import load_model
 
     rng = np.random.default_rng(0)
     prompts: list[list[int]] = []
@@ -67,7 +68,12 @@ def make_job(policy: Path, trajectories: pa.Table, tmp_path: Path) -> MakeJob:
     """A job in its own folder; keyword arguments go to TrainingConfig, `name` names the folder."""
 
     def make(name: str = "job", updates: int = 2, **training: Any) -> TrainJob:
-        settings: dict[str, Any] = {"learning_rate": 3e-4, "prompt_batch": 8, "micro_batch_tokens": 128, "weight_decay": 0.0}
+        settings: dict[str, Any] = {
+            "learning_rate": 3e-4,
+            "prompt_batch": 8,
+            "micro_batch_tokens": 128,
+            "weight_decay": 0.0,
+        }
         config = TrainingConfig.model_validate(settings | training)
         state = tmp_path / name
         write_trajectories([trajectories], config, state)

@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import TbrmError
-from trainer.checkpoint import Checkpoint, checkpoint_path, mark_exported, newest_good, prune, read_checkpoint, write_checkpoint
+from trainer.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    mark_exported,
+    newest_good,
+    prune,
+    read_checkpoint,
+    write_checkpoint,
+)
 
 
 def write(root: Path, update: int, content: str = "weights", config_hash: str = "hash") -> None:

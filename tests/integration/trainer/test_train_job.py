@@ -124,7 +124,9 @@ def test_optimizer_state_is_carried_into_the_next_generation(make_job: MakeJob) 
     whole = train_policy(make_job("whole", updates=4, prompt_batch=24))
     first = make_job("first", updates=2, prompt_batch=24)
     train_policy(first)
-    second = replace(make_job("second", updates=2, prompt_batch=24), start=first.out, carry=first.state / "update-00000002")
+    second = replace(
+        make_job("second", updates=2, prompt_batch=24), start=first.out, carry=first.state / "update-00000002"
+    )
     result = train_policy(second)
     assert result.carried
     assert [r["loss"] for r in result.metrics] == pytest.approx([r["loss"] for r in whole.metrics[2:]], rel=1e-5)
@@ -138,7 +140,10 @@ def test_exported_folder_is_an_ordinary_model(make_job: MakeJob, policy: Path) -
     trained, started = (AutoModelForCausalLM.from_pretrained(f) for f in (job.out, policy))
     assert trained.state_dict().keys() == started.state_dict().keys()
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), started.parameters(), strict=True))
-    assert AutoTokenizer.from_pretrained(job.out)("1+2=").input_ids == AutoTokenizer.from_pretrained(policy)("1+2=").input_ids
+    assert (
+        AutoTokenizer.from_pretrained(job.out)("1+2=").input_ids
+        == AutoTokenizer.from_pretrained(policy)("1+2=").input_ids
+    )
 
 
 def test_divergence_stops_before_the_step_and_names_trajectories(make_job: MakeJob) -> None:
