@@ -16,7 +16,7 @@ _FIELDS = {"response": str, "answer": str}
 
 
 @click.command()
-@click.argument("file", type=click.File("r", encoding="utf-8"), default="-")
+@click.argument("file", type=click.File("r", encoding="utf-8", errors="surrogateescape"), default="-")
 @click.option("--verifier", help="Verifier of rows that name none. Default: math_verify.")
 @click.option(
     "--allow", multiple=True, metavar="MODULE:FUNCTION", help="Your own function that rows may name. Repeatable."

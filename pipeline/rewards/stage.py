@@ -49,11 +49,11 @@ def run_rewards(
             partition.writer(config_hash, parents, replace) as writer,
             track(f"rewards[{generation}]", source.rows, "responses") as progress,
         ):
-            for index in range(len(source.shards)):
-                rows = read_items(rollouts, prompts, index, verifier, config.token_rewards)
+            for index, shard in enumerate(source.shards):
                 if writer.is_done(index):
-                    progress.advance(len(rows))
+                    progress.advance(shard.rows)
                     continue
+                rows = read_items(rollouts, prompts, index, verifier, config.token_rewards)
                 labels: list[RewardLabel] = []
                 for graded in grader.grade(row.item for row in rows):
                     labels.append(graded)

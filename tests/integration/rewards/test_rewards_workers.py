@@ -221,6 +221,15 @@ def test_grade_command_answers_every_line_of_the_hostile_file_in_order(tmp_path:
     assert all({"reward", "status", "extracted_answer", "detail"} <= row.keys() for row in rows)
 
 
+def test_grade_command_takes_bytes_that_are_no_text() -> None:
+    from click.testing import CliRunner
+
+    from pipeline.commands.grade import grade
+
+    result = CliRunner().invoke(grade, [], input=b'{"response": "\\\\boxed{5} \xff\xfe", "answer": "5"}\n')
+    assert json.loads(result.stdout)["reward"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
