@@ -4,24 +4,37 @@ from typing import Any
 
 from dagster import MetadataValue, TableColumn, TableColumnConstraints, TableSchema
 
-from assets.stages import Stage, table_markdown
+from assets.stages import Stage
 from pipeline.config import Experiment
 from pipeline.store import SCHEMAS, Store
 
 _SAMPLE_ROWS = 8
 _SAMPLE_CHARS = 160
+_COLUMNS = {
+    "trajectory_id": "hash of data set, generation, prompt_id and sample_index: a repeated run makes the same",
+    "prompt_token_ids": "what the policy saw; token ids are the truth, text is for people",
+    "response_token_ids": "actions a_1..a_H",
+    "response_mask": "false: the token was written by the environment, not by the policy",
+    "behavior_logprobs": "log π_b(a_h | s_h) in nats; TBRM does not need it",
+    "reward": "r(τ)",
+    "status": "ok, wrong_format, timeout, memory or error",
+    "ref_logprob_sum": "Σ_h log π_ref(a_h | s_h) in nats",
+    "ref_token_logprobs": "log π_ref(a_h | s_h) in nats, one a response token",
+    "ref_value_first": "V_ref(s_1) = log Σ_a exp logit(s_1, a), in nats",
+    "policy_id": "content hash of the sampling policy's weights and tokenizer",
+    "correct": "verdict in [0, 1]",
+}
 
 
 def describe(stage: Stage, experiment: Experiment) -> str:
-    """Description of an asset: what it is, then its table."""
+    """Description of an asset in Markdown."""
     head = stage.description.replace("\n\n", "\0").replace("\n", " ").replace("\0", "\n\n")
-    table = f"\n\n{table_markdown(stage.table)}" if stage.table else ""
     objective = (
         f"\n\nObjective here: `{experiment.training.objective}`, β = {experiment.training.beta}."
         if stage.command == "train"
         else ""
     )
-    return head + objective + table
+    return head + objective
 
 
 def table_metadata(
@@ -31,7 +44,7 @@ def table_metadata(
     if stage.table is None:
         return {}
     columns = [
-        TableColumn(f.name, str(f.type), constraints=TableColumnConstraints(nullable=f.nullable))
+        TableColumn(f.name, str(f.type), _COLUMNS.get(f.name), TableColumnConstraints(nullable=f.nullable))
         for f in SCHEMAS[stage.table]
     ]
     found: dict[str, Any] = {"dagster/column_schema": TableSchema(columns)}

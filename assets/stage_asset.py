@@ -31,7 +31,7 @@ from assets.publish import ensure_published
 from assets.resources import StoreLocation, stage_log
 from assets.sources import ExperimentSource
 from assets.stage_process import PROGRESS_EVERY_S
-from assets.stages import TRAINED_POLICY, Stage, is_finished
+from assets.stages import BASE_POLICY, TRAINED_POLICY, Stage, is_finished
 from pipeline.errors import TbrmError
 
 # Only a process that was killed (memory, a lost machine) is worth starting again; a wrong input stays wrong. This is no
@@ -119,6 +119,8 @@ def run_stage(
         raise _failure(
             arguments, [{"error": "the stage ended normally, but its result is not committed in the store"}], ended
         )
+    if stage is BASE_POLICY:
+        ensure_published(context.instance, store, source.experiment, 0)
     metrics: Mapping[str, Any] = report["metrics"]
     overhead = 0.0 if report["skipped"] else time.monotonic() - started - report["seconds"]
     try:

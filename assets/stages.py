@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.config import Experiment
 from pipeline.policy import POLICY_JSON, pointer_path
-from pipeline.store import SCHEMAS, Store
+from pipeline.store import Store
 
 GPU_POOL = "gpu"
 
@@ -128,12 +128,6 @@ def is_finished(stage: Stage, store: Store, experiment: Experiment, generation: 
 def trained_folder(store: Store, experiment: Experiment, generation: int) -> str:
     """Hugging Face folder of trained_policy[g]."""
     return store.join(experiment.name, "trained_policy", f"generation={generation:04d}")
-
-
-def table_markdown(table: str) -> str:
-    """The columns of a table for a description."""
-    rows = [f"| `{f.name}` | {f.type} | {'yes' if f.nullable else 'no'} |" for f in SCHEMAS[table]]
-    return "\n".join(["| column | type | nullable |", "|---|---|---|", *rows])
 
 
 def looped_stages(experiment: Experiment) -> list[Stage]:

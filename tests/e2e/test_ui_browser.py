@@ -1,0 +1,113 @@
+"""The UI in a real browser: find the graph, materialize by clicking, see the numbers, terminate.
+
+Screenshots go to $TBRM_SCREENSHOTS (docs/images when the pictures of the documentation are renewed), else to pytest's
+temporary folder.
+"""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.served_ui import Ui, served
+from tests.integration.assets.tiny import write_tiny
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: sh scripts/install-chromium.sh (as root)")
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+
+
+@pytest.fixture(scope="module")
+def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
+    folder = tmp_path_factory.mktemp("browser")
+    write_tiny(folder, generations=2)
+    write_tiny(folder, generations=1, prompts=5_000, name="long")
+    with served(folder / "data", folder) as found:
+        for name in ("tiny", "long"):
+            run = found.launch(f"{name}_base_policy", [[name, "base_policy"]], None)
+            assert found.wait(run) == "SUCCESS", found.messages(run)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def page(ui: Ui) -> "Iterator[sync_api.Page]":
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1500, "height": 950})
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    named = os.environ.get("TBRM_SCREENSHOTS")
+    folder = Path(named) if named else tmp_path_factory.mktemp("pictures")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def test_materialize_by_clicking_and_see_the_numbers(ui: Ui, page: "sync_api.Page", pictures: Path) -> None:
+    page.goto(f"{ui.url}/locations/assets.definitions/jobs/tiny_generation")
+    page.get_by_role("button", name=re.compile("Materialize")).first.click()
+    page.get_by_text("Select a partition or create one").click()
+    page.locator(".bp5-menu-item, [role=menuitem], [role=option]").filter(has_text="0000").first.click()
+    page.keyboard.press("Escape")
+    page.screenshot(path=pictures / "ui-launch.png")
+    page.get_by_role("button", name="Launch 1 run").click()
+    deadline = time.monotonic() + 60
+    while (newest := ui.runs()[0])["jobName"] != "tiny_generation" and time.monotonic() < deadline:
+        time.sleep(0.2)
+    page.goto(f"{ui.url}/runs/{newest['runId']}")
+    page.get_by_text("Success", exact=True).first.wait_for(timeout=180_000)
+    page.screenshot(path=pictures / "ui-run.png")
+
+    second = ui.launch("tiny_generation", [["tiny", n] for n in ("rollouts", "rewards", "ref_logprobs")], "0001")
+    assert ui.wait(second) == "FAILURE" or ui.wait(second) == "SUCCESS"
+    page.goto(f"{ui.url}/locations/assets.definitions/asset-groups/tiny")
+    page.get_by_text("trained_policy").first.wait_for()
+    page.get_by_text("Materialized").first.wait_for()
+    page.wait_for_timeout(1_500)
+    page.screenshot(path=pictures / "ui-graph.png")
+
+    page.goto(f"{ui.url}/assets/tiny/rewards?view=overview")
+    page.get_by_text("reward_mean").first.wait_for(state="attached")
+    plots = page.get_by_text("Plots", exact=True).first
+    plots.scroll_into_view_if_needed()
+    page.locator("canvas").first.wait_for(state="attached")
+    page.wait_for_timeout(1_000)
+    page.screenshot(path=pictures / "ui-plots.png")
+
+
+def test_an_asset_check_can_be_opened(ui: Ui, page: "sync_api.Page", pictures: Path) -> None:
+    page.goto(f"{ui.url}/assets/tiny/rewards?view=checks&checkDetail=verdict_rates")
+    page.get_by_text("verdict_rates").first.click()
+    page.get_by_text("without a verdict").first.wait_for()
+    page.get_by_text("Passed", exact=True).first.wait_for()
+    page.screenshot(path=pictures / "ui-check.png")
+
+
+def test_terminate_from_the_run_page_leaves_no_process(ui: Ui, page: "sync_api.Page", pictures: Path) -> None:
+    run = ui.launch("long_generation", [["long", "rollouts"]], "0000")
+    deadline = time.monotonic() + 60
+    while not ui.stage_processes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    page.goto(f"{ui.url}/runs/{run}")
+    page.get_by_role("button", name="Terminate").click()
+    page.locator(".bp5-dialog, [role=dialog]").get_by_role("button", name=re.compile("Terminate")).click()
+    assert ui.wait(run, 60) == "CANCELED"
+    deadline = time.monotonic() + 15
+    while ui.stage_processes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ui.stage_processes() == []
+    page.goto(f"{ui.url}/runs/{run}")
+    page.get_by_text("Canceled", exact=True).first.wait_for()
+    page.screenshot(path=pictures / "ui-terminated.png")
