@@ -79,10 +79,11 @@ def test_materialize_by_clicking_and_see_the_numbers(ui: Ui, page: "sync_api.Pag
     page.screenshot(path=pictures / "ui-graph.png")
 
     page.goto(f"{ui.url}/assets/tiny/rewards?view=overview")
-    page.get_by_text("reward_mean").first.wait_for(state="attached")
-    plots = page.get_by_text("Plots", exact=True).first
-    plots.scroll_into_view_if_needed()
-    page.locator("canvas").first.wait_for(state="attached")
+    page.get_by_text("reward_mean").first.scroll_into_view_if_needed()
+    page.screenshot(path=pictures / "ui-metadata.png")
+    page.get_by_text("Plots", exact=True).first.click()
+    page.locator("canvas").first.wait_for()
+    page.locator("canvas").first.scroll_into_view_if_needed()
     page.wait_for_timeout(1_000)
     page.screenshot(path=pictures / "ui-plots.png")
 
