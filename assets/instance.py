@@ -39,6 +39,10 @@ def prepare_home(store: Store) -> Path:
         temp = config.with_suffix(f".{os.getpid()}")
         temp.write_text(text, encoding="utf-8")
         temp.replace(config)
+    postgres = os.environ.get(POSTGRES_URL, "")
+    if postgres.startswith("postgresql://"):
+        # SQLAlchemy 2.1 reads this as psycopg 3, for which Dagster's storage is not written.
+        os.environ[POSTGRES_URL] = postgres.replace("postgresql://", "postgresql+psycopg2://", 1)
     os.environ["DAGSTER_HOME"] = str(home)
     os.environ["TBRM_ROOT"] = str(Path(store.base).resolve()) if store.is_local else store.root
     return home

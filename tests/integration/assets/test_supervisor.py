@@ -15,8 +15,9 @@ from assets.supervisor import __file__ as supervisor
 # Starts a grandchild in a session of its own (as torchrun does) that ignores SIGTERM, then sleeps.
 STUBBORN = """
 import subprocess, sys, time, signal
-code = "import signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); print('up', flush=True); time.sleep(300)"
-child = subprocess.Popen([sys.executable, "-S", "-c", code, sys.argv[1]], start_new_session=True, stdout=subprocess.PIPE)
+code = "import signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); print(1, flush=True); time.sleep(300)"
+command = [sys.executable, "-S", "-c", code, sys.argv[1]]
+child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE)
 child.stdout.readline()
 print("ready", flush=True)
 time.sleep(float(sys.argv[2]))
@@ -42,9 +43,8 @@ def wait_until_none(mark: str, timeout_s: float = 10.0) -> list[int]:
     return marked(mark)
 
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/stat").exists(), reason="walking the process tree needs Linux's /proc"
-)
+_PROC = Path("/proc/self/stat")
+pytestmark = pytest.mark.skipif(not _PROC.exists(), reason="the process tree is read from Linux's /proc")
 
 
 def test_output_and_exit_status_come_back(tmp_path: Path) -> None:
@@ -79,7 +79,8 @@ def test_nothing_outlives_a_caller_killed_with_sigkill(tmp_path: Path) -> None:
     mark = f"mark-{os.getpid()}-orphan"
     caller = f"""
 import sys; from pathlib import Path; from assets.launcher import LocalLauncher
-LocalLauncher(grace_s=0.5).run([sys.executable, "-c", {STUBBORN!r}, {mark!r}, "300"], {{}}, Path({str(tmp_path / "log")!r}))
+command = [sys.executable, "-c", {STUBBORN!r}, {mark!r}, "300"]
+LocalLauncher(grace_s=0.5).run(command, {{}}, Path({str(tmp_path / "log")!r}))
 """
     process = subprocess.Popen([sys.executable, "-c", caller], stdout=subprocess.PIPE)
     assert process.stdout
