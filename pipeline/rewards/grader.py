@@ -19,6 +19,8 @@ REMEMBERED = 200_000
 """Labels kept for repeated answers, about 100 MB at most."""
 BATCHES_AHEAD = 4
 """Batches in flight for each worker: input is read no faster than it is graded."""
+WAITING_FOR_EQUAL = 8
+"""How many times as many rows may wait for their label, where most repeat what is being graded."""
 
 
 class Grader:
@@ -101,7 +103,7 @@ class _Run:
         self.waiting: deque[tuple[GradeItem, RewardLabel | _Place, bytes]] = deque()
         self.places: dict[bytes, _Place] = {}
         self.open: _Batch = _Batch()
-        self.graded = 0
+        self.graded = self.collected = 0  # rows given to workers, and labelled by them
 
     def add(self, item: GradeItem, label: RewardLabel | None, work: Work, key: bytes) -> None:
         if label is not None:
@@ -124,7 +126,9 @@ class _Run:
             self.open = _Batch()
 
     def full(self) -> bool:
-        return len(self.waiting) > self.batch * BATCHES_AHEAD * self.pool.workers
+        """Whether enough is under way. Rows with equal work wait in memory only, so more of them may."""
+        limit = self.batch * BATCHES_AHEAD * self.pool.workers
+        return self.graded - self.collected > limit or len(self.waiting) > WAITING_FOR_EQUAL * limit
 
     def first(self) -> tuple[GradeItem, RewardLabel, bytes]:
         item, label, key = self.waiting.popleft()
@@ -132,23 +136,25 @@ class _Run:
             if label.batch is self.open:
                 self.flush()
             self.places.pop(key, None)
-            label = label.batch.labels(self.pool)[label.row]
+            self.collected += label.batch.collect(self.pool)
+            label = label.batch.labels[label.row]
         return item, label, key
 
 
 class _Batch:
-    """Rows that travel together. `labels` waits for them once."""
+    """Rows that travel together."""
 
     def __init__(self) -> None:
         self.rows: list[Work] = []
         self.task: Task | None = None
-        self._labels: list[RewardLabel] | None = None
+        self.labels: list[RewardLabel] = []
 
-    def labels(self, pool: VerifierPool) -> list[RewardLabel]:
-        if self._labels is None:
-            assert self.task is not None
-            self._labels = pool.collect(self.task)
-        return self._labels
+    def collect(self, pool: VerifierPool) -> int:
+        """Wait for the labels, the first time; how many came."""
+        if self.labels or self.task is None:
+            return 0
+        self.labels = pool.collect(self.task)
+        return len(self.labels)
 
 
 class _Place:
