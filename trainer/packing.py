@@ -1,6 +1,7 @@
 """Micro-batches: whole trajectories laid end to end without padding, balanced by length under a token budget."""
 
 import heapq
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -52,7 +53,7 @@ def pair_units(trajectories: Sequence[Trajectory]) -> Iterator[Unit]:
 
 def unit_pairs(unit: Unit) -> list[tuple[int, int]]:
     """Neighbours within a unit: one pair of two responses, two of three, none of one."""
-    return list(zip(unit[:-1], unit[1:], strict=True))
+    return list(itertools.pairwise(unit))
 
 
 def lay_out(trajectories: Sequence[Trajectory], pairs: Sequence[tuple[int, int]] = ()) -> PackedBatch:
@@ -78,8 +79,9 @@ def lay_out(trajectories: Sequence[Trajectory], pairs: Sequence[tuple[int, int]]
         seq=_long(np.repeat(np.arange(len(trajectories)), counts)),
         first=_long(np.cumsum(counts) - counts),
         last=_long(np.cumsum(counts) - 1),
-        ref=torch.from_numpy(np.concatenate([t.ref_logprobs[t.response_mask] for t in trajectories])),
-        behavior=torch.from_numpy(np.concatenate(behavior)) if len(behavior) == len(trajectories) else None,
+        lengths=tuple(counts.tolist()),
+        ref_logprobs=torch.from_numpy(np.concatenate([t.ref_logprobs[t.response_mask] for t in trajectories])),
+        behavior_logprobs=torch.from_numpy(np.concatenate(behavior)) if len(behavior) == len(trajectories) else None,
         reward=torch.tensor([t.reward for t in trajectories], dtype=torch.float64),
         token_reward=torch.from_numpy(np.concatenate([policy_token_rewards(t) for t in trajectories])),
         pairs=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2),

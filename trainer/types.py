@@ -85,16 +85,23 @@ class PackedBatch:
     """[B] Index in R of each trajectory's first policy token."""
     last: Tensor
     """[B] Index in R of each trajectory's last policy token."""
-    ref: Tensor
-    """[R] Reference log-probs."""
-    behavior: Tensor | None
-    """[R] Behaviour log-probs; None unless every trajectory has them."""
+    lengths: tuple[int, ...]
+    """Policy tokens of each trajectory; their sum is R."""
+    ref_logprobs: Tensor
+    """[R] log π_ref(a_h|s_h)."""
+    behavior_logprobs: Tensor | None
+    """[R] Log-probs under the policies that sampled; None unless every trajectory has them."""
     reward: Tensor
     """[B] fp64, outcome rewards."""
     token_reward: Tensor
     """[R] fp64, r_h: token rewards where given, else the outcome reward on the last policy token."""
     pairs: Tensor
     """[P, 2] Indices in B of two responses to one prompt; P = 0 unless pairs were asked for."""
+
+    def per_trajectory(self, tokens: Tensor) -> Tensor:
+        """[B] fp64, the sum of `tokens` [R] over each trajectory."""
+        sums = torch.zeros(len(self.trajectories), dtype=torch.float64, device=tokens.device)
+        return sums.index_add(0, self.seq, tokens.double())
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch with every tensor on `device`."""
@@ -115,7 +122,7 @@ class Scores:
     """[R] V_θ(s_h)."""
     entropy: Tensor | None = None
     """[R] Entropy of π_θ(·|s_h) in nats."""
-    critic: Tensor | None = None
+    critic_value: Tensor | None = None
     """[R] V_φ(s_h) of a separate value model; the job fills it in."""
     target_value: Tensor | None = None
     """[R] V_{θ_t}(s_h) of the policy at the start of the generation, without gradient; the job fills it in."""
