@@ -116,6 +116,10 @@ class TrajectoryTable:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def response_lengths(self, rows: Iterable[int]) -> list[int]:
+        """Response tokens that the policy wrote, by row."""
+        return [int(t.response_mask.sum()) for t in self.read([int(row) for row in rows])]
+
     def read(self, rows: Sequence[int]) -> list[Trajectory]:
         """The trajectories of `rows`, in that order."""
         return [self._trajectory(int(row)) for row in rows]

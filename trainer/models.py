@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
+from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 from pipeline.models import load_model
 from trainer.checkpoint import Checkpoint
 from trainer.engine import World, deepspeed_config, load_engine, save_engine, to_universal, wrap
 from trainer.job import TrainJob
-from trainer.packing import PackedBatch
-from trainer.scoring import Scores, score
+from trainer.scoring import score
+from trainer.types import PackedBatch, Scores, ValueAt
 
 POLICY, CRITIC = "policy", "critic"
 PREFIX = "model."
@@ -22,14 +23,22 @@ PREFIX = "model."
 class PolicyModule(torch.nn.Module):
     """A causal language model whose forward pass scores the responses of a packed batch."""
 
-    def __init__(self, model: Any, chunk_tokens: int) -> None:
+    def __init__(self, model: Any, training: TrainingConfig) -> None:
         super().__init__()
         self.model = model
-        self.chunk_tokens = chunk_tokens
+        self.training_config = training
 
-    def forward(self, batch: PackedBatch, value: str) -> tuple[torch.Tensor | None, ...]:
+    def forward(self, batch: PackedBatch, value: ValueAt) -> tuple[torch.Tensor | None, ...]:
         """The fields of `Scores` as a tuple: DeepSpeed looks for tensors in tuples, not in dataclasses."""
-        scores = score(self.model, batch, value=value, chunk_tokens=self.chunk_tokens)
+        options = self.training_config
+        scores = score(
+            self.model,
+            batch,
+            value=value,
+            entropy=OBJECTIVE_NEEDS[options.objective].entropy,
+            temperature=options.temperature,
+            chunk_tokens=options.head_chunk_tokens,
+        )
         return tuple(getattr(scores, f.name) for f in dataclasses.fields(Scores))
 
 
@@ -38,7 +47,7 @@ class CriticModule(torch.nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.backbone = model.model
+        self.backbone = model.get_decoder()
         self.head = torch.nn.Linear(model.config.hidden_size, 1, dtype=model.dtype)
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
@@ -80,7 +89,7 @@ def build_models(job: TrainJob, world: World, critic: bool, resume: Checkpoint |
             _share_head(module)
         return wrap(module, config)
 
-    policy = engine(lambda model: PolicyModule(model, training.head_chunk_tokens), training.learning_rate, job.label)
+    policy = engine(lambda model: PolicyModule(model, training), training.learning_rate, job.label)
     value = engine(CriticModule, training.critic_learning_rate, f"{job.label} critic") if critic else None
     return Models(policy, value)
 

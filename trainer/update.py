@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,71 +16,113 @@ from trainer.job import TrainJob
 from trainer.metrics import PER_TRAJECTORY, Clock, batch_metrics, peak_memory_gb
 from trainer.models import Models
 from trainer.objectives import get
-from trainer.packing import PackedBatch, pack
-from trainer.scoring import Scores
-from trainer.types import Trajectory
+from trainer.packing import pack
+from trainer.types import PackedBatch, Scores, Trajectory
 
 _NAMED_TRAJECTORIES = 5
 
 
+@dataclass(frozen=True)
+class Batch:
+    """The trajectories of one update, and V of θ_t for the objectives with a frozen target."""
+
+    trajectories: Sequence[Trajectory]
+    frozen: Sequence[npt.NDArray[np.float32]] | None
+
+
 def update_once(
-    job: TrainJob,
-    models: Models,
-    world: World,
-    batch: Sequence[Trajectory],
-    clock: Clock,
-    update: int,
-    total_updates: int,
+    job: TrainJob, models: Models, world: World, batch: Batch, clock: Clock, update: int, total_updates: int
 ) -> dict[str, Any]:
     """Do update `update` (0, 1, …) and return its row of metrics, equal on all ranks.
 
-    The loss is the sum over the batch divided by its number of trajectories, however it is cut into packs and spread
-    over processes. A rank with fewer packs repeats one with weight 0, so that all ranks take part in every collective.
-    Raises TbrmError before the optimizer step when the loss is not finite or the residual explodes.
+    The loss is the sum over the batch divided by its number of terms (trajectories, pairs or tokens), however it is
+    cut into packs and spread over processes. A rank with fewer packs repeats one with weight 0, so that all ranks take part in every collective.
+    `total_updates` counts the warm-up. Raises TbrmError before the optimizer step when the loss is not finite or the
+    residual explodes.
     """
     started, timed = time.perf_counter(), sum(clock.seconds.values())
-    training = job.training
+    training, trajectories = job.training, batch.trajectories
     objective = get(training.objective)
-    learning_rate = training.learning_rate * min(1.0, (total_updates + 1) / max(1, training.warmup_updates))
-    set_learning_rate(models.policy, learning_rate)
-    packs = pack(batch, training.micro_batch_tokens)
-    place = {id(t): i for i, t in enumerate(batch)}
-    sums = torch.zeros(len(batch), len(PER_TRAJECTORY) + 1, dtype=torch.float64, device=world.device)
+    warm = min(1.0, (total_updates + 1) / max(1, training.warmup_updates))
+    set_learning_rate(models.policy, training.learning_rate * warm)
+    packs = pack(trajectories, training.micro_batch_tokens, pairs=objective.needs.pairs)
+    place = {id(t): i for i, t in enumerate(trajectories)}
+    sums = torch.zeros(len(trajectories), len(PER_TRAJECTORY) + 1, dtype=torch.float64, device=world.device)
     rounds = -(-len(packs) // world.size)
+    terms = objective.terms(trajectories)
     for turn in range(rounds):
         index = turn * world.size + world.rank
-        mine = packs[index if index < len(packs) else 0].to(world.device)
-        models.policy.set_gradient_accumulation_boundary(turn + 1 == rounds)
+        real = index < len(packs)
+        mine = packs[index if real else 0].to(world.device)
+        rows = [place[id(t)] for t in mine.trajectories]
+        weight = world.size / terms if real else 0.0
+        _mark_boundary(models, turn + 1 == rounds)
+        values = _critic_values(models, mine, clock)
+        leaf = None if values is None else values.detach().requires_grad_()
         with clock.time("update_policy"):
-            scores = Scores(*models.policy(mine, objective.needs.value))
-            loss, info = objective.fn(scores, mine, training)
-            real = index < len(packs)
-            models.policy.backward(loss * (world.size / len(batch) if real else 0.0), scale_wrt_gas=False)
+            scores = replace(
+                Scores(*models.policy(mine, objective.needs.value)),
+                critic=leaf,
+                target_value=None if batch.frozen is None else _frozen(batch.frozen, rows, world),
+            )
+            loss, info = objective.loss(scores, mine, training)
+            models.policy.backward(loss * weight, scale_wrt_gas=False)
+        if values is not None and leaf is not None:
+            with clock.time("ppo_update_value"):
+                slope = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+                models.critic.backward((values * slope).sum(), scale_wrt_gas=False)
         if real:
-            rows = [place[id(t)] for t in mine.trajectories]
             sums[rows, :-1] = per_trajectory(scores, mine, info)
             sums[rows[0], -1] = loss.detach().double()
     total(world, sums)
-    loss = float(sums[:, -1].sum()) / len(batch)
-    values = sums[:, :-1].cpu().numpy()
-    _guard(job, batch, update, loss, values)
+    loss_mean = float(sums[:, -1].sum()) / terms
+    table = sums[:, :-1].cpu().numpy()
+    _guard(job, trajectories, update, loss_mean, table)
     with clock.time("update_policy"):
         norm = step(models.policy)
+    if models.critic is not None:
+        with clock.time("ppo_update_value"):
+            set_learning_rate(models.critic, training.critic_learning_rate * warm)
+            step(models.critic)
     seconds = time.perf_counter() - started
     clock.seconds["other"] += seconds - (sum(clock.seconds.values()) - timed)
-    row = {"update": update + 1, "loss": loss, "grad_norm": norm, "learning_rate": learning_rate}
-    row |= batch_metrics(batch, values)
+    row: dict[str, Any] = {
+        "update": update + 1,
+        "loss": loss_mean,
+        "grad_norm": norm,
+        "learning_rate": training.learning_rate * warm,
+        **batch_metrics(trajectories, table),
+    }
     return row | {"seconds": seconds, "tokens_per_second": row["tokens"] / seconds, "peak_memory_gb": peak_memory_gb()}
+
+
+def _mark_boundary(models: Models, last: bool) -> None:
+    """Gradients are reduced over the processes, and the optimizer may step, after the last pack only."""
+    for engine in (models.policy, models.critic):
+        if engine is not None:
+            engine.set_gradient_accumulation_boundary(last)
+
+
+def _critic_values(models: Models, batch: PackedBatch, clock: Clock) -> torch.Tensor | None:
+    if models.critic is None:
+        return None
+    with clock.time("ppo_value"):
+        return models.critic(batch)
+
+
+def _frozen(values: Sequence[npt.NDArray[np.float32]], rows: Sequence[int], world: World) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([values[row] for row in rows])).to(world.device)
 
 
 def per_trajectory(scores: Scores, batch: PackedBatch, info: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """[B, len(PER_TRAJECTORY)] in fp64: the quantities that every objective reports of each trajectory."""
     size = len(batch.trajectories)
     ratio = (scores.logprob.detach() - batch.ref).double()
-    nothing = torch.full((size,), float("nan"), dtype=torch.float64, device=ratio.device)
 
     def summed(tokens: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(size, dtype=torch.float64, device=tokens.device).index_add(0, batch.seq, tokens)
+        return tokens.new_zeros(size).index_add(0, batch.seq, tokens)
+
+    nothing = torch.full((size,), float("nan"), dtype=torch.float64, device=ratio.device)
 
     residual = info["residual"].double() if "residual" in info else nothing
     value = scores.value_first.detach().double() if scores.value_first is not None else nothing

@@ -20,11 +20,12 @@ from trainer.checkpoint import Checkpoint, checkpoint_path, newest_good, prune, 
 from trainer.data import TrajectoryTable, batch_rows
 from trainer.engine import World, full_weights, join_world, total
 from trainer.export import export_policy, verify_forward
+from trainer.frozen import frozen_values
 from trainer.job import METRICS_FILE, RESULT_FILE, TrainJob, read_metrics
 from trainer.launch import ERROR_FILE
 from trainer.metrics import Clock, events
 from trainer.models import PREFIX, Models, build_models, load_models, save_models
-from trainer.update import update_once
+from trainer.update import Batch, update_once
 
 
 def work(job: TrainJob) -> None:
@@ -33,15 +34,24 @@ def work(job: TrainJob) -> None:
     torch.manual_seed(job.seed)
     random.seed(job.seed)
     np.random.seed(job.seed % 2**32)
+    needs = OBJECTIVE_NEEDS[job.training.objective]
     start, checkpoint = _start_from(job, world)
-    models = build_models(job, world, OBJECTIVE_NEEDS[job.training.objective].critic, checkpoint)
+    models = build_models(job, world, needs.critic, checkpoint)
     table = TrajectoryTable(job.state, job.training.beta)
     clock = Clock()
+    prompts = [np.array([row]) for row in range(len(table))] if job.training.objective == "imitation" else table.groups
+
+    def rows_of(update: int) -> list[int]:
+        return batch_rows(prompts, job.seed, update, job.training.prompt_batch)
+
+    frozen = None
+    if needs.frozen_target:
+        used = (row for update in range(job.updates) for row in rows_of(update))
+        frozen = frozen_values(job, models, table, used, world)
     if checkpoint is not None:
         load_models(models, checkpoint, world, job.training.zero_stage)
     before = checkpoint.total_updates - start if checkpoint is not None else 0
     metrics = _Metrics(job.state / METRICS_FILE, start, world)
-    prompts = [np.array([row]) for row in range(len(table))] if job.training.objective == "imitation" else table.groups
 
     def save(update: int) -> None:
         write_checkpoint(
@@ -62,7 +72,8 @@ def work(job: TrainJob) -> None:
     with _stop_requests() as stop, _progress(job, world) as report, _named_memory_errors():
         report(start, "")
         for update in range(start, job.updates):
-            batch = table.read(batch_rows(prompts, job.seed, update, job.training.prompt_batch))
+            rows = rows_of(update)
+            batch = Batch(table.read(rows), None if frozen is None else frozen.read(rows))
             row = update_once(job, models, world, batch, clock, update, before + update)
             metrics.add(row, models.policy)
             report(1, _note(row))

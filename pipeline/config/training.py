@@ -39,6 +39,8 @@ class ObjectiveNeeds:
     """A separate trained value model."""
     frozen_target: bool = False
     """V of θ_t, the policy at the start of the generation."""
+    entropy: bool = False
+    """The entropy of π_θ at every response token."""
     reference: bool = True
     """The stored reference log-probs."""
 
@@ -54,7 +56,7 @@ OBJECTIVE_NEEDS: dict[str, ObjectiveNeeds] = {
     "daa_point": ObjectiveNeeds(groups=True),
     "daa_pair": ObjectiveNeeds(groups=True, pairs=True),
     "grpo": ObjectiveNeeds(groups=True, behavior_logprobs=True),
-    "ppo": ObjectiveNeeds(behavior_logprobs=True, critic=True),
+    "ppo": ObjectiveNeeds(behavior_logprobs=True, critic=True, entropy=True),
     "imitation": ObjectiveNeeds(reference=False),
 }
 """One row per objective of the method; kept free of torch so that a wrong experiment is refused in a second."""
