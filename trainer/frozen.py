@@ -19,7 +19,7 @@ _ROWS_AT_ONCE = 1_024
 
 
 class FrozenValues:
-    """V_{θ_t} at every response token of the rows a job trains on, in nats; one flat array and where each row begins."""
+    """V_{θ_t} at every response token of the rows a job trains on: one flat array, and each row's start."""
 
     def __init__(
         self, rows: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], values: npt.NDArray[np.float32]

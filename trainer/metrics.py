@@ -3,7 +3,7 @@
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +18,6 @@ from trainer.types import Trajectory
 SEGMENTS = ("update_policy", "ppo_value", "ppo_update_value", "other")
 """The paper's, as far as they are spent in training: ref_prob and rollout are stages of their own, old_prob (the
 behaviour log-probs) comes with the data. What is left of an update (reading, packing, reporting) is `other`."""
-PER_TRAJECTORY = ("residual", "value_first", "logratio", "kl")
-"""Columns gathered for each trajectory; NaN where the objective has no such quantity."""
 
 
 @dataclass
@@ -37,17 +35,12 @@ class Clock:
         self.seconds[segment] += time.perf_counter() - started
 
 
-def batch_metrics(batch: Sequence[Trajectory], values: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """Metrics of one update. `values` is [len(batch), len(PER_TRAJECTORY)], complete on every rank.
-
-    `logratio` is Σ(lp − ref) of a response, `kl` the sum of the k3 estimator exp(ref − lp) − (ref − lp) − 1, both in
-    nats, averaged over responses; on trajectories of another policy they are not estimates of its KL.
-    """  # noqa: RUF002
-    column = {name: values[:, i] for i, name in enumerate(PER_TRAJECTORY)}
+def batch_metrics(batch: Sequence[Trajectory], values: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, Any]:
+    """Means of one update's [len(batch)] quantities by name, complete on every rank, and the shape of the residual."""
     lengths = np.array([len(t.response_ids) for t in batch])
     rewards = np.array([t.reward for t in batch])
-    residual = column["residual"]
-    row: dict[str, Any] = {name: mean(column[name]) for name in ("value_first", "logratio", "kl")}
+    residual = values.get("residual", np.full(len(batch), np.nan))
+    row: dict[str, Any] = {name: mean(column) for name, column in values.items() if name != "residual"}
     if np.isfinite(residual).any():
         p5, p50, p95 = np.nanpercentile(residual, (5, 50, 95))
         row |= {

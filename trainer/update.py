@@ -13,7 +13,7 @@ import torch
 from pipeline.errors import TbrmError
 from trainer.engine import World, set_learning_rate, step, total
 from trainer.job import TrainJob
-from trainer.metrics import PER_TRAJECTORY, Clock, batch_metrics, peak_memory_gb
+from trainer.metrics import Clock, batch_metrics, peak_memory_gb
 from trainer.models import Models
 from trainer.objectives import get
 from trainer.packing import pack
@@ -36,7 +36,8 @@ def update_once(
     """Do update `update` (0, 1, …) and return its row of metrics, equal on all ranks.
 
     The loss is the sum over the batch divided by its number of terms (trajectories, pairs or tokens), however it is
-    cut into packs and spread over processes. A rank with fewer packs repeats one with weight 0, so that all ranks take part in every collective.
+    cut into packs and spread over processes. A rank with fewer packs repeats one with weight 0, so that all ranks
+    take part in every collective.
     `total_updates` counts the warm-up. Raises TbrmError before the optimizer step when the loss is not finite or the
     residual explodes.
     """
@@ -47,7 +48,8 @@ def update_once(
     set_learning_rate(models.policy, training.learning_rate * warm)
     packs = pack(trajectories, training.micro_batch_tokens, pairs=objective.needs.pairs)
     place = {id(t): i for i, t in enumerate(trajectories)}
-    sums = torch.zeros(len(trajectories), len(PER_TRAJECTORY) + 1, dtype=torch.float64, device=world.device)
+    sums: torch.Tensor | None = None
+    names: list[str] = []
     rounds = -(-len(packs) // world.size)
     terms = objective.terms(trajectories)
     for turn in range(rounds):
@@ -62,21 +64,27 @@ def update_once(
         with clock.time("update_policy"):
             scores = replace(
                 Scores(*models.policy(mine, objective.needs.value)),
-                critic=leaf,
+                critic_value=leaf,
                 target_value=None if batch.frozen is None else _frozen(batch.frozen, rows, world),
             )
             loss, info = objective.loss(scores, mine, training)
             models.policy.backward(loss * weight, scale_wrt_gas=False)
-        if values is not None and leaf is not None:
+        if models.critic is not None and values is not None and leaf is not None:
             with clock.time("ppo_update_value"):
                 slope = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
                 models.critic.backward((values * slope).sum(), scale_wrt_gas=False)
+        columns = per_trajectory(scores, mine, info) if objective.needs.reference else dict(info)
+        if sums is None:
+            names = sorted(columns)
+            sums = torch.zeros(len(trajectories), len(names) + 1, dtype=torch.float64, device=world.device)
         if real:
-            sums[rows, :-1] = per_trajectory(scores, mine, info)
+            for k, name in enumerate(names):
+                sums[rows, k] = columns[name].double()
             sums[rows[0], -1] = loss.detach().double()
+    assert sums is not None
     total(world, sums)
     loss_mean = float(sums[:, -1].sum()) / terms
-    table = sums[:, :-1].cpu().numpy()
+    table = dict(zip(names, sums.T.cpu().numpy(), strict=False))
     _guard(job, trajectories, update, loss_mean, table)
     with clock.time("update_policy"):
         norm = step(models.policy)
@@ -114,34 +122,39 @@ def _frozen(values: Sequence[npt.NDArray[np.float32]], rows: Sequence[int], worl
     return torch.from_numpy(np.concatenate([values[row] for row in rows])).to(world.device)
 
 
-def per_trajectory(scores: Scores, batch: PackedBatch, info: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """[B, len(PER_TRAJECTORY)] in fp64: the quantities that every objective reports of each trajectory."""
-    size = len(batch.trajectories)
-    ratio = (scores.logprob.detach() - batch.ref).double()
+def per_trajectory(scores: Scores, batch: PackedBatch, info: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """[B] quantities by name: the objective's own, and what is reported of every objective.
 
-    def summed(tokens: torch.Tensor) -> torch.Tensor:
-        return tokens.new_zeros(size).index_add(0, batch.seq, tokens)
-
-    nothing = torch.full((size,), float("nan"), dtype=torch.float64, device=ratio.device)
-
-    residual = info["residual"].double() if "residual" in info else nothing
-    value = scores.value_first.detach().double() if scores.value_first is not None else nothing
-    return torch.stack([residual, value, summed(ratio), summed(torch.expm1(-ratio) + ratio)], dim=1)
+    `logratio` is Σ(lp - ref) of a response, `kl` the sum of the k3 estimator exp(ref - lp) - (ref - lp) - 1, in nats.
+    On trajectories of another policy than θ their means are not estimates of θ's KL to the reference.
+    """
+    ratio = (scores.logprob.detach() - batch.ref_logprobs).double()
+    common = {"logratio": batch.per_trajectory(ratio), "kl": batch.per_trajectory(torch.expm1(-ratio) + ratio)}
+    if scores.value_first is not None:
+        common["value_first"] = scores.value_first.detach()
+    return {**common, **info}
 
 
 def _guard(
-    job: TrainJob, batch: Sequence[Trajectory], update: int, loss: float, values: npt.NDArray[np.float64]
+    job: TrainJob,
+    batch: Sequence[Trajectory],
+    update: int,
+    loss: float,
+    values: Mapping[str, npt.NDArray[np.float64]],
 ) -> None:
-    """Stop before the optimizer step that would spoil the weights; the newest checkpoint is from before it."""
-    residual = np.abs(values[:, PER_TRAJECTORY.index("residual")])
-    known = residual[np.isfinite(residual)]
-    if math.isfinite(loss) and (len(known) == 0 or known.mean() <= job.training.max_residual):
+    """Stop before the optimizer step that would spoil the weights; the newest checkpoint is from before it.
+
+    A residual of NaN is no alarm by itself (`daa_pair` has one for each pair, not for each trajectory); a loss of NaN is.
+    """
+    limit = job.training.max_residual
+    residual = float(np.nanmean(np.abs(values.get("residual", np.zeros(1)))))
+    if math.isfinite(loss) and residual <= limit:
         return
-    worst = np.argsort(-np.nan_to_num(residual, nan=np.inf))[:_NAMED_TRAJECTORIES]
+    size = np.abs(values.get("residual", values.get("logratio", np.zeros(len(batch)))))
+    worst = np.argsort(-np.nan_to_num(size, nan=np.inf))[:_NAMED_TRAJECTORIES]
     names = ", ".join(f"{batch[i].trajectory_id} ({batch[i].source}, reward {batch[i].reward:g})" for i in worst)
     raise TbrmError(
-        f"{job.label} diverged at update {update + 1}: loss {loss:.4g}, mean |residual| "
-        f"{known.mean() if len(known) else float('nan'):.4g} (training.max_residual {job.training.max_residual:g}). "
-        f"Worst trajectories: {names}. The weights were not changed and the last checkpoint is good; lower "
-        "training.learning_rate, raise training.beta, or look at these rows' rewards"
+        f"{job.label} diverged at update {update + 1}: loss {loss:.4g}, mean |residual| {residual:.4g} "
+        f"(training.max_residual {limit:g}). Worst trajectories: {names}. The weights were not changed and the last "
+        "checkpoint is good; lower training.learning_rate, raise training.beta, or look at these rows' rewards"
     )
