@@ -47,36 +47,44 @@ def latex(_: str) -> list[GradeItem]:
     dice = random.Random(0)
     items: list[GradeItem] = []
     for number in range(600):
-        a, b = dice.randint(2, 99), dice.randint(2, 99)
-        forms = [
-            f"\\frac{{{a}}}{{{b}}}",
-            f"{a}\\sqrt{{{b}}}",
-            f"x^2+{a}x+{b}",
-            f"({a},{b}]",
-            f"\\frac{{{a}\\pi}}{{{b}}}",
-        ]
-        gold = forms[number % 5]
-        answer = gold if dice.random() < 0.5 else gold.replace(str(a), str(a + 1), 1)
-        items.append(GradeItem(f"{thoughts(dice)} The answer is $\\boxed{{{answer}}}$.", gold))
+        gold, wrong = expressions(dice, number)[:2]
+        items.append(GradeItem(f"{thoughts(dice)} So $\\boxed{{{gold if dice.random() < 0.5 else wrong}}}$.", gold))
     return items
 
 
-def repeated(_: str) -> list[GradeItem]:
-    """A generation with n = 16: 128 prompts, every response worded differently, three different answers a prompt."""
+def expressions(dice: random.Random, number: int) -> list[str]:
+    """A gold expression of one of five forms, and two wrong ones."""
+    a, b = dice.randint(2, 96), dice.randint(2, 99)
+    forms = ["\\frac{%d}{%d}", "%d\\sqrt{%d}", "x^2+%dx+%d", "(%d,%d]", "\\frac{%d\\pi}{%d}"]
+    return [forms[number % 5] % (a + off, b) for off in range(3)]
+
+
+def generation(answers: Callable[[random.Random, int], list[str]], prompts: int) -> list[GradeItem]:
+    """A generation with n = 16: every response worded differently, three different answers to a prompt."""
     dice = random.Random(1)
-    golds = [f"\\frac{{{dice.randint(1, 999)}}}{{{dice.randint(2, 999)}}}" for _ in range(128)]
     return [
-        GradeItem(f"{thoughts(dice)} So \\boxed{{{dice.choice([gold, gold + '+1', '-' + gold])}}}.", gold)
-        for gold in golds
+        GradeItem(f"{thoughts(dice)} So \\boxed{{{dice.choices(given, (8, 1, 1))[0]}}}.", given[0])
+        for number in range(prompts)
+        for given in [answers(dice, number)]
         for _ in range(16)
     ]
+
+
+def integers(dice: random.Random, number: int) -> list[str]:
+    value = dice.randint(0, 999)
+    return [str(value), str(value + 1), str(-value)]
 
 
 def thoughts(dice: random.Random) -> str:
     return " ".join(f"We add ${dice.randint(1, 99)} + x_{i}$ to both sides, which gives more." for i in range(28))
 
 
-INPUTS: dict[str, Callable[[str], list[GradeItem]]] = {"logged": logged, "latex": latex, "repeated_n16": repeated}
+INPUTS: dict[str, Callable[[str], list[GradeItem]]] = {
+    "logged": logged,
+    "latex": latex,
+    "n16_latex": lambda _: generation(expressions, 64),
+    "n16_integers": lambda _: generation(integers, 128),
+}
 
 
 def plain_loop(items: Sequence[GradeItem]) -> Labels:
@@ -168,7 +176,9 @@ def speeds(sources: Iterable[str], rounds: int, data: str) -> dict[str, Any]:
                 name: sum(a == b for a, b in zip(runs[name][0]["labels"], runs[names[0]][0]["labels"], strict=True))
                 for name in names
             },
-            "ratios": ratios(seconds, cpu),
+            "wall_s_of_each_round": {name: [round(run["seconds"], 3) for run in runs[name]] for name in names},
+            "load_average": os.getloadavg()[0],
+            "ratios": ratios(seconds, cpu) | {"two_cores_over_one_best_round": best_scaling(runs)},
         }
     return table
 
@@ -187,6 +197,12 @@ def ratios(wall: dict[str, float], cpu: dict[str, float]) -> dict[str, float]:
     }
     found["two_cores_over_one_wall"] = wall[every] / wall["grader_every_row_2_cores"]
     return {name: round(value, 2) for name, value in sorted(found.items())}
+
+
+def best_scaling(runs: dict[str, list[dict[str, Any]]]) -> float:
+    """Two workers against one, the quietest round of each: another user of the second core hides it in medians."""
+    one, two = (min(run["seconds"] for run in runs[f"grader_every_row_{n}"]) for n in ("1_core", "2_cores"))
+    return round(one / two, 2)
 
 
 def hostile() -> dict[str, Any]:
@@ -263,11 +279,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=str(ROOT.parent / "shared" / "data"))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=INPUTS, nargs="+", help="measure these inputs again, keep the other figures")
     parser.add_argument("--measure", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--input", choices=INPUTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         measure(args.measure, args.input, args.data)
+    if args.only:
+        result = json.loads(RESULT.read_text())
+        result["speed"] |= speeds(args.only, args.rounds, args.data)
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+        return
     there = Path(args.data, "logged").is_dir()
     result = {
         "cores": len(os.sched_getaffinity(0)),
