@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.policy import write_policy_json
-from pipeline.store import Manifest, Partition, ShardInfo, Stat, checksum, code_version, sync_folder
+from pipeline.store import Manifest, ShardInfo, Stat, checksum, code_version, sync_folder
+from pipeline.store.manifest import MANIFEST, parse_manifest
 from trainer.checkpoint import mark_exported, newest_good, prune
 from trainer.data import TRAJECTORIES
 from trainer.job import METRICS_FILE, TrainJob
 
-TRAINING_JSON, MANIFEST = "training.json", "_manifest.json"
+TABLE, TRAINING_JSON = "trained_policy", "training.json"
 
 
 def finish(job: TrainJob, tree: Mapping[str, Any], parents: Mapping[str, str]) -> str:
@@ -42,17 +43,17 @@ def place(job: TrainJob, folder: Path) -> None:
 
 
 def write_manifest(
-    job: TrainJob, partition: Partition, parents: Mapping[str, str], stats: Mapping[str, Stat]
+    job: TrainJob, experiment: str, generation: int, parents: Mapping[str, str], stats: Mapping[str, Stat]
 ) -> Manifest:
-    """The partition's manifest inside the exported folder, so that the rename commits it.
+    """A manifest of table `trained_policy` inside the exported folder, so that the rename commits it.
 
     It lists what makes the policy; the logs beside it hold times, and would give a repeated run another hash.
     """
     files = sorted(p for p in job.out.iterdir() if p.name not in (TRAINING_JSON, METRICS_FILE))
     manifest = Manifest(
-        dataset=partition.dataset,
-        table=partition.table,
-        generation=partition.generation,
+        dataset=experiment,
+        table=TABLE,
+        generation=generation,
         config_hash=job.config_hash,
         code_version=code_version(),
         parents=dict(sorted(parents.items())),
@@ -61,6 +62,12 @@ def write_manifest(
     )
     (job.out / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
+
+
+def committed(folder: Path) -> Manifest | None:
+    """The manifest of a committed policy folder, None when there is none. Raises StoreError for a damaged one."""
+    path = folder / MANIFEST
+    return parse_manifest(path.read_text(encoding="utf-8"), str(path)) if path.exists() else None
 
 
 def tidy(states: Path, generation: int) -> None:

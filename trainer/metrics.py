@@ -57,8 +57,8 @@ def batch_metrics(batch: Sequence[Trajectory], values: Mapping[str, npt.NDArray[
         "truncated": mean(np.array([t.truncated for t in batch], dtype=float)),
         "trajectories": len(batch),
         "tokens": int(lengths.sum() + sum(len(t.prompt_ids) for t in batch)),
-        "by_source": _split(batch, lambda t: t.source, rewards, residual),
-        "by_lag": _split(batch, lambda t: str(t.lag), rewards, residual),
+        "by_source": _split([t.source for t in batch], rewards, residual),
+        "by_lag": _split([str(t.lag) for t in batch], rewards, residual),
     }
     return {name: value for name, value in row.items() if value is not None}
 
@@ -70,11 +70,12 @@ def mean(values: npt.NDArray[Any]) -> float | None:
 
 
 def _split(
-    batch: Sequence[Trajectory], key: Any, rewards: Any, residual: Any
+    names: Sequence[str], rewards: npt.NDArray[np.float64], residual: npt.NDArray[np.float64]
 ) -> dict[str, dict[str, float | int | None]]:
+    """Reward and residual of the trajectories that share a name."""
     rows: dict[str, list[int]] = defaultdict(list)
-    for i, trajectory in enumerate(batch):
-        rows[key(trajectory)].append(i)
+    for i, name in enumerate(names):
+        rows[name].append(i)
     return {
         name: {"trajectories": len(r), "reward": mean(rewards[r]), "residual_abs": mean(np.abs(residual[r]))}
         for name, r in sorted(rows.items())

@@ -1,6 +1,7 @@
 """The models of a job: the policy, and for `ppo` and `sac_*` a critic, each in its own DeepSpeed engine."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def build_models(job: TrainJob, world: World, critic: bool, resume: Checkpoint |
                 to_universal(resume.path, tag)
         torch.distributed.barrier()
 
-    def engine(module_of: Any, learning_rate: float, label: str) -> Any:
+    def engine(module_of: Callable[[Any], torch.nn.Module], learning_rate: float, label: str) -> Any:
         config = deepspeed_config(training, learning_rate, getattr(torch, job.model.dtype), label, universal)
         model = load_model(str(job.start), job.model).train()
         if training.activation_checkpointing:

@@ -12,13 +12,13 @@ from pipeline.policy import policy_root, resolve_policy
 from pipeline.stage import StageReport
 from pipeline.store import Manifest, Store, exclusive
 from trainer.checkpoint import newest_good
-from trainer.commit import finish, forget, place, tidy, write_manifest
+from trainer.commit import TABLE, committed, finish, forget, place, tidy, write_manifest
 from trainer.data import write_trajectories
 from trainer.job import TrainJob, train_policy
 from trainer.metrics import summary
 from trainer.sources import mix_tables
 
-TABLE, STATE = "trained_policy", "training_state"
+STATE = "training_state"
 # How a job uses the machine and what it writes beside the policy: none of it decides what is learned.
 NOT_IN_HASH = {
     *("processes", "hostfile", "offload", "zero_stage", "micro_batch_tokens", "head_chunk_tokens"),
@@ -38,7 +38,7 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
     started = time.monotonic()
     states = policy_root(store) / experiment.name / STATE
     state = states / f"generation={generation:04d}"
-    partition = store.partition(experiment.name, TABLE, generation)
+    folder = policy_root(store) / experiment.name / TABLE / state.name
     policy = resolve_policy(store, experiment, generation)
     mix = resolve_mix(store, experiment, generation)
     mix_tree = mix.to_json()
@@ -46,11 +46,11 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
     decisive = {name: value for name, value in training.items() if name not in NOT_IN_HASH}
     config_hash = stage_hash(decisive, experiment.policy.dtype, experiment.seed, policy.policy_id, mix_tree)
     with exclusive(str(state)):
-        if partition.is_committed():
-            manifest = partition.manifest()
+        manifest = committed(folder)
+        if manifest is not None:
             if manifest.config_hash == config_hash and not replace:
                 return _report(manifest, started, skipped=True)
-            _make_room(Path(partition.path), manifest, config_hash, replace)
+            _make_room(folder, manifest, config_hash, replace)
             forget(state)
         rows = write_trajectories(mix_tables(store, mix), experiment.training, state)
         job = TrainJob(
@@ -69,8 +69,8 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
         segments = _stage_seconds(experiment, store, generation) | result.seconds
         stats = summary(result.metrics, segments) | {"trajectories": rows, "seconds": time.monotonic() - started}
         finish(job, {"training": training, "mix": mix_tree, "stats": stats}, parents)
-        manifest = write_manifest(job, partition, parents, stats)
-        place(job, Path(partition.path))
+        manifest = write_manifest(job, experiment.name, generation, parents, stats)
+        place(job, folder)
         tidy(states, generation)
     return _report(manifest, started, skipped=False)
 

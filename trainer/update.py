@@ -144,7 +144,7 @@ def _guard(
 ) -> None:
     """Stop before the optimizer step that would spoil the weights; the newest checkpoint is from before it.
 
-    A residual of NaN is no alarm by itself (`daa_pair` has one for each pair, not for each trajectory); a loss of NaN is.
+    A residual of NaN is no alarm by itself (`daa_pair` has one for each pair, not trajectory); a loss of NaN is.
     """
     limit = job.training.max_residual
     residual = float(np.nanmean(np.abs(values.get("residual", np.zeros(1)))))
