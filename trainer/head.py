@@ -50,12 +50,12 @@ class _HeadScores(torch.autograd.Function):
         for rows in _chunks(len(hidden), chunk_tokens):
             logits = _logits(hidden[rows], weight, bias, temperature)
             picked[rows] = logits.gather(1, targets[rows, None])[:, 0]
-            top = logits.amax(dim=1)
             if entropy:
                 soft_value[rows] = torch.logsumexp(logits, dim=1)
-                p = torch.exp(logits - soft_value[rows, None])
-                spread[rows] = soft_value[rows] - p.mul_(logits).sum(dim=1)
+                log_p = logits.sub_(soft_value[rows, None])
+                spread[rows] = -log_p.exp().mul_(log_p).sum(dim=1)
             else:
+                top = logits.amax(dim=1)
                 soft_value[rows] = logits.sub_(top[:, None]).exp_().sum(dim=1).log_().add_(top)
         ctx.save_for_backward(hidden, weight, bias, targets, soft_value, spread)
         ctx.options = temperature, chunk_tokens, entropy

@@ -54,6 +54,7 @@ def trajectory_loss(residual: Tensor, batch: PackedBatch, options: TrainingConfi
         residual = residual / torch.tensor(batch.lengths, dtype=residual.dtype, device=residual.device)
     if options.residual_clip is None:
         return residual.square().sum(), residual
-    inside = residual.clamp(-options.residual_clip, options.residual_clip)
-    # x² inside, 2c|x| - c² outside; written so that the gradient is 2x inside and ±2c outside.
-    return (2 * inside.detach() * residual - inside.detach().square()).sum(), residual
+    # huber_loss is half of what we want: x²/2 inside, c|x| - c²/2 beyond.
+    zero = torch.zeros_like(residual)
+    huber = torch.nn.functional.huber_loss(residual, zero, reduction="sum", delta=options.residual_clip)
+    return 2 * huber, residual
