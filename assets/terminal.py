@@ -12,8 +12,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 # A line of pipeline.progress: "label: 3/10 unit, 1.2 unit/s, 6 s left note"
 _PROGRESS = re.compile(r"^(?P<label>[^:]+): (?P<done>\d+)/(?P<total>\d+) (?P<rest>.*)$")
-_HEADLINES = ("reward_mean", "reward", "accuracy", "loss", "residual", "value_first", "kl", "tokens")
-_NOT_SHOWN = frozenset({"rows", "seconds", "overhead_seconds", "skipped", "bytes", "shards"})
+_HEADLINES = ("reward_mean", "accuracy", "residual_mean", "value_first", "kl", "entropy_per_token", "ref_value_first_mean")
+_NOT_SHOWN = frozenset({"rows", "trajectories", "seconds", "overhead_seconds", "skipped", "bytes", "shards"})
 _NUMBERS_SHOWN = 4
 
 
@@ -69,7 +69,7 @@ class Terminal:
                 note=f"{found['done']}/{found['total']} {found['rest']}",
             )
         else:
-            self.console.print(f"    {line}", markup=False, highlight=False)
+            self.console.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
 
     def _done(self, stage: str, metadata: dict[str, object]) -> None:
         numbers = {
@@ -84,7 +84,7 @@ class Terminal:
             if metadata.get("skipped")
             else f"{rows:>7,} rows {seconds:>6.1f} s + {overhead:.1f} s start"
         )
-        self.console.print(f"  {stage:16} {took}  {shown}", markup=False, highlight=False)
+        self.console.print(f"  {stage:16} {took}  {shown}", markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def _live_bar(self) -> Generator[None]:

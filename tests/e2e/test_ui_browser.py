@@ -71,7 +71,7 @@ def test_materialize_by_clicking_and_see_the_numbers(ui: Ui, page: "sync_api.Pag
     page.screenshot(path=pictures / "ui-run.png")
 
     second = ui.launch("tiny_generation", [["tiny", n] for n in ("rollouts", "rewards", "ref_logprobs")], "0001")
-    assert ui.wait(second) == "FAILURE" or ui.wait(second) == "SUCCESS"
+    assert ui.wait(second) == "SUCCESS", ui.messages(second)
     page.goto(f"{ui.url}/locations/assets.definitions/asset-groups/tiny")
     page.get_by_text("trained_policy").first.wait_for()
     page.get_by_text("Materialized").first.wait_for()
@@ -83,15 +83,15 @@ def test_materialize_by_clicking_and_see_the_numbers(ui: Ui, page: "sync_api.Pag
     page.screenshot(path=pictures / "ui-metadata.png")
     page.get_by_text("Plots", exact=True).first.click()
     page.locator("canvas").first.wait_for()
-    page.locator("canvas").first.scroll_into_view_if_needed()
+    page.get_by_text("reward_mean").first.scroll_into_view_if_needed()
     page.wait_for_timeout(1_000)
     page.screenshot(path=pictures / "ui-plots.png")
 
 
 def test_an_asset_check_can_be_opened(ui: Ui, page: "sync_api.Page", pictures: Path) -> None:
-    page.goto(f"{ui.url}/assets/tiny/rewards?view=checks&checkDetail=verdict_rates")
-    page.get_by_text("verdict_rates").first.click()
-    page.get_by_text("without a verdict").first.wait_for()
+    page.goto(f"{ui.url}/assets/tiny/rewards?view=checks&checkDetail=aligned_with_rollouts")
+    page.get_by_text("aligned_with_rollouts").first.click()
+    page.get_by_text("shards agree").first.wait_for()
     page.get_by_text("Passed", exact=True).first.wait_for()
     page.screenshot(path=pictures / "ui-check.png")
 
@@ -111,4 +111,5 @@ def test_terminate_from_the_run_page_leaves_no_process(ui: Ui, page: "sync_api.P
     assert ui.stage_processes() == []
     page.goto(f"{ui.url}/runs/{run}")
     page.get_by_text("Canceled", exact=True).first.wait_for()
+    page.get_by_text("RUN_CANCELED").first.wait_for(state="attached")
     page.screenshot(path=pictures / "ui-terminated.png")
