@@ -10,6 +10,7 @@ import torch
 
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 from pipeline.models import load_model
+from trainer.backbone import hidden_states
 from trainer.checkpoint import Checkpoint
 from trainer.engine import World, deepspeed_config, load_engine, save_engine, to_universal, wrap
 from trainer.job import TrainJob
@@ -55,8 +56,7 @@ class CriticModule(torch.nn.Module):
 
     def forward(self, batch: PackedBatch) -> torch.Tensor:
         """[R] values in fp32, R the response tokens of the batch."""
-        hidden = self.backbone(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False)
-        return self.head(hidden.last_hidden_state[0, batch.predict]).float().squeeze(-1)
+        return self.head(hidden_states(self.backbone, batch)[batch.predict]).float().squeeze(-1)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.errors import TbrmError
+from trainer.backbone import hidden_states
 from trainer.head import head_scores
 from trainer.packing import pack
 from trainer.types import PackedBatch, Scores, Trajectory, ValueAt
@@ -33,12 +34,7 @@ def score(
     Raises TbrmError for a model whose logits are not a plain linear map of its last hidden state.
     """
     head = plain_head(model)
-    # Without attention_mask and cache, transformers derives block-diagonal causal attention from the reset positions;
-    # with either of them sequences of a pack would silently see each other.
-    hidden = model.get_decoder()(
-        input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
-    ).last_hidden_state
-    selected = hidden[0].index_select(0, batch.predict)
+    selected = hidden_states(model.get_decoder(), batch).index_select(0, batch.predict)
     logprob, soft_value, spread = head_scores(
         selected, head.weight, head.bias, batch.targets, temperature, chunk_tokens, entropy
     )

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from largest_tensor import LargestTensor
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.head import head_scores
 
@@ -97,30 +97,15 @@ def test_frozen_weights_get_no_gradient() -> None:
     assert weight.grad is None
 
 
-class Largest(TorchDispatchMode):
-    """Records the largest tensor that any operation returns."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, Tensor):
-                self.elements = max(self.elements, tensor.numel())
-        return result
-
-
 @pytest.mark.parametrize("entropy", [False, True])
 def test_no_tensor_of_tokens_by_vocabulary_exists(entropy: bool) -> None:
     tokens, vocabulary, chunk = 512, 4_000, 16
     hidden = torch.randn(tokens, 8, requires_grad=True)
     weight = torch.randn(vocabulary, 8, requires_grad=True)
-    with Largest() as seen:
+    with LargestTensor() as seen:
         logprob, value, _ = head_scores(hidden, weight, None, torch.arange(tokens), 1.0, chunk, entropy)
         (logprob.sum() + value.sum()).backward()
     assert seen.elements <= max(chunk * vocabulary, weight.numel())
-    with Largest() as seen:
+    with LargestTensor() as seen:
         naive(hidden, weight, None, torch.arange(tokens), 1.0)
     assert seen.elements == tokens * vocabulary

@@ -1,104 +1,37 @@
 """Scoring a packed batch under a model: equal to one sequence at a time through the model's own logits."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen2Config
+from tiny_models import naive_scores, random_trajectories, tiny
+from transformers import Gemma2Config
 
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
 from trainer.objectives import get
 from trainer.packing import lay_out, pack
 from trainer.scoring import score, score_trajectories
-from trainer.types import Trajectory
-
-VOCABULARY = 61
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
-
-
-def tiny(family: type = LlamaConfig, attention: str = "sdpa", dtype: torch.dtype = torch.float32, **config: Any) -> Any:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(family(**SHAPE | config), attn_implementation=attention, dtype=dtype)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            parameter.data.mul_(6)  # far from uniform, so that a token seen by mistake shows
-    return model.eval()
-
-
-def rows(count: int = 20, seed: int = 0) -> list[Trajectory]:
-    rng = np.random.default_rng(seed)
-    made: list[Trajectory] = []
-    for i in range(count):
-        size = int(rng.integers(1, 40))
-        made.append(
-            Trajectory(
-                trajectory_id=f"t{i}",
-                prompt_id=f"p{i // 4}",
-                prompt_ids=rng.integers(0, VOCABULARY, rng.integers(1, 8)).astype(np.int32),
-                response_ids=rng.integers(0, VOCABULARY, size).astype(np.int32),
-                response_mask=np.ones(size, bool),
-                reward=float(i % 2),
-                ref_logprobs=-rng.random(size).astype(np.float32) * 8,
-            )
-        )
-    return made
-
-
-def naive(model: Any, t: Trajectory) -> tuple[torch.Tensor, torch.Tensor]:
-    """(log-probs [T], V [T]) of one response from the full logits."""
-    ids = torch.from_numpy(np.concatenate([t.prompt_ids, t.response_ids])).long()
-    logits = model(input_ids=ids[None]).logits[0, len(t.prompt_ids) - 1 : -1]
-    return logits.log_softmax(1).gather(1, ids[len(t.prompt_ids) :, None])[:, 0], logits.logsumexp(1)
-
-
-@pytest.mark.parametrize(
-    ("family", "config"),
-    [
-        (LlamaConfig, {"tie_word_embeddings": False}),
-        (LlamaConfig, {"tie_word_embeddings": True}),
-        (Qwen2Config, {}),
-        (Qwen2Config, {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}),
-    ],
-)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_packed_sequences_do_not_see_each_other(family: type, config: dict[str, Any], attention: str) -> None:
-    model, batch = tiny(family, attention, **config), lay_out(rows())
-    scores = score(model, batch, value="all", chunk_tokens=50)
-    apart = [naive(model, t) for t in batch.trajectories]
-    assert scores.value is not None
-    assert scores.value_first is not None
-    assert torch.allclose(scores.logprob, torch.cat([lp for lp, _ in apart]), atol=2e-4)
-    assert torch.allclose(scores.value, torch.cat([v for _, v in apart]), atol=2e-4)
-    assert torch.equal(scores.value_first, scores.value[batch.first])
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_gradients_of_all_weights(tied: bool) -> None:
-    model, batch = tiny(dtype=torch.float64, tie_word_embeddings=tied), lay_out(rows(6))
+    model, batch = tiny(dtype=torch.float64, tie_word_embeddings=tied), lay_out(random_trajectories(6))
     scores = score(model, batch, value="first", chunk_tokens=7)
     assert scores.value_first is not None
     (scores.logprob.square().sum() + scores.value_first.sum()).backward()
     packed = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     for t in batch.trajectories:
-        logprob, value = naive(model, t)
+        logprob, value = naive_scores(model, t)
         (logprob.square().sum() + value[0]).backward()
     for name, parameter in model.named_parameters():
         assert torch.allclose(packed[name], parameter.grad, rtol=1e-9, atol=1e-10), name
 
 
 def test_four_ways_of_packing_give_one_loss_and_one_gradient() -> None:
-    model, data, options = tiny(), rows(24), TrainingConfig(beta=0.1)
+    model, data, options = tiny(), random_trajectories(24), TrainingConfig(beta=0.1)
     results: list[tuple[float, torch.Tensor]] = []
     for budget, order in ((1, 1), (100, 1), (100, -1), (10**6, 1)):
         model.zero_grad()
@@ -114,7 +47,7 @@ def test_four_ways_of_packing_give_one_loss_and_one_gradient() -> None:
 
 
 def test_activation_checkpointing_changes_nothing() -> None:
-    model, batch = tiny().train(), lay_out(rows(6))
+    model, batch = tiny().train(), lay_out(random_trajectories(6))
     slopes = []
     for checkpointing in (False, True):
         if checkpointing:
@@ -126,14 +59,14 @@ def test_activation_checkpointing_changes_nothing() -> None:
 
 
 def test_temperature_divides_the_logits() -> None:
-    model, batch = tiny(), lay_out(rows(3))
+    model, batch = tiny(), lay_out(random_trajectories(3))
     warm = score(model, batch, value="all", temperature=2.0)
     model.lm_head.weight.data /= 2.0
     assert torch.allclose(warm.logprob, score(model, batch).logprob, atol=1e-5)
 
 
 def test_reference_scoring_is_training_scoring_however_it_is_batched() -> None:
-    model, data = tiny(), rows()
+    model, data = tiny(), random_trajectories()
     prompts, responses = [t.prompt_ids.tolist() for t in data], [t.response_ids.tolist() for t in data]
     one = score_trajectories(model, prompts, responses, 1)
     many = score_trajectories(model, prompts, responses, 10**6)
@@ -153,8 +86,10 @@ def test_masked_and_empty_responses_have_a_value_and_zeros() -> None:
     scored = score_trajectories(
         model, [[5], [5, 6], [5, 6]], [[1, 2, 3], [], [9]], 100, [mask, np.ones(0, bool), np.zeros(1, bool)]
     )
-    row = replace(rows(1)[0], prompt_ids=np.array([5], np.int32), response_ids=np.array([1, 2, 3], np.int32))
-    logprob, value = naive(model, row)
+    row = replace(
+        random_trajectories(1)[0], prompt_ids=np.array([5], np.int32), response_ids=np.array([1, 2, 3], np.int32)
+    )
+    logprob, value = naive_scores(model, row)
     assert scored[0][0].tolist() == pytest.approx([0.0, *logprob[1:].tolist()], abs=1e-4)
     assert scored[0][1] == pytest.approx(value[1].item(), abs=1e-4)
     assert [len(s[0]) for s in scored] == [3, 0, 1]
@@ -165,4 +100,4 @@ def test_masked_and_empty_responses_have_a_value_and_zeros() -> None:
 def test_heads_that_are_not_plain_are_refused() -> None:
     model = tiny(Gemma2Config, attention="eager", head_dim=8)
     with pytest.raises(TbrmError, match=r"Gemma2ForCausalLM cannot be scored.*final_logit_softcapping"):
-        score(model, lay_out(rows(1)))
+        score(model, lay_out(random_trajectories(1)))
