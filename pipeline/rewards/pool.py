@@ -26,10 +26,12 @@ from pipeline.rewards.worker import EXIT_MEMORY, Work, grade_batch, start_worker
 
 BATCHES_PER_WORKER = 400
 """Batches after which a worker is replaced, so that what sympy caches and leaks stays bounded."""
-REBUILDS = 5
+REBUILDS = 7
 """Times that a broken pool is built anew without a single task done in between, before giving up."""
 STALLED_S = 15.0
 """Seconds beyond the longest permitted task without any task ending, after which the pool counts as broken."""
+FROM_OUTSIDE = (-signal.SIGKILL, 255)
+"""Exit codes of workers that somebody else may have killed. 255: another thread of this process took the real one."""
 _PRELOADED = ["math_verify", "pipeline.rewards.worker", "pipeline.rewards.verifiers.math_verify"]
 
 
@@ -44,7 +46,7 @@ class Task:
         self.rows, self.timeout_s = rows, timeout_s
         self.future: Future[list[RewardLabel]] = Future()
         self.killed = 0
-        """Times its worker was killed by SIGKILL, which may have come from outside."""
+        """Times its worker ended as if killed from outside."""
 
 
 class VerifierPool:
@@ -110,7 +112,7 @@ class VerifierPool:
             error = task.future.exception()
             if isinstance(error, BrokenProcessPool):
                 self._rebuild()  # an idle worker was killed from outside: no row is to blame
-            elif isinstance(error, ProcessExpired) and error.exitcode == -signal.SIGKILL and not task.killed:
+            elif isinstance(error, ProcessExpired) and error.exitcode in FROM_OUTSIDE and not task.killed:
                 task.killed += 1  # by an operator, or by the system for its memory: the second time it is the row
                 self._start(task)
             else:
@@ -122,6 +124,8 @@ class VerifierPool:
         if self._rebuilds > REBUILDS:
             raise TbrmError(_HOPELESS)
         self.close()
+        if self._rebuilds > 1:
+            time.sleep(0.05 * 2**self._rebuilds)  # whatever kills the workers may pass; 13 s in all
         for task in list(self._pending.values()):
             if not task.future.done() or isinstance(task.future.exception(), BrokenProcessPool):
                 self._start(task)

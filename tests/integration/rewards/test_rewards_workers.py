@@ -57,11 +57,12 @@ def test_200_hostile_responses_each_get_a_status_and_harm_no_other_row() -> None
     ],
 )
 def test_a_verifier_that_misbehaves_costs_one_row(deed: str, status: str, reason: str) -> None:
+    wall = 1.0 if reason == "wall time" else 30.0
     config = RewardsConfig(
         verifier="user_verifiers:misbehave",
         workers=1,
         cpu_s=0.3,
-        timeout_s=1.0,
+        timeout_s=wall,
         memory_mb=256,
         batch=5,
         timeout_reward=-1.0,
@@ -88,7 +89,7 @@ def test_killing_workers_at_any_time_loses_no_row() -> None:
     def killer() -> None:
         nonlocal kills
         dice = random.Random(0)
-        while not stop.wait(dice.uniform(0.01, 0.15)):
+        while kills < 25 and not stop.wait(dice.uniform(0.01, 0.15)):
             for pid in _workers():
                 if dice.random() < 0.5:
                     os.kill(pid, signal.SIGKILL)
@@ -97,20 +98,18 @@ def test_killing_workers_at_any_time_loses_no_row() -> None:
     with Grader(RewardsConfig(workers=2, batch=16), memoize=False) as grader:
         thread = threading.Thread(target=killer)
         labels = grader.grade(items)
-        first = next(labels)
+        found = [next(labels)]
         thread.start()
-        rest = []
-        for label in labels:
-            rest.append(label)
-            if len(rest) > 1_000 or kills > 25:
-                stop.set()
-        stop.set()
-        thread.join()
-    # A row that was alone with its worker when it was killed says so; it is not called wrong.
-    found = Counter(label.status for label in [first, *rest])
-    assert sum(found.values()) == len(items)
-    assert set(found) <= {"ok", "memory"}
-    assert all(label.reward == 1.0 for label in rest if label.status == "ok")
+        try:
+            found.extend(labels)
+        finally:
+            stop.set()
+            thread.join()
+    # A row that was alone with its worker when it was killed, twice, says so; it is not called wrong.
+    assert len(found) == len(items)
+    assert {label.status for label in found} <= {"ok", "memory"}
+    assert all(label.reward == 1.0 for label in found if label.status == "ok")
+    assert sum(label.status == "ok" for label in found) > len(items) - 13
 
 
 def test_idle_workers_that_are_killed_are_replaced() -> None:
@@ -135,12 +134,13 @@ def test_a_task_that_is_lost_with_its_worker_is_found_again(monkeypatch: pytest.
         return schedule(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(pool.ProcessPool, "schedule", losing)
-    with Grader(RewardsConfig(workers=1, timeout_s=1.0, batch=4), memoize=False) as grader:
+    with Grader(RewardsConfig(workers=1, timeout_s=3.0, batch=4), memoize=False) as grader:
         assert [label.reward for label in grader.grade(honest(20))] == [1.0] * 20
     assert lost
 
 
 def test_workers_that_cannot_start_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "REBUILDS", 3)
     monkeypatch.setattr(pool, "start_worker", os.abort)
     with Grader(RewardsConfig(workers=1)) as grader, pytest.raises(TbrmError, match="die as soon as they start"):
         list(grader.grade(honest(2)))
