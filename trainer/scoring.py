@@ -52,11 +52,13 @@ def score_trajectories(
     responses: Sequence[Sequence[int]],
     token_budget: int,
     masks: Sequence[npt.NDArray[np.bool_]] | None = None,
+    temperature: float = 1.0,
+    chunk_tokens: int = 1_024,
 ) -> list[tuple[npt.NDArray[np.float32], float]]:
     """For each response of T tokens: log-probs [T], and V(s_1), at the first policy token. No gradient, no dropout.
 
     `masks` mark the tokens that the policy wrote (None: all); the others get 0. Without any such token V is taken right
-    after the prompt. Results do not depend on `token_budget` beyond rounding (1e-4 summed over a response in fp32).
+    after the prompt. A reference for training at another `temperature` has to be scored at that temperature. Results do not depend on `token_budget` beyond rounding (1e-4 summed over a response in fp32).
     """
     masks = masks if masks is not None else [np.ones(len(r), dtype=np.bool_) for r in responses]
     rows = [_unlabelled(str(i), *row) for i, row in enumerate(zip(prompts, responses, masks, strict=True))]
@@ -66,7 +68,7 @@ def score_trajectories(
     model.eval()
     with torch.no_grad():
         for batch in pack(rows, token_budget):
-            scores = score(model, batch.to(model.device), value="first")
+            scores = score(model, batch.to(model.device), "first", False, temperature, chunk_tokens)
             logprobs = scores.logprob.float().cpu().numpy()
             values = cast(torch.Tensor, scores.value_first).tolist()
             parts = np.split(logprobs, np.cumsum(batch.lengths)[:-1])
