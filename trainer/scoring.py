@@ -58,7 +58,8 @@ def score_trajectories(
     """For each response of T tokens: log-probs [T], and V(s_1), at the first policy token. No gradient, no dropout.
 
     `masks` mark the tokens that the policy wrote (None: all); the others get 0. Without any such token V is taken right
-    after the prompt. A reference for training at another `temperature` has to be scored at that temperature. Results do not depend on `token_budget` beyond rounding (1e-4 summed over a response in fp32).
+    after the prompt. A reference for training at another `temperature` has to be scored at that temperature. Results do
+    not depend on `token_budget` beyond rounding (1e-4 summed over a response in fp32).
     """
     masks = masks if masks is not None else [np.ones(len(r), dtype=np.bool_) for r in responses]
     rows = [_unlabelled(str(i), *row) for i, row in enumerate(zip(prompts, responses, masks, strict=True))]
