@@ -55,8 +55,8 @@ class LoggedSource(Config):
     @field_validator("name")
     @classmethod
     def _is_a_folder(cls, name: str) -> str:
-        if not LOGGED_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is not the name of a logged data set: letters, digits and . _ - only")
+        if not LOGGED_NAME.fullmatch(name) or name == "generation":
+            raise ValueError(f"{name!r} cannot name a logged data set: letters, digits and . _ -, and not 'generation'")
         return name
 
     @field_validator("rewards", "ref_logprobs")
