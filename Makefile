@@ -1,0 +1,39 @@
+# Every target sets up .venv first. Plain pip: other installers fetch a CUDA build of torch on machines without a GPU.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# DeepSpeed's kernels are built when they are first used, not when it is installed.
+export DS_BUILD_OPS := 0
+
+.PHONY: demo test lint ui setup dev browser
+demo: setup
+	$(BIN)/tbrm run arith_tiny
+
+ui: setup
+	$(BIN)/tbrm ui
+
+test: dev browser lint
+	$(BIN)/python -m pytest
+
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+setup: $(VENV)/.setup
+dev: $(VENV)/.dev
+
+$(VENV)/.setup: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch ninja setuptools wheel
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.setup
+	$(PIP) --editable ".[dev]"
+	@touch $@
+
+# Chromium for the browser test, from the system's packages; the test skips with a reason where that is not possible.
+browser:
+	@sh scripts/install-chromium.sh
