@@ -1,0 +1,46 @@
+"""Which benchmarks measure the policies, by which protocol, and when."""
+
+from pydantic import Field, field_validator
+
+from pipeline.config.base import Config
+
+SIX_BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench")
+
+
+class Protocol(Config):
+    """How a benchmark is sampled. What is not given comes from the benchmark's own entry in the registry."""
+
+    samples: int | None = Field(default=None, gt=0)
+    """Responses to a problem: k of Avg@k."""
+    temperature: float | None = Field(default=None, ge=0)
+    """0 is greedy and needs `samples: 1`."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Nucleus sampling. 1 switches it off."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    """Longest response in tokens. By default `rollouts.max_tokens`."""
+    max_problems: int | None = Field(default=None, gt=0)
+    """The first problems only, for a quick look; such scores are marked as those of a subset."""
+
+
+class EvaluationConfig(Config):
+    """Benchmarks of an experiment. Responses are stored and graded like rollouts, by the experiment's template."""
+
+    benchmarks: tuple[str, ...] = Field(default=SIX_BENCHMARKS, min_length=1)
+    """Names as in `tbrm benchmarks`, or `heldout` for the problems that the experiment's prompt source keeps back."""
+    source: str | None = None
+    """Folder with one JSONL file a benchmark. None: the Hugging Face hub at the pinned revisions."""
+    protocols: dict[str, Protocol] = {}
+    """Changes to the protocol, by benchmark."""
+    every: int = Field(default=1, gt=0)
+    """Evaluate after every so many generations; policy[0] and the last policy always are."""
+    schedule: str | None = None
+    """Cron expression (UTC) of re-evaluations of the newest policy, e.g. `0 3 * * *`. None: no schedule."""
+    pinned: tuple[str, ...] = ()
+    """Policies that the schedule evaluates as well: Hugging Face folders or hub ids."""
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _named_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"a benchmark is named twice in {list(names)}")
+        return names
