@@ -12,7 +12,15 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 # A line of pipeline.progress: "label: 3/10 unit, 1.2 unit/s, 6 s left note"
 _PROGRESS = re.compile(r"^(?P<label>[^:]+): (?P<done>\d+)/(?P<total>\d+) (?P<rest>.*)$")
-_HEADLINES = ("reward_mean", "accuracy", "residual_mean", "value_first", "kl", "entropy_per_token", "ref_value_first_mean")
+_HEADLINES = (
+    "reward_mean",
+    "accuracy",
+    "residual_mean",
+    "value_first",
+    "kl",
+    "entropy_per_token",
+    "ref_value_first_mean",
+)
 _NOT_SHOWN = frozenset({"rows", "trajectories", "seconds", "overhead_seconds", "skipped", "bytes", "shards"})
 _NUMBERS_SHOWN = 4
 

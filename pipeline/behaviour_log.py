@@ -7,7 +7,8 @@ import pyarrow as pa
 
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.policy import WarmStart
-from pipeline.prompts import heldout_problems, load_problems, prompt_row
+from pipeline.errors import StoreError
+from pipeline.prompts import load_problems, prompt_row
 from pipeline.prompts.arithmetic import behaviour_answer
 from pipeline.store import SCHEMAS, Manifest, Store, code_version, seed_of, trajectory_id
 
@@ -18,21 +19,29 @@ _PER_SHARD = 8_192
 def write_behaviour_log(experiment: Experiment, warm_start: WarmStart, store: Store, tokenizer: Any) -> Manifest:
     """Write `logged/<name>` (tables prompts and rollouts) once; later calls only read its manifest.
 
-    Held-out problems do not occur in it.
+    Held-out problems do not occur in it. Raises StoreError when the data set exists with other settings.
     """
     dataset = f"logged/{warm_start.logged}"
     partition = store.partition(dataset, "rollouts")
-    config_hash = stage_hash(warm_start.model_dump(include={"logged", "trajectories", "behaviour_accuracy"}), experiment.prompts, experiment.seed)
+    written = warm_start.model_dump(include={"logged", "trajectories", "behaviour_accuracy"})
+    config_hash = stage_hash(written, experiment.prompts.arithmetic, experiment.prompts.template, experiment.seed)
     if partition.is_committed():
-        return partition.manifest()
+        manifest = partition.manifest()
+        if manifest.config_hash != config_hash:
+            raise StoreError(
+                f"{dataset} was written with another seed, prompt set or accuracy, so it may hold problems that are "
+                "held out here: give `policy.warm_start.logged` another name"
+            )
+        return manifest
     problems = load_problems(experiment.prompts, experiment.seed)
-    heldout = {problem.id for problem in heldout_problems(experiment)}
-    assert not any(problem.id in heldout for problem in problems)
     rng = random.Random(seed_of(experiment.seed, dataset))
     drawn = rng.choices(problems, k=warm_start.trajectories)
     prompts = store.partition(dataset, "prompts")
     shards = [drawn[i : i + _PER_SHARD] for i in range(0, len(drawn), _PER_SHARD)]
-    with prompts.writer(config_hash, {}, replace=True) as prompt_writer, partition.writer(config_hash, {}) as rollout_writer:
+    with (
+        prompts.writer(config_hash, {}, replace=True) as prompt_writer,
+        partition.writer(config_hash, {}) as rollout_writer,
+    ):
         first = 0
         for index, shard in enumerate(shards):
             rows = [prompt_row(problem, experiment.prompts.template, tokenizer) for problem in shard]
@@ -49,7 +58,9 @@ def _tokens(drawn: list[Any], tokenizer: Any) -> int:
     return sum(len(tokenizer.encode(p.answer, add_special_tokens=False)) + 1 for p in drawn)
 
 
-def _trajectory(dataset: str, index: int, prompt: dict[str, Any], warm_start: WarmStart, tokenizer: Any, rng: random.Random) -> dict[str, Any]:
+def _trajectory(
+    dataset: str, index: int, prompt: dict[str, Any], warm_start: WarmStart, tokenizer: Any, rng: random.Random
+) -> dict[str, Any]:
     a, b = (int(number) for number in prompt["prompt_text"].removesuffix("=").split("+"))
     text = behaviour_answer(a, b, warm_start.behaviour_accuracy, rng)
     return {

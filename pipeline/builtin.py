@@ -14,11 +14,11 @@ def save_tiny_arith(folder: Path, seed: int) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     vocabulary = {token: i for i, token in enumerate((*_SPECIAL, *_CHARACTERS))}
-    characters = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))  # noqa: S106 - a token of text
+    characters = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     characters.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
     characters.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=characters, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"  # noqa: S106
+        tokenizer_object=characters, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
     )
     config = LlamaConfig(
         vocab_size=len(vocabulary),

@@ -15,9 +15,15 @@ Command = Callable[..., Any]
 
 root_option = click.option("--root", help="Store root: a path or fsspec URL. Default: $TBRM_ROOT, else ./data.")
 set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field, e.g. training.beta=0.01. Repeatable."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Override a field, e.g. training.beta=0.01. Repeatable.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs instead of text for people.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON for programs instead of text for people."
+)
 replace_option = click.option(
     "--replace", is_flag=True, help="Write a committed partition anew; the old one is kept beside it."
 )
@@ -37,7 +43,9 @@ def store_options(command: Command) -> Command:
 def experiment_options(command: Command) -> Command:
     """Adds --experiment, --set and --root; the command receives `experiment` and `store`."""
 
-    @click.option("--experiment", "-e", "name", required=True, help="Name of a file in experiments/, or a path to a YAML file.")
+    @click.option(
+        "--experiment", "-e", "name", required=True, help="Name of a file in experiments/, or a path to a YAML file."
+    )
     @set_option
     @store_options
     @functools.wraps(command)
@@ -49,7 +57,9 @@ def experiment_options(command: Command) -> Command:
 
 def generation_option(command: Command) -> Command:
     """Adds --generation."""
-    return click.option("--generation", "-g", type=click.IntRange(min=0), required=True, help="Which generation.")(command)
+    return click.option("--generation", "-g", type=click.IntRange(min=0), required=True, help="Which generation.")(
+        command
+    )
 
 
 def print_report(report: StageReport, as_json: bool) -> StageReport:

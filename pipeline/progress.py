@@ -54,7 +54,9 @@ class Task:
         elapsed = max(self._last_line - self.started, 1e-9)
         rate = self.done / elapsed
         left = f", {(self.total - self.done) / rate:.0f} s left" if 0 < self.done < self.total else ""
-        line = f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s{left} {self._note}".rstrip()
+        line = (
+            f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s{left} {self._note}".rstrip()
+        )
         if _sink is not None:
             _sink(line)
         else:

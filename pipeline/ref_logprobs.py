@@ -73,7 +73,9 @@ def _score_shard(model: Any, policy: PolicyRef, rows: pa.Table, max_tokens: int)
         for response, mask in zip(columns["response_token_ids"], columns["response_mask"], strict=True)
     ]
     scored = score_trajectories(model, columns["prompt_token_ids"], columns["response_token_ids"], max_tokens, masks)
-    token_logprobs = [np.where(mask, logprobs, 0.0).astype(np.float32) for mask, (logprobs, _) in zip(masks, scored, strict=True)]
+    token_logprobs = [
+        np.where(mask, logprobs, 0.0).astype(np.float32) for mask, (logprobs, _) in zip(masks, scored, strict=True)
+    ]
     return pa.table(
         {
             "trajectory_id": columns["trajectory_id"],

@@ -1,7 +1,6 @@
 """The rollouts stage: sample the trajectories of one generation, shard by shard, resumable."""
 
 import time
-
 from typing import Any
 
 import numpy as np
@@ -32,13 +31,19 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
     started = time.monotonic()
     config = experiment.rollouts
     if config is None:
-        raise TbrmError(f"{experiment.name} has `rollouts: none`: it trains on logged data only, there is nothing to sample")
+        raise TbrmError(
+            f"{experiment.name} has `rollouts: none`: it trains on logged data only, there is nothing to sample"
+        )
     policy = foreign_policy(config.policy) if config.policy else resolve_policy(store, experiment, generation)
     tokenizer = load_tokenizer(policy.path)
     prompts = _write_prompts(experiment, config, store, generation, tokenizer, replace)
     partition = store.partition(experiment.name, "rollouts", generation)
     config_hash = stage_hash(
-        config.model_dump(exclude=_NOT_IN_HASH), experiment.policy.dtype, experiment.seed, policy.policy_id, prompts.hash
+        config.model_dump(exclude=_NOT_IN_HASH),
+        experiment.policy.dtype,
+        experiment.seed,
+        policy.policy_id,
+        prompts.hash,
     )
     if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
         return _report(manifest, started, skipped=True)
@@ -74,9 +79,7 @@ def _write_prompts(
         return manifest
     problems = load_problems(experiment.prompts, experiment.seed)
     drawn = problems_of_generation(problems, experiment.prompts.per_generation, generation, experiment.seed)
-    rows, too_long = prompt_rows(
-        drawn, experiment.prompts.template, tokenizer, experiment.prompts.max_prompt_tokens
-    )
+    rows, too_long = prompt_rows(drawn, experiment.prompts.template, tokenizer, experiment.prompts.max_prompt_tokens)
     if not rows:
         raise TbrmError(f"all {too_long} prompts of generation {generation} are longer than prompts.max_prompt_tokens")
     size = config.prompts_per_shard
@@ -157,7 +160,11 @@ def _statistics(writer: PartitionWriter, shards: int) -> dict[str, Stat]:
 
 def _report(manifest: Manifest, started: float, skipped: bool) -> StageReport:
     return StageReport(
-        "rollouts", manifest.dataset, manifest.generation, manifest.rows, time.monotonic() - started, skipped, manifest.stats
+        "rollouts",
+        manifest.dataset,
+        manifest.generation,
+        manifest.rows,
+        time.monotonic() - started,
+        skipped,
+        manifest.stats,
     )
-
-

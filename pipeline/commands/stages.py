@@ -8,20 +8,12 @@ from pipeline.stage import StageReport
 from pipeline.store import Store
 
 
-@click.command("base-policy")
-@experiment_options
-@json_option
-def base_policy(experiment: Experiment, store: Store, as_json: bool) -> StageReport:
-    """Prepare the base model (warm-started if the experiment says so) and publish it as policy[0]."""
-    from pipeline.base_policy import run_base_policy
-
-    return print_report(run_base_policy(experiment, store), as_json)
-
-
 @click.command()
 @experiment_options
 @generation_option
-@click.option("--engine", type=click.Choice(["auto", "transformers", "vllm"]), help="Instead of the experiment's engine.")
+@click.option(
+    "--engine", type=click.Choice(["auto", "transformers", "vllm"]), help="Instead of the experiment's engine."
+)
 @replace_option
 @json_option
 def rollouts(

@@ -29,7 +29,7 @@ class EvaluationConfig(Config):
     """Names as in `tbrm benchmarks`, or `heldout` for the problems that the experiment's prompt source keeps back."""
     source: str | None = None
     """Folder with one JSONL file a benchmark. None: the Hugging Face hub at the pinned revisions."""
-    protocols: dict[str, Protocol] = {}
+    protocols: dict[str, Protocol] = Field(default_factory=dict[str, Protocol])
     """Changes to the protocol, by benchmark."""
     every: int = Field(default=1, gt=0)
     """Evaluate after every so many generations; policy[0] and the last policy always are."""

@@ -54,7 +54,9 @@ class Experiment(Config):
     def _parts_agree(self) -> "Experiment":
         logged = bool(self.replay.logged)
         if (self.rollouts is None or self.replay.window == 0) and not logged:
-            raise ValueError("nothing to train on: `rollouts: none` or `replay.window: 0` needs a data set in `replay.logged`")
+            raise ValueError(
+                "nothing to train on: `rollouts: none` or `replay.window: 0` needs a data set in `replay.logged`"
+            )
         needs = OBJECTIVE_NEEDS[self.training.objective]
         n = self.rollouts.n if self.rollouts else None
         if needs.groups and n == 1 and not logged:

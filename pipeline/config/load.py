@@ -44,7 +44,9 @@ def find_experiment(name_or_path: str) -> Path:
         path = experiments_folder() / f"{name_or_path}.yaml"
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in experiments_folder().glob("*.yaml"))) or "none"
-        raise ConfigError(f"no experiment at {path}. Known experiments: {names}. Give one of these or the path of a YAML file.")
+        raise ConfigError(
+            f"no experiment at {path}. Known experiments: {names}. Give one of these or the path of a YAML file."
+        )
     return path
 
 
@@ -66,7 +68,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_YAML_BYTES:
         raise ConfigError(f"{path} is larger than {MAX_YAML_BYTES:,} bytes: not an experiment")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - derived from SafeLoader
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(tree, dict):
@@ -92,7 +94,11 @@ def _reason(error: Any) -> str:
         return "unknown field; `tbrm config show` lists the known ones"
     if error["type"] == "missing":
         return "is required"
-    return f"{error['msg'].removeprefix('Value error, ')} (got {error['input']!r:.200})" if error["loc"] else error["msg"].removeprefix("Value error, ")
+    return (
+        f"{error['msg'].removeprefix('Value error, ')} (got {error['input']!r:.200})"
+        if error["loc"]
+        else error["msg"].removeprefix("Value error, ")
+    )
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -101,7 +107,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     if not sep or not all(keys):
         raise ConfigError(f"--set {override!r}: write it as path.to.field=value")
     try:
-        value = yaml.load(text, _Loader)  # noqa: S506 - derived from SafeLoader
+        value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
     node: Any = tree

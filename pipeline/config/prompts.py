@@ -32,7 +32,9 @@ class ArithmeticConfig(Config):
     def _enough(self) -> "ArithmeticConfig":
         problems = (self.high - self.low + 1) ** 2
         if self.high < self.low or problems <= self.heldout:
-            raise ValueError(f"{self.low}..{self.high} gives {max(problems, 0)} problems, not more than heldout={self.heldout}")
+            raise ValueError(
+                f"{self.low}..{self.high} gives {max(problems, 0)} problems, not more than heldout={self.heldout}"
+            )
         return self
 
 

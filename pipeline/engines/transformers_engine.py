@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from pipeline.config.policy import PolicyConfig
 from pipeline.engines.base import Request, Sample, Sampling

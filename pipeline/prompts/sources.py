@@ -32,7 +32,11 @@ def _from_rows(config: PromptsConfig, rows: Iterable[tuple[str, Mapping[str, Any
     for number, (where, row) in enumerate(rows):
         for field in (config.columns.problem, config.columns.answer):
             if not isinstance(row.get(field), str | int | float) or isinstance(row[field], bool):
-                found = f"holds {type(row[field]).__name__}" if field in row else f"is missing; the row has {', '.join(row)}"
+                found = (
+                    f"holds {type(row[field]).__name__}"
+                    if field in row
+                    else f"is missing; the row has {', '.join(row)}"
+                )
                 raise TbrmError(f"{where}: field {field!r} {found}. Name the right field in `prompts.columns`")
         yield Problem(
             id=str(row.get(config.columns.id, number)),
@@ -96,5 +100,7 @@ def _refuse_repeated_ids(problems: list[Problem], path: str) -> None:
     seen: set[str] = set()
     for row, problem in enumerate(problems):
         if problem.id in seen:
-            raise TbrmError(f"{path} row {row}: id {problem.id!r} stands twice; trajectory ids are made from it, so it must be unique")
+            raise TbrmError(
+                f"{path} row {row}: id {problem.id!r} stands twice; trajectory ids are made from it, so it must be unique"
+            )
         seen.add(problem.id)

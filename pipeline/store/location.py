@@ -32,7 +32,9 @@ class Store:
         for part in "/".join(parts).split("/"):
             key, eq, value = part.partition("=")
             if not all(_PART.fullmatch(p) for p in ([key, value] if eq else [part])) and not part.startswith("_"):
-                raise StoreError(f"{part!r} cannot name a folder of the store: letters, digits and . _ - @ only, no path separators")
+                raise StoreError(
+                    f"{part!r} cannot name a folder of the store: letters, digits and . _ - @ only, no path separators"
+                )
         return "/".join((self.base, *parts))
 
     def partition(self, dataset: str, table: str, generation: int = 0) -> "Partition":
@@ -53,8 +55,12 @@ class Store:
     def datasets(self) -> list[str]:
         """Experiments and logged data sets that have at least one table folder."""
         top = [path.rsplit("/", 1)[-1] for path in self._ls(self.base) if self.fs.isdir(path)]
-        logged = [f"logged/{path.rsplit('/', 1)[-1]}" for path in self._ls(f"{self.base}/logged") if self.fs.isdir(path)]
-        return sorted(name for name in top if name not in ("logged", "dagster_home") and _PART.fullmatch(name)) + sorted(logged)
+        logged = [
+            f"logged/{path.rsplit('/', 1)[-1]}" for path in self._ls(f"{self.base}/logged") if self.fs.isdir(path)
+        ]
+        return sorted(
+            name for name in top if name not in ("logged", "dagster_home") and _PART.fullmatch(name)
+        ) + sorted(logged)
 
     def read_bytes(self, path: str) -> bytes:
         return self.fs.cat_file(path)
@@ -75,7 +81,9 @@ class Store:
             temp.replace(target)
         except OSError as error:
             temp.unlink(missing_ok=True)
-            raise StoreError(f"cannot write {path}: {error.strerror}; nothing was changed. Mend the disk and run the stage again") from error
+            raise StoreError(
+                f"cannot write {path}: {error.strerror}; nothing was changed. Mend the disk and run the stage again"
+            ) from error
         sync_folder(target.parent)
 
     def _ls(self, path: str) -> list[str]:

@@ -19,7 +19,9 @@ def exclusive(folder: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.pread(handle, 64, 0).decode(errors="replace").strip() or "another process"
-            raise StoreError(f"{folder} is being written by {holder}; wait for it or stop it, then run this again") from error
+            raise StoreError(
+                f"{folder} is being written by {holder}; wait for it or stop it, then run this again"
+            ) from error
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
         yield

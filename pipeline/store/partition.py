@@ -55,7 +55,9 @@ class Partition:
         """The exclusive writer of this partition, a context manager. See PartitionWriter."""
         return PartitionWriter(self, config_hash, parents, replace)
 
-    def read_shard(self, index: int, columns: Sequence[str] | None = None, manifest: Manifest | None = None) -> pa.Table:
+    def read_shard(
+        self, index: int, columns: Sequence[str] | None = None, manifest: Manifest | None = None
+    ) -> pa.Table:
         """Rows of shard `index`. Its bytes are checked against the manifest first: raises StoreError on any damage."""
         shards = (manifest or self.manifest()).shards
         if not 0 <= index < len(shards):
@@ -65,7 +67,9 @@ class Partition:
         try:
             data = self.store.read_bytes(where)
         except FileNotFoundError as error:
-            raise StoreError(f"{where} is listed in the manifest but gone; restore it or run the stage again with --replace") from error
+            raise StoreError(
+                f"{where} is listed in the manifest but gone; restore it or run the stage again with --replace"
+            ) from error
         if len(data) != info.bytes or checksum(data) != info.checksum:
             raise StoreError(
                 f"{where} is damaged: {len(data)} bytes with {checksum(data)}, the manifest says {info.bytes} with {info.checksum}; "

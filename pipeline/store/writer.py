@@ -49,7 +49,9 @@ class PartitionWriter:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._held.close()
 
     def shard_path(self, index: int) -> str:
@@ -96,7 +98,9 @@ class PartitionWriter:
             stats=dict(stats or {}),
         )
         if self.partition.is_committed():
-            raise StoreError(f"{self.partition.name} was committed by another writer meanwhile; its shards stand, this run's commit is void")
+            raise StoreError(
+                f"{self.partition.name} was committed by another writer meanwhile; its shards stand, this run's commit is void"
+            )
         self.store.write_atomic(f"{self.partition.path}/{MANIFEST}", manifest.to_json().encode())
         return manifest
 
@@ -104,7 +108,9 @@ class PartitionWriter:
         try:
             data = self.store.read_bytes(self.shard_path(index))
         except FileNotFoundError as error:
-            raise StoreError(f"{self.shard_path(index)} is missing: the partition cannot be committed; run the stage again") from error
+            raise StoreError(
+                f"{self.shard_path(index)} is missing: the partition cannot be committed; run the stage again"
+            ) from error
         rows = pq.read_metadata(io.BytesIO(data)).num_rows
         return ShardInfo(f"shard-{index:05d}.parquet", rows, len(data), checksum(data))
 
