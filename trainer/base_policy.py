@@ -1,0 +1,83 @@
+"""policy[0]: the base model as a Hugging Face folder, warm-started by imitation where the experiment says so."""
+
+import json
+import time
+from pathlib import Path
+
+import click
+
+from pipeline.cli_options import experiment_options, json_option, print_report
+from pipeline.config import Experiment, stage_hash
+from pipeline.errors import StoreError
+from pipeline.policy import pointer_path, policy_root, publish_policy, write_policy_json
+from pipeline.stage import Metric, StageReport
+from pipeline.store import Store, exclusive
+
+CONFIG = "configuration"
+"""Parent of policy[0]: the hash of the settings that made it."""
+
+
+def run_base_policy(experiment: Experiment, store: Store) -> StageReport:
+    """Save the base model, imitate `policy.warm_start.logged` if asked to, and publish the result as policy[0].
+
+    Idempotent; a killed run goes on from the newest checkpoint of the imitation. Raises StoreError when policy[0] was
+    made with other settings: every later generation stands on it.
+    """
+    started = time.monotonic()
+    config_hash = stage_hash(experiment.policy.model_dump(exclude={"attention"}), experiment.seed)
+    pointer = pointer_path(store, experiment.name, 0)
+    if store.fs.exists(pointer):
+        made_with = json.loads(store.read_bytes(pointer))["parents"].get(CONFIG)
+        if made_with != config_hash:
+            raise StoreError(
+                f"policy[0] of {experiment.name} was made with other settings of `policy` or `seed` ({made_with}, now "
+                f"{config_hash}): give the experiment another name, or delete {store.join(experiment.name)}"
+            )
+        return StageReport("base_policy", experiment.name, 0, 0, time.monotonic() - started, True, {})
+    root = policy_root(store) / experiment.name / "base_policy"
+    with exclusive(str(root)):
+        folder = _base_model(experiment, root / "base", config_hash)
+        rows, metrics = 0, dict[str, Metric]()
+        if experiment.policy.warm_start is not None:
+            folder, rows, metrics = _imitated(experiment, store, folder, root / "warm_started", config_hash)
+        published = publish_policy(store, experiment.name, 0, folder, {CONFIG: config_hash})
+    metrics["policy_id"] = published.policy_id
+    return StageReport("base_policy", experiment.name, 0, rows, time.monotonic() - started, False, metrics)
+
+
+def _base_model(experiment: Experiment, folder: Path, config_hash: str) -> Path:
+    from pipeline.models import remove_folder, save_base_model
+
+    if folder.is_dir():
+        return folder
+    partial = folder.with_name(f"{folder.name}.partial")
+    remove_folder(partial)
+    partial.mkdir(parents=True)
+    save_base_model(experiment.policy, partial, experiment.seed)
+    write_policy_json(partial, {CONFIG: config_hash})
+    return partial.rename(folder)
+
+
+def _imitated(
+    experiment: Experiment, store: Store, base: Path, out: Path, config_hash: str
+) -> tuple[Path, int, dict[str, Metric]]:
+    from pipeline.behaviour_log import write_behaviour_log
+    from pipeline.models import load_tokenizer
+    from trainer.imitation import run_imitation
+
+    warm = experiment.policy.warm_start
+    assert warm is not None
+    if warm.trajectories:
+        write_behaviour_log(experiment, warm, store, load_tokenizer(str(base)))
+    if out.is_dir():  # finished by a run that was killed before it published
+        return out, 0, {}
+    report = run_imitation(experiment, store, base, out, warm, {CONFIG: config_hash})
+    return out, report.rows, dict(report.metrics)
+
+
+@click.command("base-policy")
+@experiment_options
+@json_option
+def base_policy(experiment: Experiment, store: Store, as_json: bool) -> StageReport:
+    """Prepare the base model (warm-started if the experiment says so) and publish it as policy[0]."""
+    return print_report(run_base_policy(experiment, store), as_json)
