@@ -69,6 +69,8 @@ def imitation_config(training: TrainingConfig, warm: WarmStart) -> TrainingConfi
         | {
             "objective": "imitation",
             "learning_rate": warm.learning_rate,
+            "warmup_updates": warm.steps // 10,
+            "learning_rate_decay": "linear",
             "prompt_batch": warm.batch,
             "updates_per_generation": warm.steps,
         }

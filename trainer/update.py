@@ -44,8 +44,8 @@ def update_once(
     started, timed = time.perf_counter(), sum(clock.seconds.values())
     training, trajectories = job.training, batch.trajectories
     objective = get(training.objective)
-    warm = min(1.0, (total_updates + 1) / max(1, training.warmup_updates))
-    set_learning_rate(models.policy, training.learning_rate * warm)
+    learning_rate = training.learning_rate * _schedule(job, update, total_updates)
+    set_learning_rate(models.policy, learning_rate)
     packs = pack(trajectories, training.micro_batch_tokens, pairs=objective.needs.pairs)
     place = {id(t): i for i, t in enumerate(trajectories)}
     sums: torch.Tensor | None = None
@@ -98,10 +98,17 @@ def update_once(
         "update": update + 1,
         "loss": loss_mean,
         "grad_norm": norm,
-        "learning_rate": training.learning_rate * warm,
+        "learning_rate": learning_rate,
         **batch_metrics(trajectories, table),
     }
     return row | {"seconds": seconds, "tokens_per_second": row["tokens"] / seconds, "peak_memory_gb": peak_memory_gb()}
+
+
+def _schedule(job: TrainJob, update: int, total_updates: int) -> float:
+    """Share of the peak learning rate: a linear warm-up, then constant or falling linearly to 0 at the job's end."""
+    warm = min(1.0, (total_updates + 1) / max(1, job.training.warmup_updates))
+    falling = 1 - update / job.updates if job.training.learning_rate_decay == "linear" else 1.0
+    return min(warm, falling)
 
 
 def _mark_boundary(models: Models, last: bool) -> None:

@@ -13,7 +13,7 @@ class WarmStart(Config):
     logged: str
     """Name of the logged data set to imitate, as under `<root>/logged/`."""
     trajectories: int = Field(default=0, ge=0)
-    """Trajectories of the scripted arithmetic behaviour policy to write, if that data set is not there yet. 0: never."""
+    """Trajectories that the scripted arithmetic behaviour policy writes if the data set is not there yet. 0: none."""
     behaviour_accuracy: float = Field(default=0.5, ge=0, le=1)
     """Share of right answers of that scripted behaviour policy."""
     steps: int = Field(gt=0)
@@ -21,7 +21,7 @@ class WarmStart(Config):
     batch: int = Field(default=128, gt=0)
     """Trajectories in one update."""
     learning_rate: float = Field(default=1e-3, gt=0)
-    """AdamW learning rate of the imitation."""
+    """Peak AdamW learning rate of the imitation; it rises over the first tenth of the steps, then falls to 0."""
 
 
 class PolicyConfig(Config):

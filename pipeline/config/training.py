@@ -98,7 +98,9 @@ class TrainingConfig(Config):
     learning_rate: float = Field(default=2.5e-6, gt=0)
     """Peak AdamW learning rate of the policy."""
     warmup_updates: int = Field(default=0, ge=0)
-    """Updates over which the learning rate rises linearly; it is constant afterwards."""
+    """Updates over which the learning rate rises linearly."""
+    learning_rate_decay: Literal["none", "linear"] = "none"
+    """`none` keeps the peak; `linear` falls to 0 over the updates of each generation."""
     weight_decay: float = Field(default=0.01, ge=0)
     """AdamW weight decay."""
     adam_betas: tuple[float, float] = (0.9, 0.999)
