@@ -3,6 +3,7 @@
 The same function scores θ in training, so at θ = θ_ref the sum Σ_h (lp_h - ref_h) vanishes.
 """
 
+import re
 import time
 from typing import Any
 
@@ -16,6 +17,8 @@ from pipeline.progress import track
 from pipeline.stage import StageReport
 from pipeline.store import SCHEMAS, Manifest, Store
 
+REFERENCE_PARENT = "reference policy"
+"""Parent of a `ref_logprobs` partition: the policy_id of the reference that scored it."""
 _COLUMNS = ("trajectory_id", "prompt_token_ids", "response_token_ids", "response_mask")
 
 
@@ -29,19 +32,22 @@ def run_ref_logprobs(
 ) -> StageReport:
     """Write table `ref_logprobs` (or `ref_logprobs@label`) beside the rollouts of one generation.
 
-    `dataset` scores a logged data set (`logged/<name>`) instead of the experiment's own. Tokens that the environment
-    wrote (`response_mask` false) get 0 and are left out of the sum. Raises StoreError when the rollouts are missing.
+    `dataset` scores a logged data set (`logged/<name>`) instead of the experiment's own; its label is that of the
+    reference policy by default. Tokens that the environment wrote (`response_mask` false) get 0 and are left out of the
+    sum. Raises StoreError when the rollouts are missing.
     """
     started = time.monotonic()
     dataset = dataset or experiment.name
     rollouts = store.partition(dataset, "rollouts", generation)
     source = rollouts.manifest()
     policy = reference_policy(store, experiment)
+    if label is None and dataset != experiment.name:
+        label = reference_label(policy.policy_id)
     partition = store.partition(dataset, f"ref_logprobs@{label}" if label else "ref_logprobs", generation)
     config_hash = stage_hash(policy.policy_id, experiment.policy.dtype, source.hash)
     if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
         return _report(manifest, started, skipped=True)
-    parents = {rollouts.name: source.hash, "reference policy": policy.policy_id}
+    parents = {rollouts.name: source.hash, REFERENCE_PARENT: policy.policy_id}
     model: Any = None
     with (
         partition.writer(config_hash, parents, replace) as writer,
@@ -62,6 +68,14 @@ def reference_policy(store: Store, experiment: Experiment) -> PolicyRef:
     if experiment.reference.policy == "base":
         return resolve_policy(store, experiment, 0)
     return foreign_policy(experiment.reference.policy)
+
+
+def reference_label(policy_id: str) -> str:
+    """The label under which `ref_logprobs` of logged data sets are kept for one reference policy.
+
+    A logged data set serves several experiments, and each may have a reference of its own.
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", policy_id)[:64]
 
 
 def _score_shard(model: Any, policy: PolicyRef, rows: pa.Table, max_tokens: int) -> pa.Table:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import click
 
-from pipeline.cli_options import json_option, print_report, replace_option, set_option, store_options
+from pipeline.cli_options import json_option, replace_option, set_option, store_options
+from pipeline.commands.labelling import labelling_options, places, print_reports
 from pipeline.config import load_experiment
 from pipeline.stage import StageReport
 from pipeline.store import Store
@@ -13,9 +14,7 @@ from pipeline.store import Store
 
 @click.group(invoke_without_command=True)
 @click.option("--experiment", "-e", "name", help="Name of a file in experiments/, or a path to a YAML file.")
-@click.option("--generation", "-g", type=click.IntRange(min=0), help="Which generation.")
-@click.option("--dataset", help="Label a logged data set (`logged/NAME`) instead of the experiment's own rollouts.")
-@click.option("--label", help="Write table rewards@LABEL beside the default one.")
+@labelling_options
 @click.option("--verifier", help="Grade every row with this verifier, whatever its prompt names.")
 @replace_option
 @set_option
@@ -26,7 +25,7 @@ def rewards(
     ctx: click.Context,
     name: str | None,
     generation: int | None,
-    dataset: str | None,
+    logged: str | None,
     label: str | None,
     verifier: str | None,
     replace: bool,
@@ -34,19 +33,18 @@ def rewards(
     store: Store,
     as_json: bool,
 ) -> StageReport | None:
-    """Label the trajectories of one generation with the experiment's verifier."""
+    """Label trajectories with the experiment's verifier."""
     if ctx.invoked_subcommand:
         return None
-    # The group cannot require them: its subcommands bring their own.
-    for option, value in (("--experiment", name), ("--generation", generation)):
-        if value is None:
-            raise click.MissingParameter(ctx=ctx, param_type="option", param_hint=f"'{option}'")
+    if name is None:  # the group cannot require it: its subcommands bring their own
+        raise click.MissingParameter(ctx=ctx, param_type="option", param_hint="'--experiment'")
     from pipeline.rewards.stage import run_rewards
 
-    experiment = load_experiment(str(name), overrides)
-    return print_report(
-        run_rewards(experiment, store, int(generation or 0), dataset, label, verifier, replace), as_json
-    )
+    experiment = load_experiment(name, overrides)
+    dataset = f"logged/{logged}" if logged else experiment.name
+    found = places(ctx, store, dataset, logged, generation)
+    reports = (run_rewards(experiment, store, g, dataset, label, verifier, replace) for g in found)
+    return print_reports(reports, as_json)
 
 
 @rewards.command()

@@ -3,6 +3,7 @@
 import click
 
 from pipeline.cli_options import experiment_options, generation_option, json_option, print_report, replace_option
+from pipeline.commands.labelling import labelling_options, places, print_reports
 from pipeline.config import Experiment
 from pipeline.stage import StageReport
 from pipeline.store import Store
@@ -30,21 +31,28 @@ def rollouts(
 
 @click.command("ref-logprobs")
 @experiment_options
-@generation_option
-@click.option("--dataset", help="Score a logged data set (`logged/NAME`) instead of the experiment's own rollouts.")
-@click.option("--label", help="Write table ref_logprobs@LABEL beside the default one.")
+@labelling_options
 @replace_option
 @json_option
+@click.pass_context
 def ref_logprobs(
+    ctx: click.Context,
     experiment: Experiment,
     store: Store,
-    generation: int,
-    dataset: str | None,
+    generation: int | None,
+    logged: str | None,
     label: str | None,
     replace: bool,
     as_json: bool,
 ) -> StageReport:
-    """Score the trajectories of one generation under the reference policy, with the trainer's own scoring."""
+    """Score trajectories under the experiment's reference policy, with the trainer's own scoring.
+
+    Those of a logged data set are kept under a version named after the reference policy, unless --label names another:
+    one data set serves experiments of different references.
+    """
     from pipeline.ref_logprobs import run_ref_logprobs
 
-    return print_report(run_ref_logprobs(experiment, store, generation, dataset, label, replace), as_json)
+    dataset = f"logged/{logged}" if logged else experiment.name
+    found = places(ctx, store, dataset, logged, generation)
+    reports = (run_ref_logprobs(experiment, store, g, dataset, label, replace) for g in found)
+    return print_reports(reports, as_json)

@@ -1,16 +1,14 @@
 """From the replay configuration to partitions of the store, each with the labels that training reads."""
 
-import re
 from dataclasses import dataclass
 
 from pipeline.config import Experiment
 from pipeline.config.replay import LoggedSource
 from pipeline.config.training import OBJECTIVE_NEEDS
 from pipeline.errors import StoreError
-from pipeline.ref_logprobs import reference_policy
+from pipeline.ref_logprobs import REFERENCE_PARENT, reference_label, reference_policy
 from pipeline.store import Manifest, Partition, Store
 
-REFERENCE_PARENT = "reference policy"
 GENERATION = "generation"
 
 
@@ -55,14 +53,6 @@ def find_sources(store: Store, experiment: Experiment, generation: int) -> list[
             place, weight = (dataset, number), logged.weight or 1.0
             sources.append(_source(store, experiment, logged.name, place, labels, reference, 0, weight))
     return sources
-
-
-def reference_label(policy_id: str) -> str:
-    """The label under which `ref_logprobs` of logged data sets are kept for one reference policy.
-
-    A logged data set serves several experiments, and each may have a reference of its own.
-    """
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", policy_id)[:64]
 
 
 def _table(table: str, label: str | None) -> str:
@@ -139,8 +129,9 @@ def _check_fits(
 def _command(experiment: Experiment, partition: Partition) -> str:
     """The command that writes a partition."""
     table, _, label = partition.table.partition("@")
-    if table == "rollouts" and partition.dataset.startswith("logged/"):
-        return f"tbrm import --name {partition.dataset.removeprefix('logged/')} FILES"
+    logged = partition.dataset.removeprefix("logged/") if partition.dataset.startswith("logged/") else None
+    if table == "rollouts" and logged:
+        return f"tbrm import --name {logged} FILES"
     command = f"tbrm {table.replace('_', '-')} --experiment {experiment.name} --generation {partition.generation}"
-    command += f" --dataset {partition.dataset}" if partition.dataset != experiment.name else ""
+    command += f" --logged {logged}" if logged else ""
     return command + (f" --label {label}" if label else "")

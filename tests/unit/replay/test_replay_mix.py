@@ -88,7 +88,7 @@ def test_another_reference_policy_is_refused(store: Store) -> None:
 def test_logged_data_needs_scores_of_this_reference(store: Store) -> None:
     write_generation(store, "logged/ppo", 0, reference="0123456789abcdef")
     experiment = make_experiment({"logged": [{"name": "ppo"}]}, rollouts=None)
-    with pytest.raises(StoreError, match=r"ref-logprobs .*--dataset logged/ppo --label feedface"):
+    with pytest.raises(StoreError, match=r"ref-logprobs .*--logged ppo --label feedface"):
         resolve_mix(store, experiment, 0)
 
 
