@@ -1,1 +1,1 @@
-"""Benchmarks, the Avg@k protocol, intervals, comparison tables and plots."""
+"""Benchmarks, the Avg@k protocol, intervals, comparisons and reports."""

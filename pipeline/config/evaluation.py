@@ -10,6 +10,9 @@ SIX_BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiadbe
 class Protocol(Config):
     """How a benchmark is sampled. What is not given comes from the benchmark's own entry in the registry."""
 
+    benchmark: str | None = None
+    """The benchmark that is sampled. None: the one this entry is named after. Two entries may sample one benchmark by
+    different protocols, e.g. `math500_sampled: {benchmark: math500, samples: 4, temperature: 1.0}`."""
     samples: int | None = Field(default=None, gt=0)
     """Responses to a problem: k of Avg@k."""
     temperature: float | None = Field(default=None, ge=0)
@@ -26,11 +29,14 @@ class EvaluationConfig(Config):
     """Benchmarks of an experiment. Responses are stored and graded like rollouts, by the experiment's template."""
 
     benchmarks: tuple[str, ...] = Field(default=SIX_BENCHMARKS, min_length=1)
-    """Names as in `tbrm benchmarks`, or `heldout` for the problems that the experiment's prompt source keeps back."""
+    """Names as in `tbrm benchmarks`, names of entries in `protocols`, or `heldout` (greedy) and `heldout_sampled` (4
+    samples at temperature 1) for the problems that the experiment's prompt source keeps back."""
     source: str | None = None
     """Folder with one JSONL file a benchmark. None: the Hugging Face hub at the pinned revisions."""
     protocols: dict[str, Protocol] = Field(default_factory=dict[str, Protocol])
-    """Changes to the protocol, by benchmark."""
+    """Changes to the protocol, by benchmark; further entries, by their name."""
+    responses_per_shard: int = Field(default=1_024, gt=0)
+    """Responses stored together: what a killed evaluation repeats at most."""
     every: int = Field(default=1, gt=0)
     """Evaluate after every so many generations; policy[0] and the last policy always are."""
     schedule: str | None = None

@@ -14,7 +14,7 @@ from pipeline.config.rollouts import RolloutsConfig
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
-RESERVED_NAMES = ("logged", "dagster_home")
+RESERVED_NAMES = ("logged", "evaluated", "dagster_home")
 
 
 class Experiment(Config):

@@ -3,6 +3,8 @@
 import os
 import re
 import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import StoreError
+from pipeline.store.ids import checksum
 
 if TYPE_CHECKING:
     from pipeline.store.partition import Partition
@@ -22,7 +25,7 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        fs, base = url_to_fs(root)
+        fs, base = url_to_fs(root, use_listings_cache=False)  # other processes write here too
         self.fs: Any = fs  # fsspec ships no types
         self.base = str(base).rstrip("/")
         self.is_local = isinstance(fs, LocalFileSystem)
@@ -46,7 +49,7 @@ class Store:
     def generations(self, dataset: str, table: str) -> list[int]:
         """Committed generations of a table, ascending."""
         found: list[int] = []
-        for path in self._ls(self.join(dataset, table)):
+        for path in self.files(self.join(dataset, table)):
             name = path.rsplit("/", 1)[-1]
             if name.startswith("generation=") and name[11:].isdigit() and self.fs.exists(f"{path}/_manifest.json"):
                 found.append(int(name[11:]))
@@ -54,40 +57,86 @@ class Store:
 
     def datasets(self) -> list[str]:
         """Experiments and logged data sets that have at least one table folder."""
-        top = [path.rsplit("/", 1)[-1] for path in self._ls(self.base) if self.fs.isdir(path)]
+        top = [path.rsplit("/", 1)[-1] for path in self.files(self.base) if self.fs.isdir(path)]
         logged = [
-            f"logged/{path.rsplit('/', 1)[-1]}" for path in self._ls(f"{self.base}/logged") if self.fs.isdir(path)
+            f"logged/{path.rsplit('/', 1)[-1]}" for path in self.files(f"{self.base}/logged") if self.fs.isdir(path)
         ]
         return sorted(
-            name for name in top if name not in ("logged", "dagster_home") and _PART.fullmatch(name)
+            name for name in top if name not in ("logged", "evaluated", "dagster_home") and _PART.fullmatch(name)
         ) + sorted(logged)
 
     def read_bytes(self, path: str) -> bytes:
         return self.fs.cat_file(path)
+
+    def read_checked(self, path: str, size: int, expected: str) -> bytes:
+        """The bytes of a file. Raises StoreError when it is gone or its size or checksum are not the expected ones."""
+        try:
+            data = self.read_bytes(path)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{path} is listed in the manifest but gone; restore it or run the stage again with --replace"
+            ) from error
+        found = checksum(data)
+        if len(data) != size or found != expected:
+            raise StoreError(
+                f"{path} is damaged: {len(data)} bytes with {found}, the manifest says {size} with {expected}; "
+                "restore it or run the stage again with --replace"
+            )
+        return data
 
     def write_atomic(self, path: str, data: bytes) -> None:
         """A reader sees the whole file or none: temp, fsync, rename (an object store's put is atomic by itself)."""
         if not self.is_local:
             self.fs.pipe_file(path, data)
             return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temp = target.with_name(f"_tmp.{target.name}.{uuid.uuid4().hex}")
-        try:
-            with temp.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temp.replace(target)
-        except OSError as error:
-            temp.unlink(missing_ok=True)
-            raise StoreError(
-                f"cannot write {path}: {error.strerror}; nothing was changed. Mend the disk and run the stage again"
-            ) from error
-        sync_folder(target.parent)
+        with _temporary(Path(path), data) as temp:
+            temp.replace(path)
 
-    def _ls(self, path: str) -> list[str]:
+    def create(self, path: str, data: bytes) -> None:
+        """Like `write_atomic`, for a file that must not exist yet: of several callers at once, one succeeds.
+
+        Raises FileExistsError. Object stores do it by a conditional put (If-None-Match).
+        """
+        if not self.is_local:
+            self.fs.pipe_file(path, data, mode="create")
+            return
+        with _temporary(Path(path), data) as temp:
+            os.link(temp, path)
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy a file within the store. Local files are linked: shards are replaced, never changed in place."""
+        if not self.is_local:
+            self.fs.cp_file(source, target)
+            return
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        Path(target).unlink(missing_ok=True)
+        os.link(source, target)
+
+    def files(self, path: str) -> list[str]:
+        """Paths in a folder, sorted; none for a folder that is not there."""
         return sorted(self.fs.ls(path, detail=False)) if self.fs.isdir(path) else []
+
+
+@contextmanager
+def _temporary(target: Path, data: bytes) -> Generator[Path]:
+    """A durable temporary file beside `target`, gone afterwards. Raises StoreError when the disk refuses it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temp = target.with_name(f"_tmp.{target.name}.{uuid.uuid4().hex}")
+    try:
+        with temp.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temp
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {target}: {error.strerror}; nothing was changed. Mend the disk and run the stage again"
+        ) from error
+    finally:
+        temp.unlink(missing_ok=True)
+    sync_folder(target.parent)
 
 
 def sync_folder(folder: Path) -> None:

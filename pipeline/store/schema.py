@@ -1,4 +1,6 @@
-"""The columns of every table. Plain Parquet types, so that pandas, Polars, DuckDB and `datasets` read the shards as they are."""
+"""The columns of every table. Plain Parquet types: pandas, Polars, DuckDB and `datasets` read the shards directly."""
+
+from typing import Any
 
 import pyarrow as pa
 
@@ -77,6 +79,24 @@ SCHEMAS: dict[str, pa.Schema] = {
         },
         {},
     ),
+    "responses": _schema(
+        {
+            "benchmark": pa.string(),
+            "problem_id": pa.string(),
+            "sample_index": pa.int32(),
+            "prompt_text": pa.string(),
+            "prompt_token_ids": _TOKENS,
+            "answer": pa.string(),
+            "verifier": pa.string(),
+            "extra": pa.string(),
+            "response_text": pa.string(),
+            "response_tokens": pa.int32(),
+            "finish_reason": pa.string(),
+            "policy_id": pa.string(),
+            "sampling": _SAMPLING,
+        },
+        {"response_token_ids": _TOKENS},
+    ),
     "scores": _schema(
         {
             "benchmark": pa.string(),
@@ -87,7 +107,14 @@ SCHEMAS: dict[str, pa.Schema] = {
             "finish_reason": pa.string(),
             "policy_id": pa.string(),
         },
-        {"extracted_answer": pa.string()},
+        {
+            "extracted_answer": pa.string(),
+            "response_tokens": pa.int32(),
+            "status": pa.string(),
+            "verifier": pa.string(),
+            "verifier_version": pa.string(),
+            "detail": pa.string(),
+        },
     ),
     "quarantine": _schema(
         {"file": pa.string(), "row": pa.int64(), "field": pa.string(), "reason": pa.string()},
@@ -95,7 +122,9 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
 }
 """`sampling.seed` is the request's seed. `ref_value_first` is V_ref at the first policy-written token, in nats.
-`components` maps a reward component's name to its unweighted value; `token_rewards` aligns with `response_token_ids`."""
+`components` maps a reward component's name to its unweighted value; `token_rewards` aligns with `response_token_ids`.
+`responses` are those of a benchmark, each with its gold answer: they can be graded again by themselves. Their token ids
+are null where the policy is a server that does not tell them."""
 
 
 def schema_of(table: str) -> pa.Schema:
@@ -115,7 +144,7 @@ def conform(table: str, rows: pa.Table, where: str) -> pa.Table:
     unknown = [name for name in rows.column_names if name not in schema.names]
     if unknown:
         raise StoreError(f"{where}: unknown column {unknown[0]!r} for table {table!r}")
-    columns: list[pa.ChunkedArray | pa.Array] = []
+    columns: list["pa.ChunkedArray[Any] | pa.Array[Any]"] = []
     for field in schema:
         if field.name not in rows.column_names:
             if not field.nullable:

@@ -1,0 +1,190 @@
+"""Commands of the evaluation room: evaluate, regrade, compare, leaderboard, benchmarks, report."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from pipeline.cli_options import (
+    experiment_options,
+    json_option,
+    print_report,
+    replace_option,
+    set_option,
+    store_options,
+)
+from pipeline.config import Experiment, load_experiment
+from pipeline.errors import TbrmError
+from pipeline.stage import StageReport
+from pipeline.store import Store
+
+experiment_option = click.option(
+    "--experiment", "-e", "name", help="Take template, seed and verifier from this experiment."
+)
+benchmarks_option = click.option("--benchmarks", "-b", metavar="A,B", help="Default: those of the experiment.")
+source_option = click.option(
+    "--source", metavar="DIR", help="Folder with one JSONL file a benchmark. Default: evaluation.source, else the hub."
+)
+label_option = click.option("--label", help="Read the regraded scores of this label instead of the first ones.")
+
+
+@click.command()
+@click.argument("policy", required=False)
+@experiment_option
+@click.option("--generation", "-g", type=click.IntRange(min=0), help="Which policy[g] of the experiment.")
+@benchmarks_option
+@source_option
+@click.option("--template", type=click.Choice(["qwen-math", "r1", "chat", "raw"]), help="Default: the experiment's.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest response. Default: rollouts.max_tokens.")
+@click.option("--max-problems", type=click.IntRange(min=1), help="The first problems of each benchmark only.")
+@set_option
+@replace_option
+@store_options
+@json_option
+def evaluate(
+    policy: str | None,
+    name: str | None,
+    generation: int | None,
+    benchmarks: str | None,
+    source: str | None,
+    template: str | None,
+    max_tokens: int | None,
+    max_problems: int | None,
+    overrides: Sequence[str],
+    replace: bool,
+    store: Store,
+    as_json: bool,
+) -> StageReport:
+    """Measure POLICY, or policy[g] of an experiment, on benchmarks.
+
+    POLICY is EXPERIMENT:GENERATION (or EXPERIMENT:latest), a Hugging Face folder, or a hub id. Responses are stored,
+    then graded into table `scores`; what is there already is not done again.
+    """
+    from evals.plan import plan_entries, setting_of, setting_without_experiment, with_limits
+    from evals.scores import read_scores
+    from evals.stage import evaluate as run
+    from evals.tables import print_scores
+    from evals.targets import target_of
+
+    if (policy is None) == (generation is None):
+        raise click.UsageError("give either POLICY or --experiment with --generation")
+    if generation is not None and name is None:
+        raise click.UsageError("--generation needs --experiment")
+    if name is None and overrides:
+        raise click.UsageError("--set needs --experiment")
+    setting = setting_of(load_experiment(name, overrides)) if name else setting_without_experiment()
+    if setting.experiment is not None and policy is None:
+        policy = f"{setting.experiment.name}:{generation}"
+    setting = with_limits(setting, template, max_tokens, max_problems)
+    target = target_of(store, str(policy))
+    entries = plan_entries(setting, names_of(benchmarks), source)
+    report = run(setting, store, target, entries, replace)
+    if as_json:
+        return print_report(report, as_json)
+    what = "was already there" if report.skipped else f"{report.rows:,} responses in {report.seconds:.1f} s"
+    click.echo(f"{target.dataset} policy {target.policy.policy_id}: {what}")
+    print_scores(list(read_scores(store, target.dataset, target.generation).values()))
+    return report
+
+
+@click.command()
+@click.argument("policy")
+@experiment_option
+@click.option("--verifier", help="Grade every response with this verifier, whatever its problem names.")
+@click.option("--label", required=True, help="Name of the label version: table scores@LABEL.")
+@set_option
+@replace_option
+@store_options
+@json_option
+def regrade(
+    policy: str,
+    name: str | None,
+    verifier: str | None,
+    label: str,
+    overrides: Sequence[str],
+    replace: bool,
+    store: Store,
+    as_json: bool,
+) -> StageReport:
+    """Grade the stored responses of POLICY again, beside the scores there are; nothing is generated."""
+    from evals.regrade import run_regrade
+    from evals.targets import target_of
+    from pipeline.config.rewards import RewardsConfig
+
+    target = target_of(store, policy)
+    experiment = name or (target.dataset if "/" not in target.dataset else None)
+    rewards = load_experiment(experiment, overrides).rewards if experiment else RewardsConfig()
+    if verifier:
+        rewards = RewardsConfig.model_validate(rewards.model_dump() | {"verifier": verifier})
+    report = run_regrade(store, target.dataset, target.generation, rewards, label, verifier, replace)
+    return print_report(report, as_json)
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@label_option
+@store_options
+@json_option
+def compare(a: str, b: str, label: str | None, store: Store, as_json: bool) -> None:
+    """Compare policies A and B on the problems that both answered: B minus A, paired, with its 95% interval."""
+    from evals.compare import compare_policies
+    from evals.tables import print_comparisons
+    from evals.targets import target_of
+
+    left, right = target_of(store, a), target_of(store, b)
+    pairs = [(target.dataset, target.generation) for target in (left, right)]
+    found = compare_policies(store, pairs[0], pairs[1], label)
+    if as_json:
+        click.echo(json.dumps([one.to_json() for one in found]))
+        return
+    print_comparisons(a, b, found)
+
+
+@click.command()
+@click.option("--paper", is_flag=True, help="Print the paper's Table 1 below.")
+@label_option
+@store_options
+@json_option
+def leaderboard(paper: bool, label: str | None, store: Store, as_json: bool) -> None:
+    """List every scored policy of the store with its accuracies and their 95% intervals."""
+    from evals.leaderboard import standings
+    from evals.tables import print_leaderboard
+
+    found = standings(store, label)
+    if not found:
+        raise TbrmError(f"nothing is scored in {store.root} yet; run `tbrm evaluate`")
+    if as_json:
+        click.echo(json.dumps([standing.to_json() for standing in found]))
+        return
+    print_leaderboard(found, paper)
+
+
+@click.command()
+@source_option
+@json_option
+def benchmarks(source: str | None, as_json: bool) -> None:
+    """List the benchmarks: where they come from, rows and content hash, and whether what is there differs."""
+    from evals.benchmarks.listing import list_benchmarks, print_listing
+
+    found = list_benchmarks(source)
+    if as_json:
+        click.echo(json.dumps([one.to_json() for one in found]))
+        return
+    print_listing(found)
+
+
+@click.command()
+@experiment_options
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: EXPERIMENT.html.")
+def report(experiment: Experiment, store: Store, out: Path | None) -> None:
+    """Write one self-contained HTML file about an experiment."""
+    from evals.report import write_report
+
+    click.echo(str(write_report(experiment, store, out or Path(f"{experiment.name}.html"))))
+
+
+def names_of(text: str | None) -> list[str]:
+    """`a,b` as a list."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]

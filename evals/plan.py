@@ -1,0 +1,124 @@
+"""What is to be measured: which problems, by which protocol, shown and sampled how."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from evals.benchmarks import ProblemSource, find_benchmark, problems_hash
+from pipeline.config import Experiment, stage_hash
+from pipeline.config.evaluation import EvaluationConfig, Protocol
+from pipeline.config.policy import PolicyConfig
+from pipeline.config.rewards import RewardsConfig
+from pipeline.config.rollouts import RolloutsConfig
+from pipeline.errors import TbrmError
+from pipeline.prompts import Problem
+
+NO_CHANGES = Protocol()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How policies are asked and graded, whatever the benchmark. `experiment` None: no experiment is involved."""
+
+    evaluation: EvaluationConfig
+    rollouts: RolloutsConfig
+    rewards: RewardsConfig
+    policy: PolicyConfig
+    template: str
+    seed: int = 0
+    experiment: Experiment | None = None
+    every: Protocol = NO_CHANGES
+    """Changes to the protocol of every benchmark, stronger than `evaluation.protocols`."""
+
+
+@dataclass(frozen=True)
+class FullProtocol:
+    """A protocol with nothing left open; it is stored with every score."""
+
+    benchmark: str
+    samples: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    max_problems: int | None
+    template: str
+
+    def describe(self) -> str:
+        """`Avg@32, T=1`, and what departs from the ordinary."""
+        parts = [f"Avg@{self.samples}", "greedy" if self.temperature == 0 else f"T={self.temperature:g}"]
+        parts += [f"top-p {self.top_p:g}"] if self.top_p < 1 else []
+        parts += [f"first {self.max_problems} problems"] if self.max_problems else []
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of results: a benchmark by one protocol. `problems_hash` is that of the problems asked."""
+
+    name: str
+    problems: list[Problem]
+    protocol: FullProtocol
+    problems_hash: str
+
+    def key(self, policy_id: str, setting: Setting) -> str:
+        """Names the responses: equal key, equal responses. The engine and its batching are not part of it."""
+        return stage_hash(asdict(self.protocol), self.problems_hash, policy_id, setting.seed, setting.policy.dtype)
+
+
+def setting_of(experiment: Experiment) -> Setting:
+    """The setting that an experiment's YAML describes."""
+    return Setting(
+        evaluation=experiment.evaluation or EvaluationConfig(),
+        rollouts=experiment.rollouts or RolloutsConfig(),
+        rewards=experiment.rewards,
+        policy=experiment.policy,
+        template=experiment.prompts.template,
+        seed=experiment.seed,
+        experiment=experiment,
+    )
+
+
+def setting_without_experiment() -> Setting:
+    """The paper's template and limits, for a policy that belongs to no experiment."""
+    policy = PolicyConfig(base="evaluated")
+    return Setting(EvaluationConfig(), RolloutsConfig(), RewardsConfig(), policy, template="qwen-math")
+
+
+def with_limits(setting: Setting, template: str | None, max_tokens: int | None, max_problems: int | None) -> Setting:
+    """The setting with the template and limits that the command line names, for every benchmark."""
+    every = Protocol(max_tokens=max_tokens, max_problems=max_problems)
+    return replace(setting, template=template or setting.template, every=every)
+
+
+def plan_entries(setting: Setting, names: Sequence[str] = (), folder: str | None = None) -> list[Entry]:
+    """The entries to measure; `names` and `folder` take the place of `evaluation.benchmarks` and `.source`.
+
+    Raises TbrmError for an unknown benchmark, or problems that cannot be had.
+    """
+    source = ProblemSource(folder or setting.evaluation.source, setting.experiment)
+    return [_entry(name, setting, source) for name in names or setting.evaluation.benchmarks]
+
+
+def _entry(name: str, setting: Setting, source: ProblemSource) -> Entry:
+    wanted = setting.evaluation.protocols.get(name, Protocol())
+    benchmark = find_benchmark(wanted.benchmark or name)
+    layers = (benchmark.protocol, wanted, setting.every)
+    given: dict[str, Any] = {}
+    for layer in layers:
+        given |= layer.model_dump(exclude_none=True)
+    problems = benchmark.load(source)[: given.get("max_problems")]
+    protocol = FullProtocol(
+        benchmark=given.get("benchmark", benchmark.name),
+        samples=given.get("samples", 1),
+        temperature=given.get("temperature", 0.0),
+        top_p=given.get("top_p", 1.0),
+        max_tokens=given.get("max_tokens", setting.rollouts.max_tokens),
+        max_problems=given.get("max_problems"),
+        template=setting.template,
+    )
+    if protocol.temperature == 0 and protocol.samples > 1:
+        raise TbrmError(
+            f"evaluation.protocols.{name}: {protocol.samples} samples at temperature 0 are the same response "
+            f"{protocol.samples} times; set `samples: 1` or a temperature"
+        )
+    return Entry(name, problems, protocol, problems_hash(problems))

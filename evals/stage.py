@@ -1,0 +1,139 @@
+"""The evaluation stage: responses of policy[k] to the benchmarks, graded into `scores/generation=<k>`."""
+
+# pyright: reportUnknownParameterType=false
+# (pyarrow ships no types)
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from dataclasses import replace as changed_copy
+
+import pyarrow as pa
+
+from evals.grading import grade_responses, verifier_versions
+from evals.metrics import summarize
+from evals.plan import Entry, Setting, plan_entries, setting_of
+from evals.responses import Sampler, write_responses
+from evals.scores import EntryRecord, read_entries, scores_of_table
+from evals.targets import Target
+from pipeline.config import Experiment, stage_hash
+from pipeline.errors import StoreError
+from pipeline.policy import resolve_policy
+from pipeline.rewards import Grader
+from pipeline.stage import StageReport
+from pipeline.store import Manifest, Partition, Stat, Store
+
+
+def run_evaluate(
+    experiment: Experiment,
+    store: Store,
+    generation: int,
+    benchmarks: Sequence[str] = (),
+    source: str | None = None,
+    replace: bool = False,
+) -> StageReport:
+    """Measure policy[`generation`] of an experiment on its benchmarks (or on `benchmarks`). See `evaluate`."""
+    setting = setting_of(experiment)
+    target = Target(resolve_policy(store, experiment, generation), experiment.name, generation)
+    return evaluate(setting, store, target, plan_entries(setting, benchmarks, source), replace)
+
+
+def evaluate(
+    setting: Setting, store: Store, target: Target, entries: Sequence[Entry], replace: bool = False
+) -> StageReport:
+    """Write the policy's `scores`; entries scored already with the same protocol and verifier are not done again.
+
+    Further entries join those that the partition holds; an entry whose protocol or verifier changed needs `replace`.
+    A killed run goes on at the first missing shard of responses.
+    Raises TbrmError for unknown benchmarks or verifiers, StoreError for a changed entry without `replace`.
+    """
+    started = time.monotonic()
+    partition = store.partition(target.dataset, "scores", target.generation)
+    there = read_entries(partition) if partition.is_committed() else {}
+    keys = {entry.name: _scored_key(entry, setting, target) for entry in entries}
+    open_entries = [entry for entry in entries if entry.name not in there or there[entry.name].key != keys[entry.name]]
+    if not open_entries:
+        return report_of("evaluate", partition.manifest(), started, skipped=True)
+    changed = [entry.name for entry in open_entries if entry.name in there]
+    if changed and not replace:
+        raise StoreError(
+            f"{partition.name} holds scores of {', '.join(changed)} by another protocol or verifier. "
+            "Add --replace to measure again; the old scores are kept beside it"
+        )
+    sampler = Sampler(setting, target.policy)
+    kept = [record for name, record in there.items() if name not in keys or name not in {e.name for e in open_entries}]
+    tables = [partition.read_shard(index) for record in kept for index in record.shards]
+    parents = {record.responses: record.responses_hash for record in kept}
+    records = list(_renumbered(kept))
+    sampled = [(entry, *write_responses(store, target, entry, setting, sampler)) for entry in open_entries]
+    sampler.close()
+    with Grader(setting.rewards) as grader:
+        for entry, responses, manifest in sampled:
+            graded = list(grade_responses(grader, responses))
+            first = len(tables)
+            tables += graded
+            parents[responses.name] = manifest.hash
+            records.append(
+                EntryRecord(
+                    name=entry.name,
+                    key=keys[entry.name],
+                    protocol=asdict(entry.protocol),
+                    problems_hash=entry.problems_hash,
+                    responses=responses.name,
+                    responses_hash=manifest.hash,
+                    first_shard=first,
+                    shard_count=len(graded),
+                )
+            )
+    manifest = write_scores(partition, tables, records, parents, bool(there))
+    return report_of("evaluate", manifest, started, skipped=False)
+
+
+def write_scores(
+    partition: Partition,
+    tables: Sequence[pa.Table],
+    records: Sequence[EntryRecord],
+    parents: dict[str, str],
+    replace: bool,
+) -> Manifest:
+    """Commit graded responses; headline numbers of each entry, with their intervals, go into the manifest's stats."""
+    config_hash = stage_hash(*(record.key for record in records))
+    with partition.writer(config_hash, parents, replace) as writer:
+        for index, table in enumerate(tables):
+            writer.write(index, table)
+        stats: dict[str, Stat] = {}
+        for record in records:
+            rows = pa.concat_tables([tables[index] for index in record.shards])
+            stats |= summarize(scores_of_table(rows, record)).to_stats(record.name)
+        stats["entries"] = json.dumps([asdict(record) for record in records], sort_keys=True)
+        return writer.commit(len(tables), stats)
+
+
+def _scored_key(entry: Entry, setting: Setting, target: Target) -> str:
+    """Names the scores of an entry: its responses, and how they are graded."""
+    with Grader(setting.rewards) as grader:  # its workers start only when something is graded
+        versions = verifier_versions(grader, [problem.verifier or "" for problem in entry.problems])
+    return stage_hash(entry.key(target.policy.policy_id, setting), setting.rewards.deciding(), versions)
+
+
+def _renumbered(records: Sequence[EntryRecord]) -> list[EntryRecord]:
+    """The records with their shards moved together, in order."""
+    moved: list[EntryRecord] = []
+    first = 0
+    for record in records:
+        moved.append(changed_copy(record, first_shard=first))
+        first += record.shard_count
+    return moved
+
+
+def report_of(stage: str, manifest: Manifest, started: float, skipped: bool) -> StageReport:
+    return StageReport(
+        stage,
+        manifest.dataset,
+        manifest.generation,
+        manifest.rows,
+        time.monotonic() - started,
+        skipped,
+        {name: value for name, value in manifest.stats.items() if name != "entries"},
+    )
