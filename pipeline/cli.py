@@ -1,4 +1,4 @@
-"""The `tbrm` command. Rooms contribute commands through the entry-point group `tbrm.commands`, loaded when called for."""
+"""The `tbrm` command. Rooms contribute commands through the entry-point group `tbrm.commands`, loaded when called."""
 
 import sys
 from importlib.metadata import EntryPoint, entry_points

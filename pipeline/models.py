@@ -22,7 +22,7 @@ def attention(config: PolicyConfig) -> str:
     if config.attention != "auto":
         return config.attention
     import torch
-    from transformers.utils import is_flash_attn_2_available
+    from transformers.utils.import_utils import is_flash_attn_2_available
 
     return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
 
@@ -38,7 +38,7 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
 
 
 def load_model(path: str, config: PolicyConfig, revision: str | None = None) -> Any:
-    """The causal language model of a Hugging Face folder or hub id, on the CPU, in evaluation mode. Raises TbrmError."""
+    """The causal language model of a Hugging Face folder or hub id, on the CPU, set to `eval`. Raises TbrmError."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -87,7 +87,7 @@ def _save_packaged_gguf(config: PolicyConfig, folder: Path) -> None:
     where, file = str(files[0].parent), files[0].name
     quantized = AutoModelForCausalLM.from_pretrained(where, gguf_file=file, dtype=getattr(torch, config.dtype))
     # transformers refuses to save what it loaded from GGUF, although the weights are dequantized by then.
-    plain_config = quantized.config
+    plain_config: Any = quantized.config
     if hasattr(plain_config, "quantization_config"):
         del plain_config.quantization_config
     plain = AutoModelForCausalLM.from_config(plain_config, dtype=getattr(torch, config.dtype))

@@ -70,7 +70,7 @@ def pointer_path(store: Store, dataset: str, generation: int) -> str:
 def publish_policy(
     store: Store, dataset: str, generation: int, folder: str | Path, parents: Mapping[str, str]
 ) -> PolicyRef:
-    """Make the finished policy in `folder` policy[`generation`] of an experiment. Publishing the same again is no change.
+    """Make the finished policy in `folder` policy[`generation`] of an experiment; again is no change.
 
     Raises StoreError when another policy already has that generation.
     """

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 Sink = Callable[[str], None]
@@ -65,7 +65,7 @@ class Task:
 
 
 @contextmanager
-def track(label: str, total: int, unit: str) -> Iterator[Task]:
+def track(label: str, total: int, unit: str) -> Generator[Task]:
     """Report progress towards `total` pieces of work, with rate and time left."""
     task = Task(label, total, unit)
     try:

@@ -144,7 +144,7 @@ def _statistics(writer: PartitionWriter, shards: int) -> dict[str, Stat]:
     for index in range(shards):
         rows = writer.read(index, ["response_token_ids", "finish_reason", "behavior_logprobs"])
         lengths.append(pc.list_value_length(rows["response_token_ids"]).to_numpy())
-        truncated += pc.sum(pc.equal(rows["finish_reason"], "length")).as_py() or 0
+        truncated += rows["finish_reason"].to_pylist().count("length")
         logprob_sum += pc.sum(pc.list_flatten(rows["behavior_logprobs"])).as_py() or 0.0
     tokens = np.concatenate(lengths)
     return {

@@ -126,6 +126,6 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 
 def stage_hash(*parts: BaseModel | Mapping[str, Any] | str | int | float | None) -> str:
-    """Hash of the configuration that decides a stage's bytes; 16 hex digits. Equal parts, equal hash, on any machine."""
+    """Hash of the configuration that decides a stage's bytes; 16 hex digits, equal on any machine for equal parts."""
     plain = [p.model_dump(mode="json") if isinstance(p, BaseModel) else p for p in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

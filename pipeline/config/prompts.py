@@ -45,7 +45,7 @@ class ReasoningGymConfig(Config):
     """Task names, e.g. `course_schedule`."""
     size: int = Field(default=2_000, gt=0)
     """Problems generated for each task."""
-    options: dict[str, dict[str, JsonValue]] = {}
+    options: dict[str, dict[str, JsonValue]] = Field(default_factory=dict[str, dict[str, JsonValue]])
     """Arguments of a task's generator, by task name."""
 
 
@@ -53,7 +53,7 @@ class PromptsConfig(Config):
     """The prompt set and its template."""
 
     source: Literal["arithmetic", "file", "hf", "reasoning_gym"]
-    """`file`: JSONL or Parquet; `hf`: a `datasets` hub id or saved folder; `arithmetic` and `reasoning_gym` are generated."""
+    """`file`: JSONL or Parquet; `hf`: a `datasets` hub id or saved folder; the others are generated."""
     path: str | None = None
     """File, folder or hub id of the sources `file` and `hf`."""
     revision: str | None = None

@@ -38,7 +38,8 @@ class _SeededChoice(LogitsProcessor):
             self.warpers.append(TopKLogitsWarper(sampling.top_k))
         if sampling.top_p < 1:
             self.warpers.append(TopPLogitsWarper(sampling.top_p))
-        uniforms = np.stack([np.random.Generator(np.random.Philox(r.seed)).random(sampling.max_tokens) for r in requests])
+        generators = [np.random.Generator(np.random.Philox(r.seed)) for r in requests]
+        uniforms = np.stack([generator.random(sampling.max_tokens) for generator in generators])
         self.uniforms = torch.from_numpy(uniforms).to(at)  # [B, max_tokens], float64
         self.logprobs: list[torch.Tensor] = []  # one [B] a step
 
@@ -56,12 +57,14 @@ class _SeededChoice(LogitsProcessor):
 
 
 class TransformersEngine:
-    """See Engine. Requests are decoded in batches of `batch_size`, sorted by prompt length so that little is padding."""
+    """See Engine. Decodes `batch_size` requests at a time, sorted by prompt length so that little is padding."""
 
     name = "transformers"
     version = transformers.__version__
 
-    def __init__(self, policy: PolicyRef, config: PolicyConfig, batch_size: int, stop_ids: Sequence[int], pad_id: int) -> None:
+    def __init__(
+        self, policy: PolicyRef, config: PolicyConfig, batch_size: int, stop_ids: Sequence[int], pad_id: int
+    ) -> None:
         self.batch_size, self.stop_ids, self.pad_id = batch_size, list(stop_ids), pad_id
         self.at = device()
         self.model: Any = load_model(policy.path, config).to(self.at)
@@ -96,7 +99,10 @@ class TransformersEngine:
             attention_mask=mask.to(self.at),
             # The choice is made by the processor; any sampling settings of the model's own folder are overruled here.
             generation_config=transformers.GenerationConfig(
-                max_new_tokens=sampling.max_tokens, do_sample=False, eos_token_id=self.stop_ids, pad_token_id=self.pad_id
+                max_new_tokens=sampling.max_tokens,
+                do_sample=False,
+                eos_token_id=self.stop_ids,
+                pad_token_id=self.pad_id,
             ),
             logits_processor=LogitsProcessorList([choice]),
         )

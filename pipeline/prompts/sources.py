@@ -100,7 +100,5 @@ def _refuse_repeated_ids(problems: list[Problem], path: str) -> None:
     seen: set[str] = set()
     for row, problem in enumerate(problems):
         if problem.id in seen:
-            raise TbrmError(
-                f"{path} row {row}: id {problem.id!r} stands twice; trajectory ids are made from it, so it must be unique"
-            )
+            raise TbrmError(f"{path} row {row}: id {problem.id!r} stands twice, but trajectory ids are made from it")
         seen.add(problem.id)

@@ -82,12 +82,13 @@ def index_source(source: Source, replay: ReplayConfig) -> Index:
     return index
 
 
-def hash_strings(column: pa.ChunkedArray) -> Hashes:
+def hash_strings(column: "pa.ChunkedArray[Any]") -> Hashes:
     """XXH3-64 of every string; equal strings are hashed once."""
     encoded = column.combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):  # a table without rows has no chunk to combine
         return np.empty(0, dtype=np.uint64)
-    words = [xxhash.xxh3_64_intdigest(word.encode()) for word in encoded.dictionary.to_pylist()]
+    dictionary: list[Any] = encoded.dictionary.to_pylist()
+    words = [xxhash.xxh3_64_intdigest(word.encode()) for word in dictionary]
     return np.asarray(words, dtype=np.uint64)[encoded.indices.to_numpy()]
 
 
@@ -101,12 +102,12 @@ def hash_contents(rows: pa.Table) -> Hashes:
     return np.asarray(hashes, dtype=np.uint64)
 
 
-def _slices(column: pa.ChunkedArray) -> list[memoryview]:
+def _slices(column: "pa.ChunkedArray[Any]") -> list[memoryview]:
     """The bytes of each list of tokens, without copying."""
     found: list[memoryview] = []
-    for chunk in column.chunks:
-        tokens: npt.NDArray[np.int32] = np.ascontiguousarray(chunk.values.to_numpy())
-        values = memoryview(tokens).cast("B")
+    chunks: list[Any] = column.chunks
+    for chunk in chunks:
+        values = memoryview(np.ascontiguousarray(chunk.values.to_numpy()).view(np.uint8).data)
         offsets = chunk.offsets.to_numpy() * 4
         found += [values[a:b] for a, b in pairwise(offsets)]
     return found
@@ -122,7 +123,7 @@ def _length_mask(rows: pa.Table, filters: Filters) -> Mask:
     return mask
 
 
-def _is_in(column: pa.ChunkedArray, wanted: tuple[str, ...] | None) -> Mask:
+def _is_in(column: "pa.ChunkedArray[Any]", wanted: tuple[str, ...] | None) -> Mask:
     if wanted is None:
         return np.ones(len(column), dtype=bool)
     return pc.is_in(column, pa.array(wanted, pa.string())).to_numpy()

@@ -121,4 +121,4 @@ def _read(store: Store, part: Part, manifests: Mapping[str, Manifest]) -> pa.Tab
         check_aligned(table, rows, f"{sidecar.name} shard {part.shard}")
         for column in columns[1:]:
             table = table.append_column(column, rows.column(column))
-    return table if len(part.rows) == table.num_rows else table.take(pa.array(part.rows))
+    return table if len(part.rows) == table.num_rows else table.take(part.rows)

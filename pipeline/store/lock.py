@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pipeline.errors import StoreError
 
 
 @contextmanager
-def exclusive(folder: str) -> Iterator[None]:
+def exclusive(folder: str) -> Generator[None]:
     """Hold the folder's lock. Raises StoreError naming the process that holds it already."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     handle = os.open(f"{folder}/_lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
