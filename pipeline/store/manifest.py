@@ -73,6 +73,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
         ) from error
     if manifest.hash != stated:
         raise StoreError(
-            f"{where} does not match its own hash: it was changed after it was written; restore it or run the stage again with --replace"
+            f"{where} does not match its own hash: it was changed after it was written; restore it or run the stage "
+            "again with --replace"
         )
     return manifest

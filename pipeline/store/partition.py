@@ -1,16 +1,14 @@
 """Reading one committed partition."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import StoreError
-from pipeline.store.ids import checksum
 from pipeline.store.location import Store
 from pipeline.store.manifest import MANIFEST, Manifest, parse_manifest
+from pipeline.store.parquet import decode
 from pipeline.store.schema import schema_of
 from pipeline.store.writer import PartitionWriter
 
@@ -45,8 +43,11 @@ class Partition:
         try:
             text = self.store.read_bytes(where).decode()
         except FileNotFoundError as error:
-            command = f"run the stage that writes it (`tbrm {self.table.partition('@')[0].replace('_', '-')} … --generation {self.generation}`)"
-            raise StoreError(f"{self.name} is not there yet: {command}") from error
+            command = self.table.partition("@")[0].replace("_", "-")
+            raise StoreError(
+                f"{self.name} is not there yet: run the stage that writes it "
+                f"(`tbrm {command} … --generation {self.generation}`)"
+            ) from error
         except UnicodeDecodeError as error:
             raise StoreError(f"{where} is not text: it was damaged; delete it and run the stage again") from error
         return parse_manifest(text, where)
@@ -64,18 +65,7 @@ class Partition:
             raise StoreError(f"{self.name} has {len(shards)} shards; there is no shard {index}")
         info = shards[index]
         where = f"{self.path}/{info.file}"
-        try:
-            data = self.store.read_bytes(where)
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"{where} is listed in the manifest but gone; restore it or run the stage again with --replace"
-            ) from error
-        if len(data) != info.bytes or checksum(data) != info.checksum:
-            raise StoreError(
-                f"{where} is damaged: {len(data)} bytes with {checksum(data)}, the manifest says {info.bytes} with {info.checksum}; "
-                "restore it or run the stage again with --replace"
-            )
-        return pq.read_table(io.BytesIO(data), columns=list(columns) if columns is not None else None)
+        return decode(self.store.read_checked(where, info.bytes, info.checksum), columns, where)
 
     def iter_shards(self, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
         """(index, rows) of every shard in order, one in memory at a time."""
@@ -91,6 +81,6 @@ def check_aligned(rollouts: pa.Table, sidecar: pa.Table, where: str) -> None:
         return
     row = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
     raise StoreError(
-        f"{where}: row {row} belongs to another trajectory than the rollout of that row ({len(left)} rollouts, {len(right)} rows); "
-        "write the sidecar again with --replace"
+        f"{where}: row {row} belongs to another trajectory than the rollout of that row ({len(left)} rollouts, "
+        f"{len(right)} rows); write the sidecar again with --replace"
     )

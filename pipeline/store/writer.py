@@ -1,25 +1,24 @@
 """Writing one partition: shard by shard, resumable, committed by the manifest at the end."""
 
 import importlib.metadata
-import io
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import StoreError
 from pipeline.store.ids import checksum
+from pipeline.store.lease import leased
 from pipeline.store.lock import exclusive
 from pipeline.store.manifest import MANIFEST, Manifest, ShardInfo, Stat
+from pipeline.store.parquet import count_rows, decode, encode
 from pipeline.store.schema import conform
 
 if TYPE_CHECKING:
     from pipeline.store.partition import Partition
-
-_CONFIG_KEY = b"tbrm.config_hash"
 
 
 def code_version() -> str:
@@ -29,21 +28,24 @@ def code_version() -> str:
 class PartitionWriter:
     """Exclusive writer of a partition; use as a context manager.
 
-    A shard of an interrupted run counts as done when its footer carries the same `config_hash`: it was renamed into
-    place whole. A committed partition is never touched unless `replace` is given, and then it is moved aside, not deleted.
+    Beside each shard a receipt `_shard-<nnnnn>.json` keeps its checksum and `config_hash` until the manifest lists it:
+    a shard of an interrupted run counts as done when it still is what its receipt says. A committed partition is never
+    touched unless `replace` is given, and then it is moved aside, not deleted.
     """
 
     def __init__(self, partition: "Partition", config_hash: str, parents: Mapping[str, str], replace: bool) -> None:
         self.partition, self.store = partition, partition.store
         self.config_hash, self.parents, self.replace = config_hash, dict(sorted(parents.items())), replace
         self._held = ExitStack()
+        self._finished: dict[int, ShardInfo] = {}
 
     def __enter__(self) -> Self:
-        if self.store.is_local:
-            self._held.enter_context(exclusive(self.partition.path))
+        path = self.partition.path
+        self._held.enter_context(exclusive(path) if self.store.is_local else leased(self.store, path))
         try:
             if self.partition.is_committed():
                 self._make_room()
+            self._remove("_tmp.")  # of writers that were killed
         except BaseException:
             self._held.close()
             raise
@@ -55,32 +57,35 @@ class PartitionWriter:
         self._held.close()
 
     def shard_path(self, index: int) -> str:
-        return f"{self.partition.path}/shard-{index:05d}.parquet"
+        return f"{self.partition.path}/{_file(index)}"
 
     def is_done(self, index: int) -> bool:
-        """Whether an earlier run with the same configuration finished shard `index`."""
-        path = self.shard_path(index)
-        if not self.store.fs.exists(path):
-            return False
+        """Whether this or an earlier run with the same configuration finished shard `index`, and it is unharmed."""
+        if index in self._finished:
+            return True
         try:
-            with self.store.fs.open(path, "rb") as file:
-                metadata = pq.read_metadata(file).metadata or {}
-        except (pa.ArrowInvalid, OSError):
-            return False  # damaged at rest: it is written again
-        return metadata.get(_CONFIG_KEY) == self.config_hash.encode()
+            receipt: dict[str, Any] = json.loads(self.store.read_bytes(self._receipt_path(index)))
+            data = self.store.read_bytes(self.shard_path(index))
+        except (FileNotFoundError, ValueError):
+            return False  # not there, or the receipt was damaged at rest: the shard is written again
+        if receipt != self._receipt(data):
+            return False
+        self._finished[index] = ShardInfo(_file(index), count_rows(data), len(data), receipt["checksum"])
+        return True
 
     def write(self, index: int, table: pa.Table) -> None:
         """Write shard `index` atomically. Raises StoreError when the rows do not fit the table's schema."""
         rows = conform(self.partition.table, table, f"{self.partition.name} shard {index}")
-        rows = rows.replace_schema_metadata({_CONFIG_KEY: self.config_hash.encode()})
-        buffer = io.BytesIO()
-        pq.write_table(rows, buffer, compression="zstd", compression_level=3, row_group_size=4096)
-        self.store.write_atomic(self.shard_path(index), buffer.getvalue())
+        data = encode(rows, self.config_hash)
+        info = ShardInfo(_file(index), rows.num_rows, len(data), checksum(data))
+        self.store.write_atomic(self.shard_path(index), data)
+        self.store.write_atomic(self._receipt_path(index), json.dumps(self._receipt(data)).encode())
+        self._finished[index] = info
 
     def read(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of a shard that is done but not committed yet (for statistics over the whole partition)."""
-        data = io.BytesIO(self.store.read_bytes(self.shard_path(index)))
-        return pq.read_table(data, columns=list(columns) if columns is not None else None)
+        info, where = self._info(index), self.shard_path(index)
+        return decode(self.store.read_checked(where, info.bytes, info.checksum), columns, where)
 
     def commit(self, shards: int, stats: Mapping[str, Stat] | None = None) -> Manifest:
         """List shards 0..`shards`-1 in the manifest: from now on the partition exists for readers.
@@ -97,32 +102,50 @@ class PartitionWriter:
             shards=tuple(self._info(index) for index in range(shards)),
             stats=dict(stats or {}),
         )
-        if self.partition.is_committed():
+        # Files of an interrupted run with more shards would look like rows to who reads the folder without manifest.
+        self._remove("shard-", keep={shard.file for shard in manifest.shards})
+        try:
+            self.store.create(f"{self.partition.path}/{MANIFEST}", manifest.to_json().encode())
+        except FileExistsError as error:
             raise StoreError(
-                f"{self.partition.name} was committed by another writer meanwhile; its shards stand, this run's commit is void"
-            )
-        self.store.write_atomic(f"{self.partition.path}/{MANIFEST}", manifest.to_json().encode())
+                f"{self.partition.name} was committed by another writer meanwhile; this run's commit is void"
+            ) from error
+        self._remove("_shard-")
         return manifest
 
     def _info(self, index: int) -> ShardInfo:
-        try:
-            data = self.store.read_bytes(self.shard_path(index))
-        except FileNotFoundError as error:
+        if not self.is_done(index) or not self.store.fs.exists(self.shard_path(index)):
             raise StoreError(
                 f"{self.shard_path(index)} is missing: the partition cannot be committed; run the stage again"
-            ) from error
-        rows = pq.read_metadata(io.BytesIO(data)).num_rows
-        return ShardInfo(f"shard-{index:05d}.parquet", rows, len(data), checksum(data))
+            )
+        return self._finished[index]
+
+    def _receipt(self, data: bytes) -> dict[str, str]:
+        return {"config_hash": self.config_hash, "checksum": checksum(data)}
+
+    def _receipt_path(self, index: int) -> str:
+        return f"{self.partition.path}/_shard-{index:05d}.json"
+
+    def _remove(self, prefix: str, keep: set[str] | None = None) -> None:
+        for path in self.store.files(self.partition.path):
+            name = path.rsplit("/", 1)[-1]
+            if name.startswith(prefix) and name not in (keep or ()):
+                self.store.fs.rm_file(path)
 
     def _make_room(self) -> None:
         manifest = self.partition.manifest()
         if not self.replace:
             raise StoreError(
-                f"{self.partition.name} is already committed with another configuration "
-                f"({manifest.config_hash}, now {self.config_hash}). Add --replace to write it anew; the old one is kept beside it"
+                f"{self.partition.name} is already committed with another configuration ({manifest.config_hash}, now "
+                f"{self.config_hash}). Add --replace to write it anew; the old one is kept beside it"
             )
         aside = f"{self.partition.path}.replaced-{manifest.hash[:12]}"
-        # The manifest goes first: a reader sees either the old partition whole or none.
-        for file in (MANIFEST, *(shard.file for shard in manifest.shards)):
-            self.store.fs.makedirs(aside, exist_ok=True)
-            self.store.fs.mv(f"{self.partition.path}/{file}", f"{aside}/{file}")
+        files = [*(shard.file for shard in manifest.shards), MANIFEST]
+        for file in files:  # the copy is complete before anything goes, whenever this process is killed
+            self.store.copy(f"{self.partition.path}/{file}", f"{aside}/{file}")
+        for file in reversed(files):  # the manifest first: a reader sees the old partition whole or none
+            self.store.fs.rm_file(f"{self.partition.path}/{file}")
+
+
+def _file(index: int) -> str:
+    return f"shard-{index:05d}.parquet"
