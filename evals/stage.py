@@ -19,7 +19,7 @@ from evals.scores import EntryRecord, read_entries, scores_of_table
 from evals.targets import Target
 from pipeline.config import Experiment, stage_hash
 from pipeline.errors import StoreError
-from pipeline.policy import resolve_policy
+from pipeline.policy import resolve_candidate
 from pipeline.rewards import Grader
 from pipeline.stage import StageReport
 from pipeline.store import Manifest, Partition, Stat, Store
@@ -35,7 +35,7 @@ def run_evaluate(
 ) -> StageReport:
     """Measure policy[`generation`] of an experiment on its benchmarks (or on `benchmarks`). See `evaluate`."""
     setting = setting_of(experiment)
-    target = Target(resolve_policy(store, experiment, generation), experiment.name, generation)
+    target = Target(resolve_candidate(store, experiment, generation), experiment.name, generation)
     return evaluate(setting, store, target, plan_entries(setting, benchmarks, source), replace)
 
 

@@ -77,7 +77,7 @@ def publish_policy(
     policy_id: str = read_policy_json(folder)["policy_id"]
     path = pointer_path(store, dataset, generation)
     if store.fs.exists(path):
-        there = json.loads(store.read_bytes(path))["policy_id"]
+        there = read_pointer(store, path)["policy_id"]
         if there != policy_id:
             raise StoreError(
                 f"{path} is policy {there} already, not {policy_id}: later generations were sampled from it"
@@ -99,13 +99,36 @@ def resolve_published(store: Store, dataset: str, generation: int) -> PolicyRef:
         raise StoreError(
             f"policy[{generation}] of {dataset} is not published yet: run `{command} --experiment {dataset}` first"
         )
-    tree = json.loads(store.read_bytes(path))
+    tree = read_pointer(store, path)
     return PolicyRef(tree["policy_id"], str(policy_root(store) / tree["folder"]), generation)
+
+
+def read_pointer(store: Store, path: str) -> dict[str, Any]:
+    """The pointer file of a published policy: policy_id, folder, parents. Raises StoreError when it is damaged."""
+    try:
+        tree = json.loads(store.read_bytes(path))
+        return {name: tree[name] for name in ("policy_id", "folder", "parents")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{path} is damaged ({error!r}): restore it, or delete it and run the stage that publishes the policy again"
+        ) from error
 
 
 def resolve_policy(store: Store, experiment: Experiment, generation: int) -> PolicyRef:
     """policy[g] of `experiment`. Raises StoreError naming the stage to run first."""
     return resolve_published(store, experiment.name, generation)
+
+
+def resolve_candidate(store: Store, experiment: Experiment, generation: int) -> PolicyRef:
+    """policy[g], or the finished trained_policy[g-1] that is not published yet: scores may decide whether it will be.
+
+    Raises StoreError naming the stage to run first.
+    """
+    if not store.fs.exists(pointer_path(store, experiment.name, generation)):
+        folder = policy_root(store) / experiment.name / "trained_policy" / f"generation={generation - 1:04d}"
+        if (folder / POLICY_JSON).is_file():
+            return PolicyRef(read_policy_json(folder)["policy_id"], str(folder), generation)
+    return resolve_policy(store, experiment, generation)
 
 
 def foreign_policy(path: str) -> PolicyRef:
