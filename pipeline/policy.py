@@ -77,7 +77,7 @@ def publish_policy(
     policy_id: str = read_policy_json(folder)["policy_id"]
     path = pointer_path(store, dataset, generation)
     if store.fs.exists(path):
-        there = read_pointer(store, path)["policy_id"]
+        there = _read_pointer(store, path)["policy_id"]
         if there != policy_id:
             raise StoreError(
                 f"{path} is policy {there} already, not {policy_id}: later generations were sampled from it"
@@ -93,18 +93,22 @@ def publish_policy(
 
 def resolve_published(store: Store, dataset: str, generation: int) -> PolicyRef:
     """policy[`generation`] of an experiment. Raises StoreError when it is not published yet."""
+    tree = published(store, dataset, generation)
+    return PolicyRef(tree["policy_id"], str(policy_root(store) / tree["folder"]), generation)
+
+
+def published(store: Store, dataset: str, generation: int) -> dict[str, Any]:
+    """What is published as policy[`generation`]: policy_id, folder, parents. Raises StoreError when nothing is yet."""
     path = pointer_path(store, dataset, generation)
     if not store.fs.exists(path):
         command = "tbrm base-policy" if generation == 0 else f"tbrm train --generation {generation - 1}"
         raise StoreError(
             f"policy[{generation}] of {dataset} is not published yet: run `{command} --experiment {dataset}` first"
         )
-    tree = read_pointer(store, path)
-    return PolicyRef(tree["policy_id"], str(policy_root(store) / tree["folder"]), generation)
+    return _read_pointer(store, path)
 
 
-def read_pointer(store: Store, path: str) -> dict[str, Any]:
-    """The pointer file of a published policy: policy_id, folder, parents. Raises StoreError when it is damaged."""
+def _read_pointer(store: Store, path: str) -> dict[str, Any]:
     try:
         tree = json.loads(store.read_bytes(path))
         return {name: tree[name] for name in ("policy_id", "folder", "parents")}

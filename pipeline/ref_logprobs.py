@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.config import Experiment, stage_hash
 from pipeline.models import device, load_model
-from pipeline.policy import PolicyRef, foreign_policy, resolve_policy
+from pipeline.policy import PolicyRef, foreign_policy, published, resolve_policy
 from pipeline.progress import track
 from pipeline.stage import StageReport
 from pipeline.store import SCHEMAS, Manifest, Store
@@ -68,6 +68,13 @@ def reference_policy(store: Store, experiment: Experiment) -> PolicyRef:
     if experiment.reference.policy == "base":
         return resolve_policy(store, experiment, 0)
     return foreign_policy(experiment.reference.policy)
+
+
+def reference_id(store: Store, experiment: Experiment) -> str:
+    """policy_id of π_ref, without its weights."""
+    if experiment.reference.policy == "base":
+        return str(published(store, experiment.name, 0)["policy_id"])
+    return foreign_policy(experiment.reference.policy).policy_id
 
 
 def reference_label(policy_id: str) -> str:

@@ -6,7 +6,7 @@ from pipeline.config import Experiment
 from pipeline.config.replay import LoggedSource
 from pipeline.config.training import OBJECTIVE_NEEDS
 from pipeline.errors import StoreError
-from pipeline.ref_logprobs import REFERENCE_PARENT, reference_label, reference_policy
+from pipeline.ref_logprobs import REFERENCE_PARENT, reference_id, reference_label
 from pipeline.store import Manifest, Partition, Store
 
 GENERATION = "generation"
@@ -37,7 +37,7 @@ def find_sources(store: Store, experiment: Experiment, generation: int) -> list[
     """
     replay = experiment.replay
     needs_reference = OBJECTIVE_NEEDS[experiment.training.objective].reference
-    reference = reference_policy(store, experiment).policy_id if needs_reference else None
+    reference = reference_id(store, experiment) if needs_reference else None
     sources: list[Source] = []
     lags = range(min(replay.window, generation + 1) if experiment.rollouts else 0)
     decays = [replay.generation_decay**lag for lag in lags]

@@ -27,7 +27,7 @@ def make_experiment(replay: dict[str, Any] | None = None, **top: Any) -> Experim
     return build_experiment(tree | top, "test")
 
 
-def make_store(root: Path, experiment: str = "exp") -> Store:
+def make_store(root: Path | str, experiment: str = "exp") -> Store:
     """A store in which policy[0] of `exp` is published as REFERENCE."""
     store = open_store(str(root))
     pointer = {"policy_id": REFERENCE, "folder": f"{experiment}/nowhere", "parents": {}}

@@ -1,0 +1,141 @@
+"""The same store code on an S3-compatible server."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from pipeline.errors import StoreError
+from pipeline.replay import resolve_mix
+from pipeline.rewards.stage import run_rewards
+from pipeline.store import Store, lease, open_store
+from tests.integration.rewards import reward_store
+from tests.unit.replay.replay_store import make_experiment, make_store, write_generation
+from tests.unit.store.test_store_kills import CONFIG, SHARDS, shard, write
+
+
+@pytest.fixture(scope="module")
+def server() -> Generator[str]:
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def root(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A fresh bucket, configured as a user would: by the environment."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    bucket = "b" + str(abs(hash(request.node.name)))
+    store = open_store(f"s3://{bucket}/runs")
+    store.fs.mkdir(bucket)
+    return store.root
+
+
+def names(store: Store, path: str) -> list[str]:
+    return [file.rsplit("/", 1)[-1] for file in store.files(path)]
+
+
+def test_what_is_written_there_is_what_is_written_locally(root: str, tmp_path: Path) -> None:
+    remote, local = (open_store(place).partition("exp", "rollouts", 0) for place in (root, str(tmp_path)))
+    for partition in (remote, local):
+        assert write(partition) == [0, 1, 2]
+    assert remote.manifest().hash == local.manifest().hash
+    assert remote.read_shard(1).equals(local.read_shard(1))
+    assert names(remote.store, remote.path) == ["_manifest.json", *(f"shard-0000{i}.parquet" for i in range(SHARDS))]
+    assert open_store(root).datasets() == ["exp"]
+    assert open_store(root).generations("exp", "rollouts") == [0]
+
+
+def test_stages_and_the_mix_run_on_it(root: str, tmp_path: Path) -> None:
+    store = open_store(root)
+    reward_store.fill(store)
+    report = run_rewards(reward_store.experiment(verifier="plain", audit_sample=0), store, 0)
+    assert (report.rows, report.skipped) == (36, False)
+    remote, local = make_store(root), make_store(tmp_path)
+    mixes = []
+    for place in (remote, local):
+        write_generation(place, "exp", 0)
+        mixes.append(resolve_mix(place, make_experiment(), 0))
+    assert mixes[0].to_json() == mixes[1].to_json()
+    assert sum(table.num_rows for _, table in mixes[0].tables(remote)) == 16
+
+
+def test_damage_and_absence_are_named(root: str) -> None:
+    partition = open_store(root).partition("exp", "rollouts", 0)
+    with pytest.raises(StoreError, match="not there yet"):
+        partition.manifest()
+    write(partition)
+    path = f"{partition.path}/shard-00001.parquet"
+    data = bytearray(partition.store.read_bytes(path))
+    data[99] ^= 4
+    partition.store.write_atomic(path, bytes(data))
+    with pytest.raises(StoreError, match=r"shard-00001\.parquet is damaged"):
+        partition.read_shard(1)
+    partition.store.fs.rm_file(path)
+    with pytest.raises(StoreError, match="gone"):
+        partition.read_shard(1)
+
+
+def test_one_of_two_writers_wins_and_the_other_says_so(root: str) -> None:
+    partition = open_store(root).partition("exp", "rollouts", 0)
+    with partition.writer(CONFIG, {}) as writer:
+        with pytest.raises(StoreError, match=r"is being written by process \d+ on .*then run this again"):
+            write(open_store(root).partition("exp", "rollouts", 0), "another")
+        for index in range(SHARDS):
+            writer.write(index, shard(index))
+        # A writer that was stopped for longer than its lease wakes up beside the one that took over.
+        partition.store.fs.rm_file(f"{partition.path}/_lock")
+        late = open_store(root).partition("exp", "rollouts", 0).writer(CONFIG, {})
+        with late:
+            assert all(late.is_done(index) for index in range(SHARDS))
+            writer.commit(SHARDS)
+            with pytest.raises(StoreError, match="committed by another writer meanwhile"):
+                late.commit(SHARDS)
+    assert "_lock" not in names(partition.store, partition.path)
+    assert partition.manifest().rows == 18
+
+
+KILLED = """
+import os, sys
+from pipeline.store import open_store
+from tests.unit.store.test_store_kills import CONFIG, shard
+with open_store(sys.argv[1]).partition("exp", "rollouts", 0).writer(CONFIG, {}) as writer:
+    writer.write(0, shard(0))
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_killed_writer_is_followed_at_once_and_a_silent_one_when_its_lease_ends(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED, root], check=False).returncode == -9
+    partition = open_store(root).partition("exp", "rollouts", 0)
+    path = f"{partition.path}/_lock"
+    left = json.loads(partition.store.read_bytes(path))
+    elsewhere = left | {"host": "another-machine"}
+    partition.store.write_atomic(path, json.dumps(elsewhere).encode())
+    with pytest.raises(StoreError, match=r"on another-machine.*ends in \d+ s"):
+        write(partition)
+    partition.store.write_atomic(path, json.dumps(elsewhere | {"expires": 0}).encode())
+    with partition.writer(CONFIG, {}):
+        pass
+    partition.store.write_atomic(path, json.dumps(left).encode())
+    monkeypatch.setattr(lease, "LEASE_S", 0.3)  # renewed every 0.1 s while it is held
+    with partition.writer(CONFIG, {}) as writer:
+        first = json.loads(partition.store.read_bytes(path))
+        assert writer.is_done(0)
+        while json.loads(partition.store.read_bytes(path))["expires"] == first["expires"]:
+            pass
+    assert write(partition) == [1, 2]
