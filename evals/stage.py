@@ -35,7 +35,7 @@ def run_evaluate(
 ) -> StageReport:
     """Measure policy[`generation`] of an experiment on its benchmarks (or on `benchmarks`). See `evaluate`."""
     setting = setting_of(experiment)
-    target = Target(resolve_candidate(store, experiment, generation), experiment.name, generation)
+    target = Target(resolve_candidate(store, experiment.name, generation), experiment.name, generation)
     return evaluate(setting, store, target, plan_entries(setting, benchmarks, source), replace)
 
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from pipeline.errors import TbrmError
-from pipeline.policy import PolicyRef, foreign_policy, resolve_published
+from pipeline.policy import PolicyRef, foreign_policy, resolve_candidate
 from pipeline.store import Partition, Store
 
 EVALUATED = "evaluated"
@@ -32,7 +32,7 @@ def target_of(store: Store, text: str) -> Target:
     if found:
         dataset = found[1]
         generation = newest_policy(store, dataset) if found[2] == "latest" else int(found[2])
-        return Target(resolve_published(store, dataset, generation), dataset, generation)
+        return Target(resolve_candidate(store, dataset, generation), dataset, generation)
     return foreign_target(foreign_policy(text))
 
 

@@ -123,16 +123,16 @@ def resolve_policy(store: Store, experiment: Experiment, generation: int) -> Pol
     return resolve_published(store, experiment.name, generation)
 
 
-def resolve_candidate(store: Store, experiment: Experiment, generation: int) -> PolicyRef:
+def resolve_candidate(store: Store, dataset: str, generation: int) -> PolicyRef:
     """policy[g], or the finished trained_policy[g-1] that is not published yet: scores may decide whether it will be.
 
     Raises StoreError naming the stage to run first.
     """
-    if not store.fs.exists(pointer_path(store, experiment.name, generation)):
-        folder = policy_root(store) / experiment.name / "trained_policy" / f"generation={generation - 1:04d}"
+    if not store.fs.exists(pointer_path(store, dataset, generation)):
+        folder = policy_root(store) / dataset / "trained_policy" / f"generation={generation - 1:04d}"
         if (folder / POLICY_JSON).is_file():
             return PolicyRef(read_policy_json(folder)["policy_id"], str(folder), generation)
-    return resolve_policy(store, experiment, generation)
+    return resolve_published(store, dataset, generation)
 
 
 def foreign_policy(path: str) -> PolicyRef:
