@@ -14,7 +14,7 @@ from pipeline.store import Store
 POLICY_JSON = "policy.json"
 # What decides a policy's outputs: weights, architecture, tokenizer. Logs and training manifests do not.
 _CONTENT_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
-_NOT_CONTENT = (POLICY_JSON, "_manifest.json", "training.json", "trainer_state.json")
+_NOT_CONTENT = (POLICY_JSON, "_manifest.json", "training.json", "trainer_state.json", "diagnostics.json")
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,24 @@ from pipeline.store import Manifest, ShardInfo, Stat, checksum, code_version, sy
 from pipeline.store.manifest import MANIFEST, parse_manifest
 from trainer.checkpoint import mark_exported, newest_good, prune
 from trainer.data import TRAJECTORIES
+from trainer.diagnostics import DIAGNOSTICS_FILE, PLOT_FILE, parse_diagnostics
+from trainer.diagnostics_view import draw
 from trainer.job import METRICS_FILE, TrainJob
 
 TABLE, TRAINING_JSON = "trained_policy", "training.json"
+LOGS = (TRAINING_JSON, METRICS_FILE, DIAGNOSTICS_FILE, PLOT_FILE)
 
 
 def finish(job: TrainJob, tree: Mapping[str, Any], parents: Mapping[str, str]) -> str:
-    """Complete the exported folder with `policy.json`, `training.json` and `metrics.jsonl`; returns the policy_id.
+    """Complete the exported folder with `policy.json`, `training.json`, `metrics.jsonl` and the diagnostics.
 
-    The last checkpoint learns the policy_id, so that the next generation knows whose optimizer state it is.
+    Returns the policy_id. The last checkpoint learns it, so that the next generation knows whose optimizer state it is.
     """
     shutil.copyfile(job.state / METRICS_FILE, job.out / METRICS_FILE)
+    if (job.state / DIAGNOSTICS_FILE).exists():
+        text = (job.state / DIAGNOSTICS_FILE).read_text(encoding="utf-8")
+        (job.out / DIAGNOSTICS_FILE).write_text(text, encoding="utf-8")
+        draw(parse_diagnostics(json.loads(text)), job.out / PLOT_FILE)
     (job.out / TRAINING_JSON).write_text(json.dumps(tree, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     policy_id = write_policy_json(job.out, parents)
     last = newest_good(job.state, job.config_hash, lambda _: None)
@@ -49,7 +56,7 @@ def write_manifest(
 
     It lists what makes the policy; the logs beside it hold times, and would give a repeated run another hash.
     """
-    files = sorted(p for p in job.out.iterdir() if p.name not in (TRAINING_JSON, METRICS_FILE))
+    files = sorted(p for p in job.out.iterdir() if p.name not in LOGS)
     manifest = Manifest(
         dataset=experiment,
         table=TABLE,

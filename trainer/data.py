@@ -116,6 +116,19 @@ class TrajectoryTable:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def sources(self) -> dict[tuple[str, int], npt.NDArray[np.int64]]:
+        """Rows by (source, lag), in order of appearance."""
+        rows: dict[tuple[str, int], list[npt.NDArray[np.int64]]] = {}
+        for start, batch in zip(self._starts, self._batches, strict=False):
+            lags = batch.column("lag").to_numpy()
+            names = batch.column("source").dictionary_encode()
+            codes = names.indices.to_numpy()
+            for code, name in enumerate(names.dictionary.to_pylist()):
+                for lag in np.unique(lags[codes == code]):
+                    here = np.flatnonzero((codes == code) & (lags == lag)) + int(start)
+                    rows.setdefault((str(name), int(lag)), []).append(here)
+        return {key: np.concatenate(parts) for key, parts in rows.items()}
+
     def response_lengths(self, rows: Iterable[int]) -> list[int]:
         """Response tokens that the policy wrote, by row."""
         return [int(t.response_mask.sum()) for t in self.read([int(row) for row in rows])]

@@ -12,7 +12,14 @@ from pipeline.errors import TbrmError
 
 # Everything but weights that makes the folder loadable is copied from the policy the training started from.
 _COPIED_SUFFIXES = (".json", ".txt", ".model", ".jinja")
-_NOT_COPIED = ("config.json", "policy.json", "_manifest.json", "training.json", "model.safetensors.index.json")
+_NOT_COPIED = (
+    "config.json",
+    "policy.json",
+    "_manifest.json",
+    "training.json",
+    "diagnostics.json",
+    "model.safetensors.index.json",
+)
 _FORWARD_CHECK_PARAMETERS = 200_000_000
 
 

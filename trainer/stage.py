@@ -4,11 +4,10 @@ import logging
 import time
 from pathlib import Path
 
-from pipeline.replay import resolve_mix
-
 from pipeline.config import Experiment, stage_hash
 from pipeline.errors import StoreError
 from pipeline.policy import policy_root, resolve_policy
+from pipeline.replay import resolve_mix
 from pipeline.stage import StageReport
 from pipeline.store import Manifest, Store, exclusive
 from trainer.checkpoint import newest_good
@@ -22,7 +21,14 @@ STATE = "training_state"
 # How a job uses the machine and what it writes beside the policy: none of it decides what is learned.
 NOT_IN_HASH = {
     *("processes", "hostfile", "offload", "zero_stage", "micro_batch_tokens", "head_chunk_tokens"),
-    *("activation_checkpointing", "checkpoint_every", "keep_checkpoints", "monitor", "max_residual"),
+    *(
+        "activation_checkpointing",
+        "diagnostics_sample",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "monitor",
+        "max_residual",
+    ),
 }
 _log = logging.getLogger(__name__)
 

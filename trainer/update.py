@@ -90,7 +90,7 @@ def update_once(
         norm = step(models.policy)
     if models.critic is not None:
         with clock.time("ppo_update_value"):
-            set_learning_rate(models.critic, training.critic_learning_rate * warm)
+            set_learning_rate(models.critic, training.critic_learning_rate * _schedule(job, update, total_updates))
             step(models.critic)
     seconds = time.perf_counter() - started
     clock.seconds["other"] += seconds - (sum(clock.seconds.values()) - timed)

@@ -18,6 +18,7 @@ from pipeline.errors import TbrmError
 from pipeline.progress import track
 from trainer.checkpoint import Checkpoint, checkpoint_path, newest_good, prune, read_checkpoint, write_checkpoint
 from trainer.data import TrajectoryTable, batch_rows
+from trainer.diagnostics_scores import write_diagnostics
 from trainer.engine import World, full_weights, join_world, total
 from trainer.export import export_policy, verify_forward
 from trainer.frozen import frozen_values
@@ -48,6 +49,9 @@ def work(job: TrainJob) -> None:
     if needs.frozen_target:
         used = (row for update in range(job.updates) for row in rows_of(update))
         frozen = frozen_values(job, models, table, used, world)
+    if job.training.diagnostics_sample and needs.reference:
+        with clock.time("diagnostics"):
+            write_diagnostics(job, models, table, world)
     if checkpoint is not None:
         load_models(models, checkpoint, world, job.training.zero_stage)
     before = checkpoint.total_updates - start if checkpoint is not None else 0

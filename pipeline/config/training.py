@@ -163,6 +163,9 @@ class TrainingConfig(Config):
     """Newest checkpoints kept while the job runs."""
     max_residual: float = Field(default=1e6, gt=0)
     """Divergence guard: a batch whose mean absolute residual is above this, or not a number, stops the job."""
+    diagnostics_sample: int = Field(default=128, ge=0)
+    """Trajectories of each source and generation lag, drawn by the seed, that are scored once before the first update
+    for the off-policy diagnostics. 0: none are made."""
     monitor: MonitorConfig = MonitorConfig()
     """Further places for the metrics; all off."""
 
