@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # DeepSpeed's kernels are built when they are first used, not when it is installed.
 export DS_BUILD_OPS := 0
 
-.PHONY: demo test lint ui setup dev browser
+.PHONY: demo test lint lock ui setup dev browser
 demo: setup
 	$(BIN)/tbrm run arith_tiny
 
@@ -18,8 +18,14 @@ test: dev browser lint
 
 lint: dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# What is installed now becomes the lock.
+lock: dev
+	{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel)=' | sed 's/+cpu//'; } > constraints.new
+	mv constraints.new constraints.txt
 
 setup: $(VENV)/.setup
 dev: $(VENV)/.dev
