@@ -16,6 +16,8 @@ class Columns(Config):
     """The question as text."""
     answer: str = "answer"
     """The gold answer as text."""
+    answer_after: str | None = None
+    """The gold answer is what stands after the last occurrence of this mark, e.g. `####` in GSM8K."""
 
 
 class ArithmeticConfig(Config):
@@ -58,6 +60,8 @@ class PromptsConfig(Config):
     """File, folder or hub id of the sources `file` and `hf`."""
     revision: str | None = None
     """Commit of the hub data set."""
+    subset: str | None = None
+    """Configuration of the hub data set, e.g. `main`."""
     split: str = "train"
     """Split of the `hf` source."""
     columns: Columns = Columns()

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.prompts import PromptsConfig
+from pipeline.config.prompts import Columns, PromptsConfig
 from pipeline.errors import TbrmError
 from pipeline.prompts.arithmetic import arithmetic_problems
 from pipeline.prompts.problem import Problem
@@ -41,9 +41,18 @@ def _from_rows(config: PromptsConfig, rows: Iterable[tuple[str, Mapping[str, Any
         yield Problem(
             id=str(row.get(config.columns.id, number)),
             text=str(row[config.columns.problem]),
-            answer=str(row[config.columns.answer]),
+            answer=_gold(str(row[config.columns.answer]), config.columns, where),
             source=source,
         )
+
+
+def _gold(answer: str, columns: Columns, where: str) -> str:
+    if columns.answer_after is None:
+        return answer
+    _, mark, gold = answer.rpartition(columns.answer_after)
+    if not mark:
+        raise TbrmError(f"{where}: field {columns.answer!r} does not contain {columns.answer_after!r}")
+    return gold.strip()
 
 
 def _file_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -77,7 +86,7 @@ def _hub_rows(config: PromptsConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
         loaded = datasets.load_from_disk(path)
         rows: Any = loaded[config.split] if isinstance(loaded, datasets.DatasetDict) else loaded
     else:
-        rows = datasets.load_dataset(path, split=config.split, revision=config.revision)
+        rows = datasets.load_dataset(path, config.subset, split=config.split, revision=config.revision)
     for number, row in enumerate(rows):
         yield f"{path}[{config.split}] row {number}", row
 
