@@ -1,0 +1,47 @@
+"""A published policy[0] of a very small experiment, made once."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import Experiment, build_experiment
+from pipeline.store import Store, open_store
+from trainer.base_policy import run_base_policy
+
+TREE = {
+    "name": "small",
+    "seed": 5,
+    "generations": 2,
+    "policy": {
+        "base": "builtin:tiny-arith",
+        "dtype": "float32",
+        "warm_start": {"logged": "small_behaviour", "trajectories": 256, "steps": 4, "batch": 64},
+    },
+    "prompts": {"source": "arithmetic", "template": "raw", "per_generation": 24},
+    "rollouts": {"engine": "transformers", "n": 2, "max_tokens": 6, "prompts_per_shard": 8, "batch_size": 64},
+    "training": {"prompt_batch": 8, "updates_per_generation": 2, "learning_rate": 1e-3},
+}
+
+
+@pytest.fixture(scope="session")
+def small() -> Experiment:
+    return build_experiment(TREE, "test")
+
+
+@pytest.fixture(scope="session")
+def _published(tmp_path_factory: pytest.TempPathFactory, small: Experiment) -> Path:
+    root = tmp_path_factory.mktemp("published")
+    run_base_policy(small, open_store(str(root)))
+    return root
+
+
+@pytest.fixture
+def new_store(_published: Path, tmp_path: Path) -> Callable[[str], Store]:
+    """Makes stores that hold policy[0] and nothing sampled from it."""
+
+    def make(name: str) -> Store:
+        return open_store(str(shutil.copytree(_published, tmp_path / name)))
+
+    return make

@@ -1,0 +1,104 @@
+"""Wrong experiments are refused with the path of the field and the reason; right ones resolve the same way always."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import build_experiment, experiments_folder, load_experiment, stage_hash
+from pipeline.errors import ConfigError
+
+TREE = {
+    "name": "small",
+    "generations": 2,
+    "policy": {"base": "builtin:tiny-arith"},
+    "prompts": {"source": "arithmetic", "per_generation": 8},
+    "rollouts": {"n": 2, "max_tokens": 8},
+    "training": {"objective": "tbrm"},
+}
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "experiment.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("path", sorted(experiments_folder().glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_of_the_project_is_valid(path: Path) -> None:
+    assert load_experiment(str(path)).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("overrides", "where", "reason"),
+    [
+        (["training.betta=1"], "training.betta", "unknown field"),
+        (["training.beta=0"], "training.beta", "greater than 0"),
+        (["training.beta=-0.1"], "training.beta", "greater than 0"),
+        (["training.beta=.nan"], "training.beta", "finite"),
+        (["training.objective=grpo", "rollouts.n=1"], "training.objective: grpo", "rollouts.n"),
+        (["training.objective=daa_pair", "rollouts.n=1"], "daa_pair", "2 or more"),
+        (["replay.window=0"], "nothing to train on", "replay.logged"),
+        (["rollouts=none"], "nothing to train on", "replay.logged"),
+        (["name=../elsewhere"], "name", "a-z"),
+        (["name=logged"], "name", "not one of"),
+        (["generations=0"], "generations", "greater than 0"),
+        (["prompts.source=file"], "prompts", "needs `path`"),
+        (["prompts.arithmetic.heldout=9000"], "prompts.arithmetic", "heldout"),
+        (["evaluation={benchmarks: [amc23, amc23]}"], "evaluation.benchmarks", "twice"),
+    ],
+)
+def test_a_wrong_field_is_named_with_the_reason(overrides: list[str], where: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_experiment("arith_tiny", overrides)
+    assert where in str(error.value)
+    assert reason in str(error.value)
+
+
+def test_pure_offline_and_on_policy_are_configuration_alone() -> None:
+    offline = load_experiment("arith_tiny", ["rollouts=none", "replay={window: 0, logged: [{name: somebodys_ppo}]}"])
+    assert offline.rollouts is None
+    on_policy = load_experiment("qwen25_math_1p5b_onpolicy")
+    assert (on_policy.replay.window, on_policy.training.updates_per_generation) == (1, 1)
+    assert on_policy.generations * on_policy.prompts.per_generation == 97_280
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.beta", "write it as"),
+        ("name.x.y=1", "valid string"),
+        ("training.beta=[", "not YAML"),
+    ],
+)
+def test_a_wrong_override_is_explained(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_experiment("arith_tiny", [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &x [1]\nb: *x\n", "aliases"),
+        ("name: a\nname: b\n", "stands twice"),
+        ("[1, 2]\n", "mapping"),
+        ("name: !!python/object/apply:os.system ['true']\n", "not readable YAML"),
+        ("name: {\n", "not readable YAML"),
+    ],
+)
+def test_hostile_or_broken_yaml_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_experiment(write(tmp_path, text))
+
+
+def test_all_wrong_fields_are_listed_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        build_experiment(TREE | {"generations": -1, "colour": "red"}, "here.yaml")
+    assert "here.yaml" in str(error.value)
+    assert "generations" in str(error.value)
+    assert "colour" in str(error.value)
+
+
+def test_stage_hash_depends_on_values_only() -> None:
+    one, other = build_experiment(TREE, "a"), build_experiment(dict(reversed(TREE.items())), "b")
+    assert stage_hash(one) == stage_hash(other)
+    assert stage_hash(one) != stage_hash(build_experiment(TREE | {"seed": 1}, "c"))
