@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.intervals import Interval, accuracy_interval, mean_interval
+from evals.intervals import Interval, accuracy_interval, mean_interval, share_interval
 from evals.scores import Scores
 from pipeline.store import Stat
 
@@ -23,6 +23,8 @@ class Summary:
     response_tokens: Interval
     truncated: Interval
     unparsed: Interval
+    sound: Interval | None
+    """Accuracy without the problems that cannot be answered as stated; None where there are none of these."""
     problems: int
     samples: int
 
@@ -30,6 +32,7 @@ class Summary:
         """Flat numbers under `prefix`, each followed by the ends of its interval."""
         named = {
             "accuracy": self.accuracy,
+            **({"accuracy_sound": self.sound} if self.sound else {}),
             **{f"pass_at_{k}": value for k, value in self.pass_at.items() if k > 1},
             **{f"maj_at_{k}": value for k, value in self.majority_at.items()},
             "response_tokens": self.response_tokens,
@@ -51,17 +54,23 @@ def summarize(scores: Scores) -> Summary:
     problems, samples = scores.correct.shape
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k <= samples]
     right = scores.correct >= 1.0
-    majority = {samples: accuracy_interval(majority_correct(scores)[:, None])} if samples > 1 else {}
+    majority = {samples: share_interval(float(majority_correct(scores).mean()), problems)} if samples > 1 else {}
     return Summary(
         accuracy=accuracy_interval(scores.correct),
-        pass_at={k: accuracy_interval(pass_at_k(right.sum(axis=1), samples, k)[:, None]) for k in ks},
+        pass_at={k: share_interval(float(pass_at_k(right.sum(axis=1), samples, k).mean()), problems) for k in ks},
         majority_at=majority,
         response_tokens=mean_interval(scores.tokens.mean(axis=1)),
         truncated=accuracy_interval(scores.truncated.astype(np.float64)),
         unparsed=accuracy_interval(scores.unparsed.astype(np.float64)),
+        sound=accuracy_interval(scores.correct[~scores.flawed]) if sound_differs(scores) else None,
         problems=problems,
         samples=samples,
     )
+
+
+def sound_differs(scores: Scores) -> bool:
+    """Whether some, but not all, problems are flawed."""
+    return bool(scores.flawed.any()) and not scores.flawed.all()
 
 
 def pass_at_k(right: NDArray[np.int64], samples: int, k: int) -> NDArray[np.float64]:

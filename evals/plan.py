@@ -1,10 +1,12 @@
 """What is to be measured: which problems, by which protocol, shown and sampled how."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from evals.benchmarks import ProblemSource, find_benchmark, problems_hash
+from evals.benchmarks import SUITES, ProblemSource, find_benchmark, load_problems_of, problems_hash
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.evaluation import EvaluationConfig, Protocol
 from pipeline.config.policy import PolicyConfig
@@ -14,6 +16,7 @@ from pipeline.errors import TbrmError
 from pipeline.prompts import Problem
 
 NO_CHANGES = Protocol()
+_NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,47}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class Entry:
     problems: list[Problem]
     protocol: FullProtocol
     problems_hash: str
+    flawed: tuple[str, ...] = ()
+    """Ids of problems that cannot be answered as stated."""
+    remark: str = ""
+    """How the problems differ from those that the registry knows."""
 
     def key(self, policy_id: str, setting: Setting) -> str:
         """Names the responses: equal key, equal responses. The engine and its batching are not part of it."""
@@ -96,17 +103,22 @@ def plan_entries(setting: Setting, names: Sequence[str] = (), folder: str | None
     Raises TbrmError for an unknown benchmark, or problems that cannot be had.
     """
     source = ProblemSource(folder or setting.evaluation.source, setting.experiment)
-    return [_entry(name, setting, source) for name in names or setting.evaluation.benchmarks]
+    wanted = [part for name in names or setting.evaluation.benchmarks for part in SUITES.get(name, (name,))]
+    return [_entry(name, setting, source) for name in dict.fromkeys(wanted)]
 
 
 def _entry(name: str, setting: Setting, source: ProblemSource) -> Entry:
     wanted = setting.evaluation.protocols.get(name, Protocol())
-    benchmark = find_benchmark(wanted.benchmark or name)
+    benchmark = find_benchmark(wanted.benchmark or name, source.folder)
+    name = benchmark.name if Path(name).suffix else name
+    if not _NAME.fullmatch(name):
+        raise TbrmError(f"evaluation.protocols: {name!r} must be 1 to 48 of a-z, 0-9, _, as it names a table")
     layers = (benchmark.protocol, wanted, setting.every)
     given: dict[str, Any] = {}
     for layer in layers:
         given |= layer.model_dump(exclude_none=True)
-    problems = benchmark.load(source)[: given.get("max_problems")]
+    everything = load_problems_of(benchmark, source)
+    problems = everything[: given.get("max_problems")]
     protocol = FullProtocol(
         benchmark=given.get("benchmark", benchmark.name),
         samples=given.get("samples", 1),
@@ -121,4 +133,13 @@ def _entry(name: str, setting: Setting, source: ProblemSource) -> Entry:
             f"evaluation.protocols.{name}: {protocol.samples} samples at temperature 0 are the same response "
             f"{protocol.samples} times; set `samples: 1` or a temperature"
         )
-    return Entry(name, problems, protocol, problems_hash(problems))
+    found = problems_hash(everything)
+    differs = benchmark.content_hash is not None and found != benchmark.content_hash
+    return Entry(
+        name=name,
+        problems=problems,
+        protocol=protocol,
+        problems_hash=found if problems == everything else problems_hash(problems),
+        flawed=tuple(problem.id for problem in problems if benchmark.flaw(problem)),
+        remark=f"problems {found} differ from the registry's {benchmark.content_hash}" if differs else "",
+    )

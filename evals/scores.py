@@ -4,7 +4,7 @@
 # (pyarrow ships no types)
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,10 @@ class EntryRecord:
     responses_hash: str
     first_shard: int
     shard_count: int
+    flawed: Sequence[str] = ()
+    """Ids of problems that cannot be answered as stated."""
+    remark: str = ""
+    """How the problems differ from those that the registry knows."""
 
     @property
     def shards(self) -> range:
@@ -65,6 +69,9 @@ class Scores:
     """`name version` of the verifiers that graded, joined by commas."""
     responses: str
     """Name of the partition that holds the responses themselves."""
+    flawed: NDArray[np.bool_]
+    """Problems [P] that cannot be answered as stated."""
+    remark: str = ""
 
 
 def read_entries(partition: Partition) -> dict[str, EntryRecord]:
@@ -108,4 +115,6 @@ def scores_of_table(rows: pa.Table, record: EntryRecord) -> Scores:
         extracted=extracted,
         verifier=", ".join(f"{name} {version}" for name, version in graded_by),
         responses=record.responses,
+        flawed=np.isin(problems, list(record.flawed)),
+        remark=record.remark,
     )

@@ -84,6 +84,8 @@ def evaluate(
                     responses_hash=manifest.hash,
                     first_shard=first,
                     shard_count=len(graded),
+                    flawed=entry.flawed,
+                    remark=entry.remark,
                 )
             )
     manifest = write_scores(partition, tables, records, parents, bool(there))

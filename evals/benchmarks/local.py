@@ -1,6 +1,7 @@
 """Benchmarks in a folder: one JSONL file each, with the fields id, problem and answer."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from evals.benchmarks.types import Row
@@ -10,14 +11,26 @@ from pipeline.prompts import Problem
 
 def read_jsonl(path: Path, name: str) -> list[Problem]:
     """The problems of a file. Raises TbrmError naming file, line and field."""
+    rows = enumerate(read_rows(path, name), start=1)
+    return checked([problem_of(row, where, name, number) for number, (where, row) in rows], str(path))
+
+
+def read_rows(path: Path, name: str) -> Iterator[tuple[str, Row]]:
+    """(place, row) of every line of a JSONL file. Raises TbrmError naming file and line."""
     if not path.is_file():
-        raise TbrmError(f"benchmark {name}: {path} does not exist; name the folder that holds it with --source")
-    problems: list[Problem] = []
+        raise TbrmError(f"benchmark {name}: {path} does not exist")
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
-            if line.strip():
-                problems.append(_problem(line, f"{path} line {number}", name, number))
-    return checked(problems, str(path))
+            if not line.strip():
+                continue
+            where = f"{path} line {number}"
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise TbrmError(f"{where} is not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise TbrmError(f"{where} is not a JSON object")
+            yield where, row
 
 
 def checked(problems: list[Problem], where: str) -> list[Problem]:
@@ -30,16 +43,6 @@ def checked(problems: list[Problem], where: str) -> list[Problem]:
             raise TbrmError(f"{where}: id {problem.id!r} stands twice; give every problem its own")
         seen.add(problem.id)
     return problems
-
-
-def _problem(line: str, where: str, name: str, number: int) -> Problem:
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise TbrmError(f"{where} is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise TbrmError(f"{where} is not a JSON object")
-    return problem_of(row, where, name, number)
 
 
 def problem_of(row: Row, where: str, name: str, number: int, verifier: str | None = None) -> Problem:

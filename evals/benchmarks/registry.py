@@ -1,13 +1,14 @@
-"""The registry: every benchmark known by name."""
+"""The registry: every benchmark and suite known by name."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
-from evals.benchmarks.local import read_jsonl
-from evals.benchmarks.types import AVG_32, GREEDY, Benchmark, ProblemSource
+from evals.benchmarks.gym import GYM
+from evals.benchmarks.six import SIX
+from evals.benchmarks.types import GREEDY, Benchmark, ProblemSource
+from evals.benchmarks.user import read_definition
 from pipeline.config.evaluation import Protocol
-from pipeline.errors import TbrmError
+from pipeline.errors import ConfigError, TbrmError
 from pipeline.prompts import Problem, heldout_problems
 from pipeline.store import text_hash
 
@@ -20,23 +21,7 @@ def _heldout(source: ProblemSource) -> list[Problem]:
     return heldout_problems(source.experiment)
 
 
-def _file(name: str, source: ProblemSource) -> list[Problem]:
-    if source.folder is None:
-        raise TbrmError(f"benchmark {name}: name the folder that holds {name}.jsonl (`evaluation.source` or --source)")
-    return read_jsonl(Path(source.folder) / f"{name}.jsonl", name)
-
-
-def _six(name: str, title: str, protocol: Protocol, rows: int, file: str | None = None) -> Benchmark:
-    return Benchmark(name, title, partial(_file, file or name), protocol, "", rows)
-
-
-_ALL = (
-    _six("aime24", "AIME 2024", AVG_32, 30),
-    _six("aime25", "AIME 2025", AVG_32, 30),
-    _six("amc23", "AMC 2023", AVG_32, 40),
-    _six("math500", "MATH500", GREEDY, 500),
-    _six("minerva", "Minerva Math", GREEDY, 272, "minerva_math"),
-    _six("olympiadbench", "OlympiadBench", GREEDY, 675),
+_HELDOUT = (
     Benchmark("heldout", "Held-out problems, greedy", _heldout, GREEDY, "the experiment's prompt source"),
     Benchmark(
         "heldout_sampled",
@@ -46,14 +31,44 @@ _ALL = (
         "the experiment's prompt source",
     ),
 )
-REGISTRY: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
+SUITES: Mapping[str, tuple[str, ...]] = {
+    "paper": tuple(benchmark.name for benchmark in SIX),
+    "reasoning_gym": tuple(benchmark.name for benchmark in GYM),
+}
+"""Names that stand for several benchmarks."""
 
 
-def find_benchmark(name: str) -> Benchmark:
-    """A benchmark by name. Raises TbrmError naming those there are."""
-    if name not in REGISTRY:
-        raise TbrmError(f"there is no benchmark {name!r}; there are {', '.join(REGISTRY)}")
-    return REGISTRY[name]
+def known_benchmarks(folder: str | None = None) -> dict[str, Benchmark]:
+    """Every benchmark by name: the built-in ones and those that a YAML file in `folder` defines. Raises ConfigError."""
+    known = {benchmark.name: benchmark for benchmark in (*SIX, *GYM, *_HELDOUT)}
+    for path in sorted(Path(folder).glob("*.yaml")) if folder else ():
+        found = read_definition(path)
+        if found.name in known or found.name in SUITES:
+            raise ConfigError(f"{path}: the name {found.name!r} is taken; choose another")
+        known[found.name] = found
+    return known
+
+
+def find_benchmark(name: str, folder: str | None = None) -> Benchmark:
+    """A benchmark by name, or by the path of the YAML file that defines it. Raises TbrmError naming those there are."""
+    if name.endswith((".yaml", ".yml")):
+        return read_definition(Path(name))
+    known = known_benchmarks(folder)
+    if name not in known:
+        raise TbrmError(f"there is no benchmark {name!r}; there are {', '.join((*known, *SUITES))}")
+    return known[name]
+
+
+def load_problems_of(benchmark: Benchmark, source: ProblemSource) -> list[Problem]:
+    """Its problems. Raises TbrmError when their number is not that of any known form of the benchmark."""
+    problems = benchmark.load(source)
+    if benchmark.rows and len(problems) not in benchmark.rows:
+        expected = " or ".join(map(str, benchmark.rows))
+        raise TbrmError(
+            f"benchmark {benchmark.name} has {len(problems)} problems, expected {expected}: the source holds another "
+            "set. Mend it, or define it as a benchmark of its own (docs/evaluation.md)"
+        )
+    return problems
 
 
 def problems_hash(problems: list[Problem]) -> str:
