@@ -51,6 +51,17 @@ class ReasoningGymConfig(Config):
     """Arguments of a task's generator, by task name."""
 
 
+class OverlapConfig(Config):
+    """Benchmarks that must not be trained on."""
+
+    source: str
+    """Folder with one JSONL file a benchmark (fields id, problem, answer)."""
+    benchmarks: tuple[str, ...] = ()
+    """Names of the files to look at, without `.jsonl`. Empty: all of the folder."""
+    min_share: float = Field(default=0.5, gt=0, le=1)
+    """Share of a benchmark problem's 13-grams in one prompt from which on the prompt is left out."""
+
+
 class PromptsConfig(Config):
     """The prompt set and its template."""
 
@@ -76,8 +87,8 @@ class PromptsConfig(Config):
     """Prompts sampled in one generation, without replacement until the set is used up, then reshuffled."""
     max_prompt_tokens: int = Field(default=2_048, gt=0)
     """Longer prompts are left out of the set, and counted."""
-    exclude_contaminated: bool = False
-    """Leave out prompts that overlap a benchmark (exact text or 13-grams); needs `evaluation.source`."""
+    exclude_overlap: OverlapConfig | None = None
+    """Leave out prompts that are benchmark problems, word for word or nearly. None: they stay, and a check warns."""
 
     @model_validator(mode="after")
     def _source_is_complete(self) -> "PromptsConfig":

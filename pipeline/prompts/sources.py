@@ -13,24 +13,45 @@ from pipeline.store import seed_of
 
 
 def load_problems(config: PromptsConfig, seed: int) -> list[Problem]:
-    """Every training problem of the set, in the source's order. Raises TbrmError naming file, row and field."""
-    if config.source == "arithmetic":
-        return arithmetic_problems(config.arithmetic, seed)[0]
-    if config.source == "reasoning_gym":
-        return list(_reasoning_gym(config, seed))
-    assert config.path is not None  # PromptsConfig refuses these sources without it
-    rows = _hub_rows(config) if config.source == "hf" else _file_rows(Path(config.path))
-    problems = list(_from_rows(config, rows))
+    """Every training problem of the set, in the source's order, without those that `exclude_overlap` leaves out.
+
+    Raises TbrmError naming file, row and field.
+    """
+    from pipeline.contamination import without_overlap  # it reads benchmark files with this module
+
+    problems = list(_all_problems(config, seed))
     if not problems:
         raise TbrmError(f"{config.path} holds no problems")
-    _refuse_repeated_ids(problems, config.path)
-    return problems
+    if config.path is not None:
+        _refuse_repeated_ids(problems, config.path)
+    if config.exclude_overlap is None:
+        return problems
+    kept = list(without_overlap(problems, config.exclude_overlap))
+    if not kept:
+        raise TbrmError(f"`prompts.exclude_overlap` leaves none of {len(problems)} problems: all are in the benchmarks")
+    return kept
 
 
-def _from_rows(config: PromptsConfig, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Problem]:
-    source = Path(str(config.path)).name
+def _all_problems(config: PromptsConfig, seed: int) -> Iterator[Problem]:
+    if config.source == "arithmetic":
+        yield from arithmetic_problems(config.arithmetic, seed)[0]
+    elif config.source == "reasoning_gym":
+        yield from _reasoning_gym(config, seed)
+    elif config.source == "hf":
+        yield from _from_rows(config.columns, str(config.path), _hub_rows(config))
+    else:
+        yield from file_problems(Path(str(config.path)), config.columns)
+
+
+def file_problems(path: Path, columns: Columns) -> Iterator[Problem]:
+    """Problems of a JSONL or Parquet file, one at a time. Raises TbrmError naming file, row and field."""
+    return _from_rows(columns, str(path), _file_rows(path))
+
+
+def _from_rows(columns: Columns, path: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Problem]:
+    source = Path(path).name
     for number, (where, row) in enumerate(rows):
-        for field in (config.columns.problem, config.columns.answer):
+        for field in (columns.problem, columns.answer):
             if not isinstance(row.get(field), str | int | float) or isinstance(row[field], bool):
                 found = (
                     f"holds {type(row[field]).__name__}"
@@ -39,9 +60,9 @@ def _from_rows(config: PromptsConfig, rows: Iterable[tuple[str, Mapping[str, Any
                 )
                 raise TbrmError(f"{where}: field {field!r} {found}. Name the right field in `prompts.columns`")
         yield Problem(
-            id=str(row.get(config.columns.id, number)),
-            text=str(row[config.columns.problem]),
-            answer=_gold(str(row[config.columns.answer]), config.columns, where),
+            id=str(row.get(columns.id, number)),
+            text=str(row[columns.problem]),
+            answer=_gold(str(row[columns.answer]), columns, where),
             source=source,
         )
 
@@ -61,7 +82,8 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
-        for number, row in enumerate(pq.read_table(path).to_pylist()):
+        parts = (batch.to_pylist() for batch in pq.ParquetFile(path).iter_batches())
+        for number, row in enumerate(row for part in parts for row in part):
             yield f"{path} row {number}", row
         return
     with path.open(encoding="utf-8") as file:

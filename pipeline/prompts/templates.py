@@ -15,6 +15,15 @@ R1 = (
 _TEMPLATES = {"qwen-math": QWEN_MATH, "r1": R1, "raw": "{question}"}
 
 
+def question_of(text: str) -> str:
+    """The question inside a prompt of the paper's two templates; any other text as it is."""
+    for template in (QWEN_MATH, R1):
+        before, after = template.format(question="\0").split("\0")
+        if text.startswith(before) and text.endswith(after):
+            return text[len(before) : len(text) - len(after)]
+    return text
+
+
 def render(template: str, question: str, tokenizer: Any) -> str:
     """The prompt text of `question`. `chat` uses the tokenizer's own template with one user message.
 
