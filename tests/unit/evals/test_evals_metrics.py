@@ -1,0 +1,74 @@
+"""pass@k against enumeration, majority votes, and the flat numbers of a summary."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evals.metrics import majority_correct, pass_at_k, summarize
+from evals.scores import Scores
+
+
+def make_scores(correct: list[list[float]], extracted: list[list[str | None]] | None = None, **more: Any) -> Scores:
+    array = np.array(correct, dtype=np.float64)
+    fields: dict[str, Any] = {
+        "benchmark": "b",
+        "policy_id": "p",
+        "protocol": {"samples": array.shape[1], "benchmark": "b"},
+        "problem_ids": tuple(f"q{i}" for i in range(len(array))),
+        "correct": array,
+        "tokens": np.full(array.shape, 7.0),
+        "truncated": np.zeros(array.shape, dtype=bool),
+        "unparsed": np.zeros(array.shape, dtype=bool),
+        "extracted": np.array(extracted or [["x"] * array.shape[1]] * len(array), dtype=object),
+        "verifier": "v 1",
+        "responses": "d/responses@b-0/generation=0000",
+        "flawed": np.zeros(len(array), dtype=bool),
+    }
+    return Scores(**(fields | more))
+
+
+@pytest.mark.parametrize("right", range(7))
+@pytest.mark.parametrize("k", [1, 2, 3, 6])
+def test_pass_at_k_is_the_mean_over_all_subsets(right: int, k: int) -> None:
+    samples = [1] * right + [0] * (6 - right)
+    subsets = list(itertools.combinations(samples, k))
+    expected = sum(any(subset) for subset in subsets) / len(subsets)
+    assert pass_at_k(np.array([right]), 6, k)[0] == pytest.approx(expected)
+
+
+def test_majority_takes_the_most_frequent_answer() -> None:
+    scores = make_scores(
+        [[1, 1, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]],
+        [["7", "7", "8"], ["3", "3", "4"], ["1", "2", "3"], [None, None, None]],
+    )
+    assert majority_correct(scores).tolist() == pytest.approx([1.0, 0.0, 1 / 3, 0.0])
+
+
+def test_unparsed_samples_do_not_vote() -> None:
+    scores = make_scores([[1, 0, 0]], [["5", None, None]])
+    assert majority_correct(scores).tolist() == [1.0]
+
+
+def test_summary_has_an_interval_for_every_number() -> None:
+    found = summarize(make_scores([[1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]])).to_stats("b")
+    assert found["b_accuracy"] == pytest.approx(7 / 12)
+    assert found["b_pass_at_4"] == pytest.approx(2 / 3)
+    counts = {"b_problems", "b_samples"}
+    for name in set(found) - counts:
+        if not name.endswith(("_low", "_high")):
+            assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
+
+
+def test_flawed_problems_are_counted_and_a_second_accuracy_leaves_them_out() -> None:
+    found = summarize(make_scores([[1.0], [1.0], [0.0], [0.0]], flawed=np.array([False, False, False, True])))
+    assert found.accuracy.value == 0.5
+    assert found.sound is not None
+    assert found.sound.value == pytest.approx(2 / 3)
+
+
+def test_greedy_has_no_majority() -> None:
+    found = summarize(make_scores([[1.0], [0.0]]))
+    assert not found.majority_at
+    assert list(found.pass_at) == [1]
