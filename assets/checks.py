@@ -12,17 +12,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from dagster import AssetCheckResult, AssetCheckSeverity
 
 from assets.stages import trained_folder
 from pipeline.config import Experiment
+from pipeline.contamination import benchmark_folder, find_pairs, load_benchmarks, table_problems
 from pipeline.errors import StoreError
 from pipeline.policy import pointer_path, read_policy_json, resolve_published
 from pipeline.store import Store, check_aligned
+from trainer.diagnostics import read_diagnostics
 
 MAX_TRUNCATED_SHARE = 0.5
 MIN_DISTINCT_SHARE = 0.1
+MIN_EFFECTIVE_SHARE = 0.02
+MIN_SAMPLE = 10  # fewer trajectories say nothing about effective samples
+MAX_NAMED = 50
 MAX_MEAN_LOGPROB_GAP = 0.05  # nats a token; bf16 against fp32 was measured at 0.033
 
 
@@ -51,7 +57,7 @@ def no_collapse(store: Store, experiment: Experiment, generation: int) -> Verdic
     rows = store.partition(experiment.name, "rollouts", generation).read_shard(
         0, ["response_text", "finish_reason", "prompt_id"]
     )
-    truncated = pc.mean(pc.equal(rows["finish_reason"], "length")).as_py() or 0.0
+    truncated = pc.mean(pc.equal(rows["finish_reason"], pa.scalar("length"))).as_py() or 0.0
     prompts, texts = (pc.count_distinct(rows[c]).as_py() for c in ("prompt_id", "response_text"))
     distinct = texts / max(1, prompts)
     passed = truncated <= MAX_TRUNCATED_SHARE and distinct >= MIN_DISTINCT_SHARE
@@ -125,6 +131,73 @@ def logprob_agreement(store: Store, experiment: Experiment, generation: int) -> 
     )
 
 
+def effective_samples(store: Store, experiment: Experiment, generation: int) -> Verdict:
+    """Every source of the mix still says something about π_θ: its importance weights do not rest on a few responses."""
+    found = read_diagnostics(store, experiment.name, generation) or []
+    known = [(source, source.coverage) for source in found if source.coverage]
+    if not known:
+        return Verdict(True, "does not apply: no source of the mix has behaviour log-probs")
+    shares = {f"effective_share {s.source} lag {s.lag}": c.effective_share for s, c in known}
+    poor = [
+        f"{s.source} lag {s.lag}: {c.effective:.1f} of {c.trajectories}"
+        for s, c in known
+        if c.trajectories >= MIN_SAMPLE and c.effective < max(2.0, MIN_EFFECTIVE_SHARE * c.trajectories)
+    ]
+    if poor:
+        return Verdict(
+            False,
+            f"almost no effective samples ({'; '.join(poor)}): the policy has moved away from these data. Lower "
+            "`replay.window` or the source's weight, or expect less from each trajectory",
+            shares,
+        )
+    return Verdict(True, f"at least {min(shares.values()):.1%} of each source's samples are effective", shares)
+
+
+def no_contamination(tables: Callable[[Experiment, int], list[tuple[str, int | None]]]) -> "Check":
+    """The check that prompts of the data sets `tables` names are not benchmark problems."""
+
+    def no_contamination(store: Store, experiment: Experiment, generation: int) -> Verdict:
+        """No training prompt is a benchmark problem, in equal words or by half of its 13-grams."""
+        sources = tables(experiment, generation)
+        evaluation = experiment.evaluation and experiment.evaluation.source
+        folder = benchmark_folder(experiment.prompts, evaluation)
+        if folder is None or not sources:
+            why = (
+                "nothing new to compare"
+                if folder
+                else "neither `evaluation.source` nor `prompts.exclude_overlap` is set"
+            )
+            return Verdict(True, f"does not apply: {why}")
+        partitions = (
+            store.partition(dataset, "prompts", number)
+            for dataset, one in sources
+            for number in (store.generations(dataset, "prompts") if one is None else [one])
+        )
+        benchmarks = load_benchmarks(folder)
+        pairs = list(find_pairs((p for partition in partitions for p in table_problems(partition)), benchmarks))
+        counts = {s.benchmark: s.exact + s.near for s in benchmarks.summary(pairs)}
+        named = [f"{p.prompt_id} is {p.benchmark} {p.problem_id} ({p.kind} {p.overlap:.2f})" for p in pairs]
+        hit = ", ".join(f"{n} of {benchmarks.sizes[b]} {b}" for b, n in counts.items() if n)
+        return Verdict(
+            not pairs,
+            f"training prompts repeat {hit}; `prompts.exclude_overlap` leaves them out" if pairs else "no overlap",
+            {**counts, "pairs": "; ".join(named[:MAX_NAMED])} if pairs else counts,
+        )
+
+    return no_contamination
+
+
+def _own(experiment: Experiment, generation: int) -> list[tuple[str, int | None]]:
+    return [(experiment.name, generation)]
+
+
+def _logged(experiment: Experiment, generation: int) -> list[tuple[str, int | None]]:
+    """Logged data sets of the mix; they stay the same, so the first generation's check speaks for all."""
+    return (
+        [(f"logged/{source.name}", source.generation) for source in experiment.replay.logged] if not generation else []
+    )
+
+
 def made_progress(store: Store, experiment: Experiment, generation: int) -> Verdict:
     """Training changed the weights: the trained policy is not the policy it started from."""
     trained = str(read_policy_json(trained_folder(store, experiment, generation))["policy_id"])
@@ -163,11 +236,14 @@ def _accuracy(store: Store, experiment: Experiment, generation: int) -> tuple[fl
 Check = Callable[[Store, Experiment, int], Verdict]
 CHECKS: dict[tuple[str, str], Check] = {
     ("rollouts", "no_collapse"): no_collapse,
+    ("rollouts", "no_contamination"): no_contamination(_own),
     ("rewards", "aligned_with_rollouts"): aligned_with("rewards"),
     ("rewards", "verdict_rates"): verdict_rates,
     ("ref_logprobs", "aligned_with_rollouts"): aligned_with("ref_logprobs"),
     ("ref_logprobs", "logprob_agreement"): logprob_agreement,
     ("trained_policy", "made_progress"): made_progress,
+    ("trained_policy", "effective_samples"): effective_samples,
+    ("trained_policy", "no_contamination"): no_contamination(_logged),
     ("benchmark_scores", "no_regression"): no_regression,
 }
 """By asset and check name."""

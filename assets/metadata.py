@@ -1,5 +1,6 @@
 """What the graph says about an asset besides its metrics: columns, row counts, sample rows."""
 
+import base64
 from typing import Any
 
 from dagster import MetadataValue, TableColumn, TableColumnConstraints, TableSchema
@@ -7,6 +8,8 @@ from dagster import MetadataValue, TableColumn, TableColumnConstraints, TableSch
 from assets.stages import Stage
 from pipeline.config import Experiment
 from pipeline.store import SCHEMAS, Store
+from trainer.diagnostics import PLOT_FILE, read_diagnostics
+from trainer.diagnostics_view import markdown
 
 _SAMPLE_ROWS = 8
 _SAMPLE_CHARS = 160
@@ -42,7 +45,9 @@ def table_metadata(
 ) -> dict[str, Any]:
     """Column schema; with a store also row count, bytes, manifest hash and a few rows of the committed partition."""
     if stage.table is None:
-        return {}
+        if stage.name != "trained_policy" or store is None or experiment is None:
+            return {}
+        return diagnostics_metadata(store, experiment.name, generation)
     columns = [
         TableColumn(f.name, str(f.type), _COLUMNS.get(f.name), TableColumnConstraints(nullable=f.nullable))
         for f in SCHEMAS[stage.table]
@@ -62,6 +67,21 @@ def table_metadata(
     if stage.name == "rewards":
         found["sample_trajectories"] = MetadataValue.md(sample_trajectories(store, experiment.name, generation))
     return found
+
+
+def diagnostics_metadata(store: Store, name: str, generation: int) -> dict[str, Any]:
+    """The training mix against the policy it trained: a table by source and lag, and the plot beside the policy."""
+    found = read_diagnostics(store, name, generation)
+    if not found:
+        return {}
+    folder = store.join(name, "trained_policy", f"generation={generation:04d}")
+    plot = base64.b64encode(store.read_bytes(f"{folder}/{PLOT_FILE}")).decode()
+    return {
+        "off_policy_diagnostics": MetadataValue.md(markdown(found)),
+        "off_policy_plot": MetadataValue.md(
+            f"![residuals, distance from the reference, effective samples](data:image/png;base64,{plot})"
+        ),
+    }
 
 
 def sample_trajectories(store: Store, dataset: str, generation: int) -> str:

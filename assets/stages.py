@@ -56,7 +56,7 @@ ROLLOUTS = Stage(
     after=("base_policy", "policy"),
     kinds=frozenset({"pytorch", "parquet"}),
     table="rollouts",
-    checks=("no_collapse",),
+    checks=("no_collapse", "no_contamination"),
     description="""Trajectories τ = (prompt x, response a_1..a_H) sampled from `policy[g]`, as token ids. Kept for
 ever: later generations may train on them again (`replay.window`).""",
 )
@@ -87,7 +87,7 @@ TRAINED_POLICY = Stage(
     after=("base_policy", "policy", "rewards", "ref_logprobs"),
     kinds=frozenset({"deepspeed", "pytorch"}),
     table=None,
-    checks=("made_progress",),
+    checks=("made_progress", "effective_samples", "no_contamination"),
     description="""`policy[g]` trained on the replay mix by DeepSpeed. With the objective `tbrm` (Eq. 4) each
 trajectory adds
 

@@ -7,7 +7,7 @@ policy μ left its log-probs, the weights w = π_θ(τ)/μ(τ) of whole response
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,9 @@ from pydantic import TypeAdapter
 
 from pipeline.errors import StoreError
 from pipeline.store import Store, seed_of
-from trainer.types import Trajectory
+
+if TYPE_CHECKING:
+    from trainer.types import Trajectory  # torch, which a reader of the figures does not need
 
 DIAGNOSTICS_FILE, PLOT_FILE = "diagnostics.json", "diagnostics.png"
 PERCENTILES = (5, 25, 50, 75, 95)
@@ -89,7 +91,13 @@ def choose_rows(
 
 
 def diagnose(
-    key: Key, rows: int, trajectories: Sequence[Trajectory], logprobs: Floats, values: Floats, beta: float, offset: bool
+    key: Key,
+    rows: int,
+    trajectories: Sequence["Trajectory"],
+    logprobs: Floats,
+    values: Floats,
+    beta: float,
+    offset: bool,
 ) -> SourceDiagnostics:
     """The figures of one source from Σ_h log π_θ(a_h|s_h) and V_θ(s_1), each [n], of its n sampled trajectories.
 
@@ -156,7 +164,7 @@ def parse_diagnostics(tree: dict[str, Any]) -> list[SourceDiagnostics]:
     return _SOURCES.validate_python(tree["sources"])
 
 
-def _behaviour(trajectory: Trajectory) -> npt.NDArray[np.floating[Any]]:
+def _behaviour(trajectory: "Trajectory") -> npt.NDArray[np.floating[Any]]:
     assert trajectory.behavior_logprobs is not None
     return trajectory.behavior_logprobs[trajectory.response_mask]
 
