@@ -101,6 +101,6 @@ def _deps(source: ExperimentSource, stage: Stage, stages: list[Stage]) -> list[A
         if name in partitioned
     ]
     names = logged_names(source.experiment)
-    if stage.name == "trained_policy" and names:
+    if stage.name in ("logged_labels", "trained_policy") and names:
         deps.append(AssetDep(AssetKey(LOGGED_KEY), partition_mapping=SpecificPartitionsPartitionMapping(names)))
     return deps

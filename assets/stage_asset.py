@@ -37,6 +37,7 @@ from pipeline.errors import TbrmError
 # Only a process that was killed (memory, a lost machine) is worth starting again; a wrong input stays wrong. This is no
 # RetryPolicy of the asset because Dagster would then start a stage again that a user has just terminated.
 _RETRIES = 1
+_OF_NO_GENERATION = ("base-policy", "logged-labels")
 _RETRY_AFTER_S = 5.0
 PROGRESS_TAG = "tbrm/progress_every_s"
 """Run tag: seconds between progress lines, for who follows a run closely."""
@@ -104,7 +105,7 @@ def run_stage(
     if "policy" in stage.after:
         ensure_published(context.instance, store, source.experiment, generation)
     arguments = [stage.command, *source.arguments(config.overrides), *location.arguments()]
-    if stage.command != "base-policy":
+    if stage.command not in _OF_NO_GENERATION:
         arguments += ["--generation", str(generation + stage.offset)]
     if config.replace:
         arguments.append("--replace")

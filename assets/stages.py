@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.config import Experiment
+from pipeline.logged_labels import missing_labels
 from pipeline.policy import POLICY_JSON, pointer_path
 from pipeline.store import Store
 
@@ -50,6 +51,16 @@ BASE_SCORES = Stage(
     partitioned=False,
     description="Benchmark scores of `policy[0]`: what every later generation is compared with.",
 )
+LOGGED_LABELS = Stage(
+    name="logged_labels",
+    command="logged-labels",
+    after=("base_policy",),
+    kinds=frozenset({"pytorch", "parquet"}),
+    table=None,
+    partitioned=False,
+    description="""Rewards and log π_ref of the logged data sets in `replay.logged`, written beside them as far as they
+are missing. A data set serves several experiments: its `ref_logprobs` are kept by reference policy.""",
+)
 ROLLOUTS = Stage(
     name="rollouts",
     command="rollouts",
@@ -84,7 +95,7 @@ the trainer's own code, so that at θ = θ_ref the sum Σ_h (log π_θ - log π_
 TRAINED_POLICY = Stage(
     name="trained_policy",
     command="train",
-    after=("base_policy", "policy", "rewards", "ref_logprobs"),
+    after=("base_policy", "policy", "logged_labels", "rewards", "ref_logprobs"),
     kinds=frozenset({"deepspeed", "pytorch"}),
     table=None,
     checks=("made_progress", "effective_samples", "no_contamination"),
@@ -111,6 +122,7 @@ BENCHMARK_SCORES = Stage(
 def stages_of(experiment: Experiment) -> list[Stage]:
     """The stages this experiment has. Pure offline experiments sample nothing; some are not evaluated."""
     base = [BASE_POLICY, BASE_SCORES] if experiment.evaluation else [BASE_POLICY]
+    base += [LOGGED_LABELS] if experiment.replay.logged else []
     sampling = [ROLLOUTS, REWARDS, REF_LOGPROBS] if experiment.rollouts else []
     scoring = [BENCHMARK_SCORES] if experiment.evaluation else []
     return [*base, *sampling, TRAINED_POLICY, *scoring]
@@ -120,6 +132,10 @@ def is_finished(stage: Stage, store: Store, experiment: Experiment, generation: 
     """Whether the stage's result is committed in the store, whoever made it."""
     if stage is BASE_POLICY:
         return store.fs.exists(pointer_path(store, experiment.name, 0))
+    if stage is LOGGED_LABELS:
+        if not is_finished(BASE_POLICY, store, experiment, 0):  # the reference, and what the warm start logs
+            return False
+        return not any(missing_labels(experiment, store))
     if stage.table is None:
         return store.fs.exists(f"{trained_folder(store, experiment, generation)}/{POLICY_JSON}")
     return store.partition(experiment.name, stage.table, generation + stage.offset).is_committed()

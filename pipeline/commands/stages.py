@@ -29,6 +29,16 @@ def rollouts(
     return print_report(run_rollouts(experiment, store, generation, replace), as_json)
 
 
+@click.command("logged-labels")
+@experiment_options
+@json_option
+def logged_labels(experiment: Experiment, store: Store, as_json: bool) -> StageReport:
+    """Give the logged data sets of `replay.logged` the rewards and reference log-probs that they still lack."""
+    from pipeline.logged_labels import run_logged_labels
+
+    return print_report(run_logged_labels(experiment, store), as_json)
+
+
 @click.command("ref-logprobs")
 @experiment_options
 @labelling_options
