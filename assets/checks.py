@@ -4,16 +4,13 @@ They run in the step that made the asset, so a check costs no process of its own
 data are wrong is blocking: later stages do not run, and the policy is not published.
 """
 
-# pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at import)
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 from dagster import AssetCheckResult, AssetCheckSeverity
 
 from assets.stages import trained_folder
@@ -24,6 +21,7 @@ from pipeline.policy import pointer_path, read_policy_json, resolve_published
 from pipeline.store import Store, check_aligned
 from trainer.diagnostics import read_diagnostics
 
+pc: Any = pyarrow.compute  # its functions are made at import time, unseen by type checkers
 MAX_TRUNCATED_SHARE = 0.5
 MIN_DISTINCT_SHARE = 0.1
 MIN_EFFECTIVE_SHARE = 0.02
@@ -57,7 +55,7 @@ def no_collapse(store: Store, experiment: Experiment, generation: int) -> Verdic
     rows = store.partition(experiment.name, "rollouts", generation).read_shard(
         0, ["response_text", "finish_reason", "prompt_id"]
     )
-    truncated = pc.mean(pc.equal(rows["finish_reason"], pa.scalar("length"))).as_py() or 0.0
+    truncated = pc.mean(pc.equal(rows["finish_reason"], "length")).as_py() or 0.0
     prompts, texts = (pc.count_distinct(rows[c]).as_py() for c in ("prompt_id", "response_text"))
     distinct = texts / max(1, prompts)
     passed = truncated <= MAX_TRUNCATED_SHARE and distinct >= MIN_DISTINCT_SHARE
