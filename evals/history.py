@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from evals.intervals import Interval, accuracy_interval, mean_interval
-from evals.scores import read_scores
+from evals.scores import read_entries, read_scores
 from pipeline.config import Experiment
+from pipeline.replay import partition_of
 from pipeline.store import Manifest, Store
 from pipeline.store.manifest import MANIFEST, parse_manifest
 
@@ -61,11 +62,23 @@ def _record(experiment: Experiment, store: Store, generation: int) -> Generation
         accuracy={name: accuracy_interval(found.correct) for name, found in scores.items()},
         sampling=manifests["rollouts"].stats if "rollouts" in manifests else {},
         training=trained.stats if trained else {},
-        seconds={
-            STAGES[table]: float(m.stats.get("seconds", 0.0))
-            for table, m in {**manifests, **({"trained_policy": trained} if trained else {})}.items()
-        },
+        seconds=_seconds(store, experiment.name, generation, manifests, trained),
     )
+
+
+def _seconds(
+    store: Store, dataset: str, generation: int, manifests: Mapping[str, Manifest], trained: Manifest | None
+) -> dict[str, float]:
+    found = dict(manifests) | ({"trained_policy": trained} if trained else {})
+    if "scores" in found:  # what an evaluation costs is its responses, which are kept apart from their grades
+        del found["scores"]
+        entries = read_entries(store.partition(dataset, "scores", generation)).values()
+        found |= {entry.responses: partition_of(store, entry.responses).manifest() for entry in entries}
+    seconds: dict[str, float] = {}
+    for table, manifest in found.items():
+        stage = STAGES.get(table, "evaluate")
+        seconds[stage] = seconds.get(stage, 0.0) + float(manifest.stats.get("seconds", 0.0))
+    return seconds
 
 
 def _reward(store: Store, dataset: str, generation: int) -> Interval:
