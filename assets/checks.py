@@ -4,7 +4,6 @@ They run in the step that made the asset, so a check costs no process of its own
 data are wrong is blocking: later stages do not run, and the policy is not published.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ import pyarrow.compute
 from dagster import AssetCheckResult, AssetCheckSeverity
 
 from assets.stages import trained_folder
+from evals.regression import against_best
 from pipeline.config import Experiment
 from pipeline.contamination import benchmark_folder, find_pairs, load_benchmarks, table_problems
 from pipeline.errors import StoreError
@@ -206,29 +206,15 @@ def made_progress(store: Store, experiment: Experiment, generation: int) -> Verd
 
 
 def no_regression(store: Store, experiment: Experiment, generation: int) -> Verdict:
-    """Benchmark accuracy is not below the best earlier one by more than two standard errors of the difference."""
-    earlier = [g for g in store.generations(experiment.name, "scores") if g <= generation]
-    now, error_now = _accuracy(store, experiment, generation + 1)
-    if not earlier:
-        return Verdict(True, f"accuracy {now:.3f}; nothing earlier to compare with", {"accuracy": now})
-    best, error_best, when = max((*_accuracy(store, experiment, g), g) for g in earlier)
-    allowed = 2 * math.hypot(error_now, error_best)
-    return Verdict(
-        now >= best - allowed,
-        f"accuracy {now:.3f}; best before {best:.3f} by policy[{when}]; a drop of {allowed:.3f} may be chance",
-        {"accuracy": now, "best_before": best, "allowed_drop": allowed},
-    )
-
-
-def _accuracy(store: Store, experiment: Experiment, generation: int) -> tuple[float, float]:
-    """Mean correctness over all benchmarks' problems, and its standard error over problems."""
-    sums: dict[tuple[str, str], list[float]] = {}
-    columns = ["benchmark", "problem_id", "correct"]
-    for _, rows in store.partition(experiment.name, "scores", generation).iter_shards(columns):
-        for benchmark, problem, correct in zip(*(rows[c].to_pylist() for c in columns), strict=True):
-            sums.setdefault((benchmark, problem), []).append(correct)
-    means = np.array([np.mean(values) for values in sums.values()] or [0.0])
-    return float(means.mean()), float(means.std() / math.sqrt(len(means)))
+    """No benchmark's accuracy is below that of the best earlier policy by more than chance explains."""
+    found = against_best(store, experiment.name, generation + 1)
+    if not found:
+        return Verdict(True, "no earlier scores by the same protocol to compare with")
+    worse = [one for one in found if one.is_worse]
+    numbers = {f"{one.benchmark}_difference": one.difference.value for one in found}
+    numbers |= {f"{one.benchmark}_difference_high": one.difference.high for one in found}
+    listed = "; ".join(map(str, worse or found))
+    return Verdict(not worse, f"{'worse' if worse else 'not worse'} than the best before: {listed}", numbers)
 
 
 Check = Callable[[Store, Experiment, int], Verdict]

@@ -26,6 +26,7 @@ def build_definitions(
     return Definitions(
         assets=[*logged_assets(), *(a for g in graphs for a in g.assets), *(broken_asset(b) for b in broken)],
         jobs=[job for graph in graphs for job in graph.jobs],
+        schedules=[schedule for graph in graphs for schedule in graph.schedules],
         sensors=[logged_sensor(), *(publish_sensor(source) for source in sources)],
         resources={"store": store or StoreLocation(), "launcher": launcher or LocalLauncher()},
         # Stages run in processes of their own already; a process for each step besides would cost two seconds a stage.

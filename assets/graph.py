@@ -10,6 +10,7 @@ from dagster import (
     AssetSelection,
     AssetSpec,
     IdentityPartitionMapping,
+    ScheduleDefinition,
     SpecificPartitionsPartitionMapping,
     StaticPartitionsDefinition,
     define_asset_job,
@@ -18,9 +19,10 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from assets.logged import LOGGED_KEY, logged_names
 from assets.publish import partition_name
+from assets.schedules import evaluation_job, evaluation_schedule
 from assets.sources import BrokenSource, ExperimentSource
 from assets.stage_asset import stage_asset
-from assets.stages import Stage, stages_of
+from assets.stages import PINNED_SCORES, Stage, stages_of
 
 _POLICY_DESCRIPTION = """The policy that generation g samples from and starts training at. `policy[0]` is
 `base_policy`; `policy[g+1]` is `trained_policy[g]`, published by the sensor once its checks passed. It has no declared
@@ -33,6 +35,7 @@ class ExperimentGraph:
 
     assets: list[AssetsDefinition | AssetSpec]
     jobs: list[UnresolvedAssetJobDefinition]
+    schedules: list[ScheduleDefinition]
 
 
 def base_job(name: str) -> str:
@@ -61,6 +64,9 @@ def experiment_graph(source: ExperimentSource) -> ExperimentGraph:
     )
     stages = stages_of(source.experiment)
     assets = [stage_asset(source, s, _deps(source, s, stages), generations if s.partitioned else None) for s in stages]
+    evaluation = source.experiment.evaluation
+    if evaluation and evaluation.pinned:
+        assets.append(stage_asset(source, PINNED_SCORES, [], None))
     tags: dict[str, Any] = {"tbrm/experiment": source.name}
     once, looped = (
         AssetSelection.assets(*([source.name, s.name] for s in stages if s.partitioned is partitioned))
@@ -75,7 +81,9 @@ def experiment_graph(source: ExperimentSource) -> ExperimentGraph:
             define_asset_job(
                 generation_job(source.name), looped, description=f"One generation of {source.name}.", tags=tags
             ),
+            *([evaluation_job(source)] if evaluation else []),
         ],
+        [evaluation_schedule(source)] if evaluation and evaluation.schedule else [],
     )
 
 

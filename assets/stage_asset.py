@@ -105,7 +105,9 @@ def run_stage(
     if "policy" in stage.after:
         ensure_published(context.instance, store, source.experiment, generation)
     arguments = [stage.command, *source.arguments(config.overrides), *location.arguments()]
-    if stage.command not in _OF_NO_GENERATION:
+    if stage.options is not None:
+        arguments += stage.options
+    elif stage.command not in _OF_NO_GENERATION:
         arguments += ["--generation", str(generation + stage.offset)]
     if config.replace:
         arguments.append("--replace")

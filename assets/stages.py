@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from evals.pinned import pinned_are_scored
 from pipeline.config import Experiment
 from pipeline.logged_labels import missing_labels
 from pipeline.policy import POLICY_JSON, pointer_path
@@ -29,6 +30,8 @@ class Stage:
     pool: str | None = GPU_POOL
     offset: int = 0
     partitioned: bool = True
+    options: tuple[str, ...] | None = None
+    """Options of the command in place of `--generation`; None: it gets the generation."""
 
 
 BASE_POLICY = Stage(
@@ -117,6 +120,17 @@ BENCHMARK_SCORES = Stage(
     checks=("no_regression",),
     description="Graded benchmark responses of `trained_policy[g]`: of `policy[g+1]` (stored under generation g+1).",
 )
+PINNED_SCORES = Stage(
+    name="pinned_scores",
+    command="evaluate",
+    after=(),
+    kinds=frozenset({"parquet"}),
+    table=None,
+    partitioned=False,
+    options=("--pinned",),
+    description="""Benchmark scores of the policies in `evaluation.pinned`, by this experiment's protocols: what the
+generations are compared with from outside. Made by the schedule or by hand, not by the loop.""",
+)
 
 
 def stages_of(experiment: Experiment) -> list[Stage]:
@@ -136,6 +150,8 @@ def is_finished(stage: Stage, store: Store, experiment: Experiment, generation: 
         if not is_finished(BASE_POLICY, store, experiment, 0):  # the reference, and what the warm start logs
             return False
         return not any(missing_labels(experiment, store))
+    if stage is PINNED_SCORES:
+        return pinned_are_scored(experiment, store)
     if stage.table is None:
         return store.fs.exists(f"{trained_folder(store, experiment, generation)}/{POLICY_JSON}")
     return store.partition(experiment.name, stage.table, generation + stage.offset).is_committed()

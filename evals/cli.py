@@ -35,6 +35,7 @@ label_option = click.option("--label", help="Read the regraded scores of this la
 @click.option("--generation", "-g", type=click.IntRange(min=0), help="Which policy[g] of the experiment.")
 @benchmarks_option
 @source_option
+@click.option("--pinned", is_flag=True, help="Every policy that the experiment lists in evaluation.pinned.")
 @click.option("--template", type=click.Choice(["qwen-math", "r1", "chat", "raw"]), help="Default: the experiment's.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest response. Default: rollouts.max_tokens.")
 @click.option("--max-problems", type=click.IntRange(min=1), help="The first problems of each benchmark only.")
@@ -48,6 +49,7 @@ def evaluate(
     generation: int | None,
     benchmarks: str | None,
     source: str | None,
+    pinned: bool,
     template: str | None,
     max_tokens: int | None,
     max_problems: int | None,
@@ -61,19 +63,22 @@ def evaluate(
     POLICY is EXPERIMENT:GENERATION (or EXPERIMENT:latest), a Hugging Face folder, or a hub id. Responses are stored,
     then graded into table `scores`; what is there already is not done again.
     """
+    from evals.pinned import run_pinned
     from evals.plan import plan_entries, setting_of, setting_without_experiment, with_limits
     from evals.scores import read_scores
     from evals.stage import evaluate as run
     from evals.tables import print_scores
     from evals.targets import target_of
 
-    if (policy is None) == (generation is None):
-        raise click.UsageError("give either POLICY or --experiment with --generation")
-    if generation is not None and name is None:
-        raise click.UsageError("--generation needs --experiment")
+    if [policy is not None, generation is not None, pinned].count(True) != 1:
+        raise click.UsageError("give one of POLICY, --experiment with --generation, --experiment with --pinned")
+    if policy is None and name is None:
+        raise click.UsageError("--generation and --pinned need --experiment")
     if name is None and overrides:
         raise click.UsageError("--set needs --experiment")
     setting = setting_of(load_experiment(name, overrides)) if name else setting_without_experiment()
+    if pinned and setting.experiment is not None:
+        return print_report(run_pinned(setting.experiment, store, replace), as_json)
     if setting.experiment is not None and policy is None:
         policy = f"{setting.experiment.name}:{generation}"
     setting = with_limits(setting, template, max_tokens, max_problems)

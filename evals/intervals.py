@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.95
-TAIL = (1 - LEVEL) / 2
 Floats = NDArray[np.float64]
 
 _MEANS = 768
@@ -39,7 +38,7 @@ class Interval:
         return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
-def accuracy_interval(correct: Floats) -> Interval:
+def accuracy_interval(correct: Floats, level: float = LEVEL) -> Interval:
     """Interval of the mean of `correct` [P, k], values in [0, 1].
 
     For k = 1 the Jeffreys interval of a proportion. For k > 1 its two-level form: problem i is solved with chance
@@ -50,16 +49,16 @@ def accuracy_interval(correct: Floats) -> Interval:
     problems, samples = correct.shape
     mean = float(correct.mean())
     if samples == 1:
-        return share_interval(mean, problems)
+        return share_interval(mean, problems, level)
     sums, counts = np.unique(np.round(correct.sum(axis=1), 9), return_counts=True)
     posterior = _posterior(sums, counts, samples)
     edges = np.sin(np.linspace(0, math.pi / 2, _MEANS + 1)) ** 2
     cumulative = np.concatenate([[0.0], np.cumsum(posterior)])
-    low, high = np.interp([TAIL, 1 - TAIL], cumulative / cumulative[-1], edges)
+    low, high = np.interp([(1 - level) / 2, (1 + level) / 2], cumulative / cumulative[-1], edges)
     return _around(mean, float(low), float(high))
 
 
-def share_interval(mean: float, n: int) -> Interval:
+def share_interval(mean: float, n: int, level: float = LEVEL) -> Interval:
     """Jeffreys interval of the mean of n numbers in [0, 1]: quantiles of Beta(n·mean + 1/2, n·(1 - mean) + 1/2).
 
     Right for zeros and ones; for fractions (pass@k, partial credit) it is too wide rather than too short, because none
@@ -68,21 +67,22 @@ def share_interval(mean: float, n: int) -> Interval:
     from scipy.stats import beta
 
     a, b = n * mean + 0.5, n * (1 - mean) + 0.5
-    return _around(mean, float(beta.ppf(TAIL, a, b)), float(beta.ppf(1 - TAIL, a, b)))
+    low, high = beta.ppf([(1 - level) / 2, (1 + level) / 2], a, b)
+    return _around(mean, float(low), float(high))
 
 
-def mean_interval(values: Floats) -> Interval:
+def mean_interval(values: Floats, level: float = LEVEL) -> Interval:
     """Student interval of the mean of one number a problem [P], such as a length."""
     from scipy.stats import t
 
     mean, problems = float(values.mean()), len(values)
     if problems < 2:
         return Interval(mean, -math.inf, math.inf)
-    half = float(t.ppf(1 - TAIL, problems - 1)) * float(values.std(ddof=1)) / math.sqrt(problems)
+    half = float(t.ppf((1 + level) / 2, problems - 1)) * float(values.std(ddof=1)) / math.sqrt(problems)
     return Interval(mean, mean - half, mean + half)
 
 
-def difference_interval(a: Floats, b: Floats) -> Interval:
+def difference_interval(a: Floats, b: Floats, level: float = LEVEL) -> Interval:
     """Interval of accuracy(b) - accuracy(a), [P, k] each on the same problems in the same order; k may differ.
 
     Problems are paired: what makes a problem hard for both policies does not widen the interval. With k > 1 it is
@@ -91,9 +91,9 @@ def difference_interval(a: Floats, b: Floats) -> Interval:
     """
     left, right = a.mean(axis=1), b.mean(axis=1)
     if min(a.shape[1], b.shape[1]) > 1 and np.ptp(right - left) > 0:
-        found = mean_interval(right - left)
+        found = mean_interval(right - left, level)
         return Interval(found.value, max(found.low, -1.0), min(found.high, 1.0))
-    one, two = accuracy_interval(a), accuracy_interval(b)
+    one, two = accuracy_interval(a, level), accuracy_interval(b, level)
     correlation = _correlation(left, right) * len(left) / (len(left) + _BORROWED)
 
     def joined(x: float, y: float) -> float:

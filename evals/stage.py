@@ -50,23 +50,21 @@ def evaluate(
     """
     started = time.monotonic()
     partition = store.partition(target.dataset, "scores", target.generation)
-    there = read_entries(partition) if partition.is_committed() else {}
-    keys = {entry.name: _scored_key(entry, setting, target) for entry in entries}
-    open_entries = [entry for entry in entries if entry.name not in there or there[entry.name].key != keys[entry.name]]
-    if not open_entries:
+    there, keys, todo = _open(setting, store, target, entries)
+    if not todo:
         return report_of("evaluate", partition.manifest(), started, skipped=True)
-    changed = [entry.name for entry in open_entries if entry.name in there]
+    changed = [entry.name for entry in todo if entry.name in there]
     if changed and not replace:
         raise StoreError(
             f"{partition.name} holds scores of {', '.join(changed)} by another protocol or verifier. "
             "Add --replace to measure again; the old scores are kept beside it"
         )
     sampler = Sampler(setting, target.policy)
-    kept = [record for name, record in there.items() if name not in keys or name not in {e.name for e in open_entries}]
+    kept = [record for name, record in there.items() if name not in {entry.name for entry in todo}]
     tables = [partition.read_shard(index) for record in kept for index in record.shards]
     parents = {record.responses: record.responses_hash for record in kept}
     records = list(_renumbered(kept))
-    sampled = [(entry, *write_responses(store, target, entry, setting, sampler)) for entry in open_entries]
+    sampled = [(entry, *write_responses(store, target, entry, setting, sampler)) for entry in todo]
     sampler.close()
     with Grader(setting.rewards) as grader:
         for entry, responses, manifest in sampled:
@@ -90,6 +88,22 @@ def evaluate(
             )
     manifest = write_scores(partition, tables, records, parents, bool(there))
     return report_of("evaluate", manifest, started, skipped=False)
+
+
+def is_scored(setting: Setting, store: Store, target: Target, entries: Sequence[Entry]) -> bool:
+    """Whether the policy's scores of all entries are there, by the same protocols and verifiers."""
+    return not _open(setting, store, target, entries)[2]
+
+
+def _open(
+    setting: Setting, store: Store, target: Target, entries: Sequence[Entry]
+) -> tuple[dict[str, EntryRecord], dict[str, str], list[Entry]]:
+    """(what the partition holds, the key of each entry, the entries whose scores are absent or have another key)."""
+    partition = store.partition(target.dataset, "scores", target.generation)
+    there = read_entries(partition) if partition.is_committed() else {}
+    keys = {entry.name: _scored_key(entry, setting, target) for entry in entries}
+    todo = [entry for entry in entries if entry.name not in there or there[entry.name].key != keys[entry.name]]
+    return there, keys, todo
 
 
 def write_scores(

@@ -1,9 +1,12 @@
 """Which benchmarks measure the policies, by which protocol, and when."""
 
+import re
+
 from pydantic import Field, field_validator
 
 from pipeline.config.base import Config
 
+_CRON = re.compile(r"(?:[\d*/,\-]+\s+){2}[\d*/,\-L]+\s+[\dA-Za-z*/,\-]+\s+[\dA-Za-z*/,\-#]+")
 SIX_BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench")
 
 
@@ -43,6 +46,13 @@ class EvaluationConfig(Config):
     """Cron expression (UTC) of re-evaluations of the newest policy, e.g. `0 3 * * *`. None: no schedule."""
     pinned: tuple[str, ...] = ()
     """Policies that the schedule evaluates as well: Hugging Face folders or hub ids."""
+
+    @field_validator("schedule")
+    @classmethod
+    def _cron(cls, text: str | None) -> str | None:
+        if text is not None and not _CRON.fullmatch(text.strip()):
+            raise ValueError(f"{text!r} is not a cron expression: minute, hour, day of month, month, day of week")
+        return text
 
     @field_validator("benchmarks")
     @classmethod
