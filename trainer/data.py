@@ -16,7 +16,9 @@ import pyarrow.compute
 
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 from pipeline.errors import TbrmError
-from trainer.types import GroupStats, Trajectory
+from pipeline.replay.index import hash_strings
+from trainer.groups import Groups
+from trainer.types import Trajectory
 
 TRAJECTORIES = "trajectories.arrow"
 _ROWS_PER_BATCH = 1_024
@@ -99,19 +101,13 @@ class TrajectoryTable:
     """Rows of the mix as `Trajectory` objects, and the prompts they answer. Opening it reads ids and rewards only."""
 
     def __init__(self, folder: Path, beta: float) -> None:
-        self._file = pa.ipc.open_file(pa.memory_map(str(folder / TRAJECTORIES)))
-        batches = [self._file.get_batch(i) for i in range(self._file.num_record_batches)]
-        self._batches = batches
-        self._starts = np.cumsum([0, *(b.num_rows for b in batches)])
-        keys = np.concatenate([np.asarray(b.column("group").to_pylist(), dtype=object) for b in batches])
-        rewards = np.concatenate([b.column("reward").to_numpy() for b in batches])
-        _, first, inverse = np.unique(keys.astype(str), return_index=True, return_inverse=True)
-        order = np.argsort(np.argsort(first))  # groups in order of appearance, not of their names
-        self._group_of = order[inverse]
-        self.groups: list[npt.NDArray[np.int64]] = np.split(
-            np.argsort(self._group_of, kind="stable"), np.cumsum(np.bincount(self._group_of))[:-1]
-        )
-        self._stats = [group_stats(rewards[rows], beta) for rows in self.groups]
+        file = pa.ipc.open_file(pa.memory_map(str(folder / TRAJECTORIES)))
+        self._batches = [file.get_batch(i) for i in range(file.num_record_batches)]
+        self._starts = np.cumsum([0, *(b.num_rows for b in self._batches)])
+        self._columns: dict[int, _Columns] = {}
+        keys = [hash_strings(pa.chunked_array([b.column("group")])) for b in self._batches]
+        rewards = [b.column("reward").to_numpy() for b in self._batches]
+        self.groups = Groups(np.concatenate(keys), np.concatenate(rewards), beta)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -139,49 +135,63 @@ class TrajectoryTable:
 
     def _trajectory(self, row: int) -> Trajectory:
         which = int(np.searchsorted(self._starts, row, side="right")) - 1
-        batch, at = self._batches[which], row - int(self._starts[which])
-        response = _list(batch, "response_token_ids", at)
+        if which not in self._columns:
+            self._columns[which] = _Columns(self._batches[which])
+        columns, at = self._columns[which], row - int(self._starts[which])
+        response, prompt = columns.response.at(at), columns.prompt.at(at)
         assert response is not None
-        mask = _list(batch, "response_mask", at)
-        reference = _list(batch, "ref_token_logprobs", at)
-        prompt = _list(batch, "prompt_token_ids", at)
         assert prompt is not None
+        mask, reference = columns.mask.at(at), columns.reference.at(at)
         return Trajectory(
-            trajectory_id=batch.column("trajectory_id")[at].as_py(),
-            prompt_id=batch.column("group")[at].as_py(),
+            trajectory_id=columns.ids[at].as_py(),
+            prompt_id=columns.groups[at].as_py(),
             prompt_ids=prompt,
             response_ids=response,
             response_mask=np.ones(len(response), dtype=bool) if mask is None else mask,
-            reward=batch.column("reward")[at].as_py(),
+            reward=float(columns.rewards[at]),
             ref_logprobs=np.zeros(len(response), dtype=np.float32) if reference is None else reference,
-            behavior_logprobs=_list(batch, "behavior_logprobs", at),
-            token_rewards=_list(batch, "token_rewards", at),
-            ref_value_first=batch.column("ref_value_first")[at].as_py(),
-            source=batch.column("source")[at].as_py(),
-            lag=batch.column("lag")[at].as_py(),
-            truncated=batch.column("finish_reason")[at].as_py() == "length",
-            group=self._stats[self._group_of[row]],
+            behavior_logprobs=columns.behavior.at(at),
+            token_rewards=columns.token_rewards.at(at),
+            ref_value_first=None if np.isnan(columns.values[at]) else float(columns.values[at]),
+            source=columns.sources[columns.source_of[at]],
+            lag=int(columns.lags[at]),
+            truncated=bool(columns.truncated[at]),
+            group=self.groups.stats(int(self.groups.of_row[row])),
         )
 
 
-def group_stats(rewards: npt.NDArray[np.float64], beta: float) -> GroupStats:
-    """Of one prompt's rewards: mean, standard deviation (n − 1), size, and V̂(x) = log (1/n) Σ exp(r/β)."""  # noqa: RUF002
-    scaled = rewards / beta
-    top = float(scaled.max())
-    return GroupStats(
-        mean=float(rewards.mean()),
-        std=float(rewards.std(ddof=1)) if len(rewards) > 1 else 0.0,
-        size=len(rewards),
-        soft_value=top + float(np.log(np.exp(scaled - top).mean())),
-    )
+class _Lists:
+    """A column of lists as numpy views; `at(row)` is a slice of the mapped file, None for a null."""
+
+    def __init__(self, array: Any) -> None:
+        self._offsets = array.offsets.to_numpy()
+        self._values = array.values.to_numpy(zero_copy_only=False)
+        self._valid = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else None
+
+    def at(self, row: int) -> npt.NDArray[Any] | None:
+        if self._valid is not None and not self._valid[row]:
+            return None
+        return self._values[self._offsets[row] : self._offsets[row + 1]]
 
 
-def _list(batch: pa.RecordBatch, column: str, at: int) -> npt.NDArray[Any] | None:
-    array: Any = batch.column(column)
-    if not array[at].is_valid:
-        return None
-    start, end = array.offsets[at].as_py(), array.offsets[at + 1].as_py()
-    return array.values.slice(start, end - start).to_numpy(zero_copy_only=False)
+class _Columns:
+    """One record batch, ready to be read by row."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self.ids, self.groups = batch.column("trajectory_id"), batch.column("group")
+        self.prompt, self.response = (
+            _Lists(batch.column("prompt_token_ids")),
+            _Lists(batch.column("response_token_ids")),
+        )
+        self.mask, self.behavior = _Lists(batch.column("response_mask")), _Lists(batch.column("behavior_logprobs"))
+        self.reference = _Lists(batch.column("ref_token_logprobs"))
+        self.token_rewards = _Lists(batch.column("token_rewards"))
+        self.rewards, self.lags = batch.column("reward").to_numpy(), batch.column("lag").to_numpy()
+        self.values = batch.column("ref_value_first").to_numpy(zero_copy_only=False)  # null becomes NaN
+        named = batch.column("source").dictionary_encode()
+        self.sources: list[Any] = named.dictionary.to_pylist()
+        self.source_of = named.indices.to_numpy()
+        self.truncated = pc.equal(batch.column("finish_reason"), "length").to_numpy(zero_copy_only=False)
 
 
 def batch_rows(groups: Sequence[npt.NDArray[np.int64]], seed: int, update: int, prompts: int) -> list[int]:

@@ -11,6 +11,7 @@ import torch
 from pipeline.errors import TbrmError
 from trainer.types import PackedBatch, Trajectory
 
+_ALIGNED = ("response_mask", "ref_logprobs", "behavior_logprobs", "token_rewards")
 Unit = tuple[int, ...]
 """Indices of trajectories that have to lie in one pack."""
 
@@ -58,43 +59,51 @@ def unit_pairs(unit: Unit) -> list[tuple[int, int]]:
 
 def lay_out(trajectories: Sequence[Trajectory], pairs: Sequence[tuple[int, int]] = ()) -> PackedBatch:
     """One pack of these trajectories in this order; `pairs` are indices into it."""
-    lengths = np.array([_tokens(t) for t in trajectories])
+    prompts = np.array([len(t.prompt_ids) for t in trajectories])
+    responses = np.array([len(t.response_ids) for t in trajectories])
+    lengths = prompts + responses
     boundaries = np.concatenate([[0], np.cumsum(lengths)])
-    # A token of the response is predicted from one position before its own.
-    predict = [
-        start + len(t.prompt_ids) - 1 + np.flatnonzero(t.response_mask)
-        for start, t in zip(boundaries[:-1], trajectories, strict=True)
-    ]
-    counts = np.array([len(p) for p in predict])
-    behavior = [t.behavior_logprobs[t.response_mask] for t in trajectories if t.behavior_logprobs is not None]
     ids = np.concatenate([part for t in trajectories for part in (t.prompt_ids, t.response_ids)])
+    # From here on all responses lie end to end; `mask` says which of their tokens the policy wrote.
+    mask = np.concatenate([t.response_mask for t in trajectories])
+    seq = np.repeat(np.arange(len(trajectories)), responses)
+    place = np.arange(len(mask)) + np.cumsum(prompts)[seq]  # of each response token in N
+    counts = np.bincount(seq[mask], minlength=len(trajectories))
+    behavior = [t.behavior_logprobs for t in trajectories if t.behavior_logprobs is not None]
     return PackedBatch(
         trajectories=tuple(trajectories),
         input_ids=_long(ids)[None],
-        position_ids=_long(np.concatenate([np.arange(n) for n in lengths]))[None],
+        position_ids=_long(np.arange(len(ids)) - np.repeat(boundaries[:-1], lengths))[None],
         boundaries=torch.from_numpy(boundaries.astype(np.int32)),
         longest=int(lengths.max()),
-        predict=_long(np.concatenate(predict)),
-        targets=_long(np.concatenate([t.response_ids[t.response_mask] for t in trajectories])),
-        seq=_long(np.repeat(np.arange(len(trajectories)), counts)),
+        predict=_long(place[mask] - 1),  # a token is predicted from one position before its own
+        targets=_long(ids[place[mask]]),
+        seq=_long(seq[mask]),
         first=_long(np.cumsum(counts) - counts),
         last=_long(np.cumsum(counts) - 1),
         lengths=tuple(counts.tolist()),
-        ref_logprobs=torch.from_numpy(np.concatenate([t.ref_logprobs[t.response_mask] for t in trajectories])),
-        behavior_logprobs=torch.from_numpy(np.concatenate(behavior)) if len(behavior) == len(trajectories) else None,
+        ref_logprobs=torch.from_numpy(np.concatenate([t.ref_logprobs for t in trajectories])[mask]),
+        behavior_logprobs=torch.from_numpy(np.concatenate(behavior)[mask])
+        if len(behavior) == len(trajectories)
+        else None,
         reward=torch.tensor([t.reward for t in trajectories], dtype=torch.float64),
-        token_reward=torch.from_numpy(np.concatenate([policy_token_rewards(t) for t in trajectories])),
+        token_reward=torch.from_numpy(_token_rewards(trajectories, counts)),
         pairs=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2),
     )
 
 
-def policy_token_rewards(trajectory: Trajectory) -> npt.NDArray[np.float64]:
-    """r_h of each policy token. A reward on an environment token belongs to the policy token before it."""
-    at = np.flatnonzero(trajectory.response_mask)
-    if trajectory.token_rewards is not None:
-        return np.add.reduceat(trajectory.token_rewards.astype(np.float64), at)
-    rewards = np.zeros(len(at))
-    rewards[-1] = trajectory.reward
+def _token_rewards(trajectories: Sequence[Trajectory], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """[R] r_h of each policy token: token rewards where given, else the outcome reward on the last one.
+
+    A token reward on an environment token belongs to the policy token before it.
+    """
+    rewards = np.zeros(int(counts.sum()))
+    ends = np.cumsum(counts)
+    rewards[ends - 1] = [t.reward for t in trajectories]
+    for trajectory, end, count in zip(trajectories, ends, counts, strict=True):
+        if trajectory.token_rewards is not None:
+            at = np.flatnonzero(trajectory.response_mask)
+            rewards[end - count : end] = np.add.reduceat(trajectory.token_rewards.astype(np.float64), at)
     return rewards
 
 
@@ -134,7 +143,7 @@ def _check(trajectory: Trajectory) -> None:
             "trained: drop the row from the data set"
         )
     size = len(trajectory.response_ids)
-    for name in ("response_mask", "ref_logprobs", "behavior_logprobs", "token_rewards"):
+    for name in _ALIGNED:
         column = getattr(trajectory, name)
         if column is not None and len(column) != size:
             raise TbrmError(

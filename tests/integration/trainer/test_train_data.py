@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
-from trainer.data import TrajectoryTable, batch_rows, group_stats, write_trajectories
+from trainer.data import TrajectoryTable, batch_rows, write_trajectories
+from trainer.groups import Groups
 
 
 @pytest.mark.parametrize(
@@ -47,11 +48,15 @@ def test_rows_read_back_as_they_were_written(trajectories: pa.Table, tmp_path: P
 
 
 def test_group_statistics() -> None:
-    stats = group_stats(np.array([0.0, 1.0, 1.0, 0.0]), beta=0.002)
+    rewards = np.array([0.0, 1.0, 0.5, 1.0, 0.0])
+    groups = Groups(np.array([7, 7, 3, 7, 7], dtype=np.uint64), rewards, beta=0.002)
+    assert [rows.tolist() for rows in groups] == [[0, 1, 3, 4], [2]]
+    assert groups.of_row.tolist() == [0, 0, 1, 0, 0]
+    stats = groups.stats(0)
     assert (stats.mean, stats.size) == (0.5, 4)
     assert stats.std == pytest.approx(np.std([0, 1, 1, 0], ddof=1))
     assert stats.soft_value == pytest.approx(500 + np.log(0.5))
-    assert group_stats(np.array([1.0]), beta=1.0).std == 0.0
+    assert (groups.stats(1).std, groups.stats(1).soft_value) == (0.0, 250.0)
 
 
 def test_every_prompt_is_seen_once_an_epoch_whatever_the_batch_size() -> None:

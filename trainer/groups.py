@@ -1,0 +1,60 @@
+"""The prompts of a training mix: which rows answer each, and the statistics of their rewards. Some 50 bytes a row."""
+
+from collections.abc import Sequence
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.types import GroupStats
+
+Rows = npt.NDArray[np.int64]
+
+
+class Groups(Sequence[Rows]):
+    """Rows of each prompt, prompts in order of appearance."""
+
+    def __init__(self, keys: npt.NDArray[np.uint64], rewards: npt.NDArray[np.float64], beta: float) -> None:
+        """`keys` [rows] names the prompt of each row; `rewards` [rows]."""
+        _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+        appearance = np.empty(len(first), dtype=np.int64)
+        appearance[np.argsort(first)] = np.arange(len(first))
+        self.of_row: Rows = appearance[inverse]
+        self._rows: Rows = np.argsort(self.of_row, kind="stable")
+        self._starts = np.concatenate([[0], np.cumsum(np.bincount(self.of_row))])
+        self._stats = group_stats(rewards[self._rows], self._starts, beta)
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Rows: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Rows]: ...
+    def __getitem__(self, index: int | slice) -> Rows | list[Rows]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self._rows[self._starts[index % len(self)] : self._starts[index % len(self) + 1]]
+
+    def stats(self, index: int) -> GroupStats:
+        """Statistics of one prompt's rewards."""
+        mean, std, size, soft_value = (column[index] for column in self._stats)
+        return GroupStats(float(mean), float(std), int(size), float(soft_value))
+
+
+def group_stats(
+    rewards: npt.NDArray[np.float64], starts: npt.NDArray[np.integer[Any]], beta: float
+) -> tuple[npt.NDArray[Any], ...]:
+    """Of each prompt's rewards: mean, standard deviation (n - 1), size n, and V̂(x) = log (1/n) Σ exp(r/β).
+
+    Prompt k has `rewards[starts[k]:starts[k + 1]]`; no prompt is without any.
+    """
+    sizes, begins = np.diff(starts), starts[:-1]
+    means = np.add.reduceat(rewards, begins) / sizes
+    squares = np.add.reduceat((rewards - np.repeat(means, sizes)) ** 2, begins)
+    scaled = rewards / beta
+    tops = np.maximum.reduceat(scaled, begins)
+    soft_values = tops + np.log(np.add.reduceat(np.exp(scaled - np.repeat(tops, sizes)), begins) / sizes)
+    return means, np.sqrt(squares / np.maximum(sizes - 1, 1)), sizes, soft_values
