@@ -18,7 +18,7 @@ from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 from pipeline.errors import TbrmError
 from pipeline.replay.index import hash_strings
 from trainer.groups import Groups
-from trainer.types import Trajectory
+from trainer.types import GroupStats, Trajectory
 
 TRAJECTORIES = "trajectories.arrow"
 _ROWS_PER_BATCH = 1_024
@@ -94,7 +94,8 @@ def _trainable(table: pa.Table, training: TrainingConfig) -> pa.Table:
     keep = pc.greater(pc.list_value_length(table.column("response_token_ids")), 0)
     if training.drop_truncated:
         keep = pc.and_(keep, pc.not_equal(table.column("finish_reason"), "length"))
-    return table.filter(keep).select(SCHEMA.names).cast(SCHEMA)
+    kept = table if pc.all(keep).as_py() else table.filter(keep)  # a filter copies every token
+    return kept.select(SCHEMA.names).cast(SCHEMA)
 
 
 class TrajectoryTable:
@@ -131,13 +132,17 @@ class TrajectoryTable:
 
     def read(self, rows: Sequence[int]) -> list[Trajectory]:
         """The trajectories of `rows`, in that order."""
-        return [self._trajectory(int(row)) for row in rows]
+        wanted = np.asarray(rows, dtype=np.int64)
+        batches = np.searchsorted(self._starts, wanted, side="right") - 1
+        groups = self.groups.of_row[wanted].tolist()
+        stats = {group: self.groups.stats(group) for group in set(groups)}
+        places = zip(batches.tolist(), (wanted - self._starts[batches]).tolist(), groups, strict=True)
+        return [self._trajectory(batch, at, stats[group]) for batch, at, group in places]
 
-    def _trajectory(self, row: int) -> Trajectory:
-        which = int(np.searchsorted(self._starts, row, side="right")) - 1
-        if which not in self._columns:
-            self._columns[which] = _Columns(self._batches[which])
-        columns, at = self._columns[which], row - int(self._starts[which])
+    def _trajectory(self, which: int, at: int, group: GroupStats) -> Trajectory:
+        columns = self._columns.get(which)
+        if columns is None:
+            columns = self._columns[which] = _Columns(self._batches[which])
         response, prompt = columns.response.at(at), columns.prompt.at(at)
         assert response is not None
         assert prompt is not None
@@ -147,7 +152,7 @@ class TrajectoryTable:
             prompt_id=columns.groups[at].as_py(),
             prompt_ids=prompt,
             response_ids=response,
-            response_mask=np.ones(len(response), dtype=bool) if mask is None else mask,
+            response_mask=_all_true(len(response)) if mask is None else mask,
             reward=float(columns.rewards[at]),
             ref_logprobs=np.zeros(len(response), dtype=np.float32) if reference is None else reference,
             behavior_logprobs=columns.behavior.at(at),
@@ -156,8 +161,15 @@ class TrajectoryTable:
             source=columns.sources[columns.source_of[at]],
             lag=int(columns.lags[at]),
             truncated=bool(columns.truncated[at]),
-            group=self.groups.stats(int(self.groups.of_row[row])),
+            group=group,
         )
+
+
+@functools.lru_cache(maxsize=4_096)
+def _all_true(size: int) -> npt.NDArray[np.bool_]:
+    mask = np.ones(size, dtype=bool)
+    mask.setflags(write=False)  # many trajectories share it
+    return mask
 
 
 class _Lists:

@@ -136,20 +136,25 @@ def _tokens(trajectory: Trajectory) -> int:
 
 
 def _check(trajectory: Trajectory) -> None:
+    size = len(trajectory.response_ids)
+    aligned = [
+        trajectory.response_mask,
+        trajectory.ref_logprobs,
+        trajectory.behavior_logprobs,
+        trajectory.token_rewards,
+    ]
+    for name, column in zip(_ALIGNED, aligned, strict=True):
+        if column is not None and len(column) != size:
+            raise TbrmError(
+                f"trajectory {trajectory.trajectory_id} of {trajectory.source}: {name} has {len(column)} entries for "
+                f"{size} response tokens; compute or import this column again"
+            )
     if len(trajectory.prompt_ids) == 0 or not trajectory.response_mask.any():
         missing = "prompt tokens" if len(trajectory.prompt_ids) == 0 else "tokens written by the policy (response_mask)"
         raise TbrmError(
             f"trajectory {trajectory.trajectory_id} of {trajectory.source} has no {missing}, so nothing in it can be "
             "trained: drop the row from the data set"
         )
-    size = len(trajectory.response_ids)
-    for name in _ALIGNED:
-        column = getattr(trajectory, name)
-        if column is not None and len(column) != size:
-            raise TbrmError(
-                f"trajectory {trajectory.trajectory_id} of {trajectory.source}: {name} has {len(column)} entries for "
-                f"{size} response tokens; compute or import this column again"
-            )
 
 
 def _long(values: npt.NDArray[np.integer]) -> torch.Tensor:
