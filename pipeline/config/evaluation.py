@@ -40,12 +40,15 @@ class EvaluationConfig(Config):
     """Changes to the protocol, by benchmark; further entries, by their name."""
     responses_per_shard: int = Field(default=1_024, gt=0)
     """Responses stored together: what a killed evaluation repeats at most."""
+    endpoint_requests: int = Field(default=32, gt=0)
+    """Requests under way at once, where the policy is a server."""
     every: int = Field(default=1, gt=0)
     """Evaluate after every so many generations; policy[0] and the last policy always are."""
     schedule: str | None = None
     """Cron expression (UTC) of re-evaluations of the newest policy, e.g. `0 3 * * *`. None: no schedule."""
     pinned: tuple[str, ...] = ()
-    """Policies that the schedule evaluates as well: Hugging Face folders or hub ids."""
+    """Policies that the schedule evaluates as well: Hugging Face folders, hub ids (`org/name@commit`), or servers
+    (`http://host:8000/v1#model`)."""
 
     @field_validator("schedule")
     @classmethod

@@ -65,6 +65,13 @@ class Store:
             name for name in top if name not in ("logged", "evaluated", "dagster_home") and _PART.fullmatch(name)
         ) + sorted(logged)
 
+    def tables(self, dataset: str) -> list[str]:
+        """Tables of a data set, label versions (`rewards@v2`) included."""
+        from pipeline.store.schema import SCHEMAS
+
+        names = [path.rsplit("/", 1)[-1] for path in self.files(self.join(dataset))]
+        return [name for name in names if name.partition("@")[0] in SCHEMAS]
+
     def read_bytes(self, path: str) -> bytes:
         return self.fs.cat_file(path)
 

@@ -144,7 +144,7 @@ def conform(table: str, rows: pa.Table, where: str) -> pa.Table:
     unknown = [name for name in rows.column_names if name not in schema.names]
     if unknown:
         raise StoreError(f"{where}: unknown column {unknown[0]!r} for table {table!r}")
-    columns: list["pa.ChunkedArray[Any] | pa.Array[Any]"] = []
+    columns: list[pa.ChunkedArray[Any] | pa.Array[Any]] = []
     for field in schema:
         if field.name not in rows.column_names:
             if not field.nullable:

@@ -57,8 +57,11 @@ def test_generations_draw_without_repetition_until_the_set_is_used_up() -> None:
     drawn = [p.id for g in range(5) for p in problems_of_generation(problems, 4, g, seed=1)]
     assert set(Counter(drawn).values()) == {2}
     assert set(Counter(drawn[:8]).values()) == {1}
+    assert all(len(set(drawn[i : i + 4])) == 4 for i in range(0, 20, 4)), "no problem twice in one generation"
     again = [p.id for p in problems_of_generation(problems, 4, 3, seed=1)]
     assert again == drawn[12:16]
+    with pytest.raises(TbrmError, match=r"rollouts\.n"):
+        problems_of_generation(problems, 11, 0, seed=1)
 
 
 def test_the_behaviour_policy_is_wrong_by_the_carry() -> None:

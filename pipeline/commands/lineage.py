@@ -1,0 +1,50 @@
+"""`tbrm lineage`."""
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.cli_options import json_option, store_options
+from pipeline.store import Store
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from pipeline.lineage import Node
+
+
+@click.command()
+@click.argument("policy_or_score")
+@store_options
+@json_option
+def lineage(policy_or_score: str, store: Store, as_json: bool) -> None:
+    """Walk from a score or policy back to its training data, shards and behaviour policies.
+
+    POLICY_OR_SCORE is EXPERIMENT:GENERATION (its scores where there are any, else the policy), a policy_id, a policy
+    folder, or a partition such as arith_tiny/rollouts/generation=0001.
+    """
+    from rich import print as show
+    from rich.tree import Tree
+
+    from pipeline.lineage import trace
+
+    found = trace(store, policy_or_score)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=1))
+        return
+    tree = Tree(_label(found))
+    _grow(tree, found)
+    show(tree)
+
+
+def _grow(tree: "Tree", node: "Node") -> None:
+    for parent in node.parents:
+        _grow(tree.add(_label(parent)), parent)
+
+
+def _label(node: "Node") -> str:
+    from rich.markup import escape
+
+    facts = "".join(f"\n  [dim]{escape(key)}[/dim] {escape(value)}" for key, value in node.facts.items())
+    return f"[bold]{escape(node.name)}[/bold]" + (" (as above)" if node.repeated else facts)

@@ -1,0 +1,134 @@
+"""What a data set holds, counted shard by shard."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from pipeline.errors import StoreError
+from pipeline.store import Partition, Store
+
+_BINS = 10
+
+
+def overview(store: Store) -> list[dict[str, Any]]:
+    """Each data set with the rows of its tables."""
+    found: list[dict[str, Any]] = []
+    for dataset in store.datasets():
+        rows = {
+            table: sum(p.manifest().rows for p in _committed(store, dataset, table)) for table in store.tables(dataset)
+        }
+        found.append({"dataset": dataset, "rows": {table: count for table, count in rows.items() if count}})
+    return found
+
+
+def inspect_dataset(store: Store, dataset: str) -> dict[str, Any]:
+    """Tables, lengths, finish reasons, rewards by version, and how versions agree. Raises StoreError.
+
+    One shard is in memory at a time.
+    """
+    if dataset not in store.datasets():
+        raise StoreError(
+            f"there is no {dataset!r} in {store.root}; it holds {', '.join(store.datasets()) or 'nothing'}"
+        )
+    tables = [
+        {
+            "table": table,
+            "generations": len(partitions := _committed(store, dataset, table)),
+            "rows": sum(p.manifest().rows for p in partitions),
+            "shards": sum(len(p.manifest().shards) for p in partitions),
+            "bytes": sum(p.manifest().bytes for p in partitions),
+        }
+        for table in store.tables(dataset)
+    ]
+    versions = [str(t["table"]) for t in tables if str(t["table"]).partition("@")[0] == "rewards" and t["rows"]]
+    generations = [_generation(store, dataset, p.generation, p) for p in _committed(store, dataset, "rollouts")]
+    return {
+        "dataset": dataset,
+        "tables": [t for t in tables if t["generations"]],
+        "generations": generations,
+        "rewards": {version: _rewards(store, dataset, version) for version in versions},
+        "agreement": [_agreement(store, dataset, versions[0], other) for other in versions[1:]],
+        "quarantine": _quarantine(store, dataset),
+    }
+
+
+def _committed(store: Store, dataset: str, table: str) -> list[Partition]:
+    return [store.partition(dataset, table, g) for g in store.generations(dataset, table)]
+
+
+def _generation(store: Store, dataset: str, generation: int, rollouts: Partition) -> dict[str, Any]:
+    lengths: list[Any] = []
+    finish: Counter[str] = Counter()
+    policies: Counter[str] = Counter()
+    with_logprobs = 0
+    for _, rows in rollouts.iter_shards(["response_token_ids", "finish_reason", "policy_id", "behavior_logprobs"]):
+        lengths.append(pc.list_value_length(rows["response_token_ids"]).to_numpy())
+        finish.update(rows["finish_reason"].to_pylist())
+        policies.update(rows["policy_id"].to_pylist())
+        with_logprobs += rows.num_rows - rows["behavior_logprobs"].null_count
+    tokens = np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int64)
+    quantiles = np.quantile(tokens, (0.5, 0.95)) if len(tokens) else (0.0, 0.0)
+    return {
+        "generation": generation,
+        "trajectories": len(tokens),
+        "response_tokens": int(tokens.sum()),
+        "median_length": float(quantiles[0]),
+        "p95_length": float(quantiles[1]),
+        "longest": int(tokens.max(initial=0)),
+        "finish_reasons": dict(finish),
+        "behaviour_policies": dict(policies.most_common(5)),
+        "with_behaviour_logprobs": with_logprobs,
+    }
+
+
+def _rewards(store: Store, dataset: str, version: str) -> dict[str, Any]:
+    statuses: Counter[str] = Counter()
+    values: list[Any] = []
+    for partition in _committed(store, dataset, version):
+        for _, rows in partition.iter_shards(["reward", "status"]):
+            values.append(rows["reward"].to_numpy())
+            statuses.update(rows["status"].to_pylist())
+    rewards = np.concatenate(values)
+    counts, edges = np.histogram(
+        rewards, bins=_BINS, range=(float(min(rewards.min(), 0)), float(max(rewards.max(), 1)))
+    )
+    histogram = [
+        {"from": float(a), "to": float(b), "count": int(n)} for a, b, n in zip(edges, edges[1:], counts, strict=False)
+    ]
+    return {
+        "mean": float(rewards.mean()),
+        "std": float(rewards.std()),
+        "statuses": dict(statuses),
+        "histogram": histogram,
+    }
+
+
+def _agreement(store: Store, dataset: str, one: str, other: str) -> dict[str, Any]:
+    """Rows by (success under `one`, success under `other`), a success being a reward of at least 0.5."""
+    counts: Counter[tuple[bool, bool]] = Counter()
+    examples: list[str] = []
+    for generation in sorted(set(store.generations(dataset, one)) & set(store.generations(dataset, other))):
+        second = store.partition(dataset, other, generation)
+        for index, rows in store.partition(dataset, one, generation).iter_shards(["trajectory_id", "reward"]):
+            a = rows["reward"].to_numpy() >= 0.5
+            b = second.read_shard(index, ["reward"])["reward"].to_numpy() >= 0.5
+            counts.update(zip(a.tolist(), b.tolist(), strict=True))
+            examples += [str(rows["trajectory_id"][int(i)]) for i in np.flatnonzero(a != b)[: 5 - len(examples)]]
+    return {
+        "versions": [one, other],
+        "both": counts[True, True],
+        "neither": counts[False, False],
+        f"only {one}": counts[True, False],
+        f"only {other}": counts[False, True],
+        "examples": examples,
+    }
+
+
+def _quarantine(store: Store, dataset: str) -> dict[str, int]:
+    reasons: Counter[str] = Counter()
+    for partition in _committed(store, dataset, "quarantine"):
+        for _, rows in partition.iter_shards(["field", "reason"]):
+            reasons.update(f"{row['field'] or 'row'}: {row['reason'][:80]}" for row in rows.to_pylist())
+    return dict(reasons.most_common(20))

@@ -1,0 +1,245 @@
+"""Candidates become token ids: those of the log are kept, text is tokenized once and must decode back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.logged.chat import Segment, render_chat, split_conversation
+from pipeline.logged.fields import Bad, BadField, Candidate, Messages
+from pipeline.prompts import render
+
+TOKENS_OF_THE_LOG, TOKENIZED_TEXT = "log: token ids", "log: tokenized text"
+_LOGPROB_ABOVE_ZERO = 1e-3
+_CHARACTERS_PER_TOKEN = 64  # of a response so long that counting its tokens is not worth the time
+
+
+@dataclass(frozen=True)
+class TokenSettings:
+    """How text becomes tokens."""
+
+    tokenizer: Any
+    template: str
+    """`raw` takes logged prompts as they stand; qwen-math, r1 and chat render bare questions."""
+    append_eos: bool
+    """Close responses that ended by themselves with the end-of-sequence token, as they were sampled."""
+    length_limit: int | None
+    """Responses of at least this many tokens were cut by the sampler, where the log does not say it."""
+    max_tokens: int
+    """Longest response taken."""
+
+    @property
+    def vocabulary(self) -> int:
+        return len(self.tokenizer)
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """A trajectory ready for the store. Lengths T of ids, mask and log-probs agree."""
+
+    candidate: Candidate
+    prompt_text: str
+    prompt_ids: Sequence[int]
+    response_text: str
+    response_ids: Sequence[int]
+    mask: Sequence[bool] | None
+    finish_reason: str
+    answer: str
+    engine: str
+
+
+@dataclass
+class _Plan:
+    """What of a candidate is text that has to be tokenized."""
+
+    candidate: Candidate
+    prompt: str | None
+    segments: list[Segment]
+
+
+def tokenize(found: Sequence[Candidate | Bad], settings: TokenSettings) -> list[Tokenized | Bad]:
+    """Every candidate in order as a tokenized trajectory, or the reason why not; one tokenizer call for all texts."""
+    plans = [each if isinstance(each, Bad) else _plan(each, settings) for each in found]
+    texts: list[str] = []
+    for plan in plans:
+        if isinstance(plan, _Plan):
+            texts += [plan.prompt] if plan.prompt is not None else []
+            texts += [segment.text for segment in plan.segments]
+    encoded = _encode(list(dict.fromkeys(texts)), settings.tokenizer)
+    return [plan if isinstance(plan, Bad) else _finish(plan, encoded, settings) for plan in plans]
+
+
+def _bad(candidate: Candidate, error: BadField) -> Bad:
+    return Bad(candidate.file, candidate.row, error.field, error.reason, error.value)
+
+
+def _plan(candidate: Candidate, settings: TokenSettings) -> _Plan | Bad:
+    try:
+        prompt, segments = _texts(candidate, settings)
+    except BadField as error:
+        return _bad(candidate, error)
+    return _Plan(candidate, prompt, segments)
+
+
+def _texts(candidate: Candidate, settings: TokenSettings) -> tuple[str | None, list[Segment]]:
+    """(prompt text unless its ids are given, response segments unless its ids are given)."""
+    prompt = candidate.prompt
+    response = candidate.response
+    if candidate.response_ids is None and isinstance(response, list):
+        asked: Messages = prompt if isinstance(prompt, list) else []
+        if isinstance(prompt, str):
+            asked = [{"role": "user", "content": prompt}]
+        text, segments = split_conversation([*asked, *response], settings.tokenizer)
+        _check_size(segments, settings)
+        return text, segments
+    if candidate.prompt_ids is not None:
+        shown = None
+    elif isinstance(prompt, list):
+        shown = render_chat(prompt, settings.tokenizer, generate=True)
+    elif prompt is None or prompt == "":
+        raise BadField("prompt", "empty" if prompt == "" else "missing")
+    else:
+        shown = prompt if settings.template == "raw" else render(settings.template, prompt, settings.tokenizer)
+    if candidate.response_ids is not None:
+        return shown, []
+    if not isinstance(response, str):
+        raise BadField("response", "missing")
+    if response == "":
+        raise BadField("response", "empty: there is no action to learn from")
+    segments = [Segment(response, by_policy=True)]
+    _check_size(segments, settings)
+    return shown, segments
+
+
+def _check_size(segments: Sequence[Segment], settings: TokenSettings) -> None:
+    characters = sum(len(segment.text) for segment in segments)
+    if characters > settings.max_tokens * _CHARACTERS_PER_TOKEN:
+        raise BadField("response", f"{characters:,} characters, far beyond --max-tokens {settings.max_tokens}")
+
+
+def _encode(texts: list[str], tokenizer: Any) -> dict[str, list[int] | None]:
+    """Text -> token ids, None where they do not decode to the same text again."""
+    if not texts:
+        return {}
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    back = tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return {text: each if same == text else None for text, each, same in zip(texts, ids, back, strict=True)}
+
+
+def _finish(plan: _Plan, encoded: dict[str, list[int] | None], settings: TokenSettings) -> Tokenized | Bad:
+    try:
+        return _tokenized(plan, encoded, settings)
+    except BadField as error:
+        return _bad(plan.candidate, error)
+
+
+def _tokenized(plan: _Plan, encoded: dict[str, list[int] | None], settings: TokenSettings) -> Tokenized:
+    candidate, tokenizer = plan.candidate, settings.tokenizer
+    if plan.prompt is not None:
+        prompt_ids = _decodable(encoded, plan.prompt, "prompt")
+        prompt_text = plan.prompt
+    else:
+        prompt_ids = _within_vocabulary("prompt_token_ids", candidate.prompt_ids, settings)
+        prompt_text = candidate.prompt if isinstance(candidate.prompt, str) else tokenizer.decode(prompt_ids)
+    if not prompt_ids:
+        raise BadField("prompt", "empty: a response needs a state to start from")
+    if candidate.response_ids is not None:
+        response_ids = _within_vocabulary("response_token_ids", candidate.response_ids, settings)
+        mask, finish = candidate.mask, candidate.finish_reason or _guessed_finish(response_ids, settings)
+        response_text = _checked_text(candidate.response, response_ids, tokenizer)
+    else:
+        response_ids, mask, finish = _from_segments(plan, encoded, settings)
+        response_text = "".join(segment.text for segment in plan.segments)
+    _check_lengths(candidate, response_ids, mask, settings)
+    return Tokenized(
+        candidate=candidate,
+        prompt_text=prompt_text,
+        prompt_ids=prompt_ids,
+        response_text=response_text,
+        response_ids=response_ids,
+        mask=None if mask is None or bool(mask.all()) else mask.tolist(),
+        finish_reason=finish,
+        answer=candidate.answer if isinstance(candidate.answer, str) else _decoded_answer(candidate.answer, settings),
+        engine=TOKENS_OF_THE_LOG if candidate.response_ids is not None else TOKENIZED_TEXT,
+    )
+
+
+def _decodable(encoded: dict[str, list[int] | None], text: str, field: str) -> list[int]:
+    ids = encoded[text]
+    if ids is None:
+        raise BadField(field, "does not survive the tokenizer: its tokens decode to another text", text)
+    return ids
+
+
+def _within_vocabulary(field: str, ids: npt.NDArray[np.int32] | None, settings: TokenSettings) -> list[int]:
+    assert ids is not None
+    if len(ids) and int(ids.max()) >= settings.vocabulary:
+        raise BadField(
+            field,
+            f"token id {int(ids.max())} is outside the vocabulary of {settings.vocabulary}: another tokenizer made it",
+        )
+    return ids.tolist()
+
+
+def _checked_text(text: object, ids: list[int], tokenizer: Any) -> str:
+    """The response for people and verifiers. A logged text that the ids do not spell means another tokenizer."""
+    plain: str = tokenizer.decode(ids, skip_special_tokens=True)
+    if isinstance(text, str) and text.strip() not in (plain.strip(), tokenizer.decode(ids).strip()):
+        raise BadField(
+            "response_token_ids", "decode to another text than the logged response: another tokenizer?", text
+        )
+    return plain
+
+
+def _from_segments(
+    plan: _Plan, encoded: dict[str, list[int] | None], settings: TokenSettings
+) -> tuple[list[int], npt.NDArray[np.bool_] | None, str]:
+    """(ids, mask, finish reason) of a response that was logged as text."""
+    ids: list[int] = []
+    mask: list[bool] = []
+    for segment in plan.segments:
+        each = _decodable(encoded, segment.text, "response")
+        ids += each
+        mask += [segment.by_policy] * len(each)
+    limit = settings.length_limit
+    finish = plan.candidate.finish_reason or ("length" if limit is not None and len(ids) >= limit else "stop")
+    eos = settings.tokenizer.eos_token_id
+    if settings.append_eos and finish == "stop" and eos is not None and ids and ids[-1] != eos:
+        ids.append(eos)
+        mask.append(True)
+    return ids, np.asarray(mask, dtype=np.bool_), finish
+
+
+def _guessed_finish(ids: Sequence[int], settings: TokenSettings) -> str:
+    if settings.length_limit is not None:
+        return "length" if len(ids) >= settings.length_limit else "stop"
+    return "stop"
+
+
+def _check_lengths(
+    candidate: Candidate, ids: Sequence[int], mask: npt.NDArray[np.bool_] | None, settings: TokenSettings
+) -> None:
+    if not ids:
+        raise BadField("response_token_ids", "empty: there is no action to learn from")
+    if len(ids) > settings.max_tokens:
+        raise BadField("response", f"{len(ids):,} tokens, more than --max-tokens {settings.max_tokens}")
+    if mask is not None and len(mask) != len(ids):
+        raise BadField("response_mask", f"{len(mask)} values for {len(ids)} response tokens")
+    if mask is not None and not mask.any():
+        raise BadField("response_mask", "marks no token as the policy's: there is nothing to learn from")
+    logprobs = candidate.logprobs
+    if logprobs is None:
+        return
+    if len(logprobs) != len(ids):
+        raise BadField("behavior_logprobs", f"{len(logprobs)} values for {len(ids)} response tokens")
+    written = logprobs if mask is None else logprobs[mask]
+    if not np.isfinite(written).all() or bool((written > _LOGPROB_ABOVE_ZERO).any()):
+        raise BadField("behavior_logprobs", "a log-probability is not a number, infinite or above 0")
+
+
+def _decoded_answer(ids: list[int], settings: TokenSettings) -> str:
+    if any(not 0 <= each < settings.vocabulary for each in ids):
+        raise BadField("answer", "holds token ids outside the vocabulary", ids)
+    return settings.tokenizer.decode(ids, skip_special_tokens=True)
