@@ -60,8 +60,9 @@ def evaluate(
 ) -> StageReport:
     """Measure POLICY, or policy[g] of an experiment, on benchmarks.
 
-    POLICY is EXPERIMENT:GENERATION (or EXPERIMENT:latest), a Hugging Face folder, or a hub id. Responses are stored,
-    then graded into table `scores`; what is there already is not done again.
+    POLICY is EXPERIMENT:GENERATION (or EXPERIMENT:latest), a Hugging Face folder, a hub id (org/name@commit), or an
+    OpenAI-compatible server (http://host:8000/v1#model). Responses are stored, then graded into table `scores`; what
+    is there already is not done again.
     """
     from evals.pinned import run_pinned
     from evals.plan import plan_entries, setting_of, setting_without_experiment, with_limits

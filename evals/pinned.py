@@ -7,7 +7,6 @@ from evals.plan import plan_entries, setting_of
 from evals.stage import evaluate, is_scored
 from evals.targets import Target, foreign_target
 from pipeline.config import Experiment
-from pipeline.policy import foreign_policy
 from pipeline.stage import Metric, StageReport
 from pipeline.store import Store
 
@@ -15,7 +14,7 @@ from pipeline.store import Store
 def pinned_targets(experiment: Experiment) -> Sequence[Target]:
     """The pinned policies. Held-out problems and templates are the experiment's; tables lie under `evaluated/`."""
     pinned = experiment.evaluation.pinned if experiment.evaluation else ()
-    return [foreign_target(foreign_policy(path)) for path in pinned]
+    return [foreign_target(path) for path in pinned]
 
 
 def run_pinned(experiment: Experiment, store: Store, replace: bool = False) -> StageReport:

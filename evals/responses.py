@@ -7,69 +7,66 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import pyarrow as pa
 
+from evals.answers import Answerer, Question, answerer_of
 from evals.plan import Entry, Setting
 from evals.targets import Target
-from pipeline.engines import Engine, Request, Sampling, load_engine
-from pipeline.models import load_tokenizer
 from pipeline.policy import PolicyRef
 from pipeline.progress import track
-from pipeline.prompts import Problem, prompt_row
+from pipeline.prompts import Problem
 from pipeline.store import SCHEMAS, Manifest, Partition, Store, seed_of
 
 
 class Sampler:
-    """Engine and tokenizer of one policy, started when the first response is missing."""
+    """What answers for one policy, started when the first response is missing."""
 
     def __init__(self, setting: Setting, policy: PolicyRef) -> None:
         self.setting, self.policy = setting, policy
-        self._engine: Engine | None = None
-        self._tokenizer: Any = None
+        self._answerer: Answerer | None = None
 
     def sample(self, entry: Entry, problems: Sequence[Problem]) -> pa.Table:
         """`protocol.samples` responses to each problem, in the order (problem, sample), as rows of `responses`."""
-        if self._engine is None:
-            self._tokenizer = load_tokenizer(self.policy.path)
-            self._engine = load_engine(self.setting.rollouts, self.setting.policy, self.policy, self._tokenizer)
-        engine, protocol = self._engine, entry.protocol
-        prompts = [prompt_row(problem, protocol.template, self._tokenizer) for problem in problems]
-        keys = [(prompt, sample) for prompt in prompts for sample in range(protocol.samples)]
+        answerer = self._answerer = self._answerer or answerer_of(self.setting, self.policy)
+        protocol = entry.protocol
         # The policy is not part of the seed: policies are compared on the same random numbers.
-        seeds = [seed_of(self.setting.seed, entry.name, prompt["prompt_id"], sample) for prompt, sample in keys]
-        requests = [Request(prompt["prompt_token_ids"], seed) for (prompt, _), seed in zip(keys, seeds, strict=True)]
-        samples = engine.generate(requests, Sampling(protocol.temperature, protocol.top_p, 0, protocol.max_tokens))
+        questions = [
+            Question(problem, number, seed_of(self.setting.seed, entry.name, problem.id, number))
+            for problem in problems
+            for number in range(protocol.samples)
+        ]
         rows = [
             {
                 "benchmark": entry.name,
-                "problem_id": prompt["prompt_id"],
-                "sample_index": number,
-                **{
-                    field: prompt[field] for field in ("prompt_text", "prompt_token_ids", "answer", "verifier", "extra")
-                },
-                "response_text": self._tokenizer.decode(sample.token_ids, skip_special_tokens=True),
-                "response_token_ids": sample.token_ids,
-                "response_tokens": len(sample.token_ids),
-                "finish_reason": sample.finish_reason,
+                "problem_id": question.problem.id,
+                "sample_index": question.sample_index,
+                "prompt_text": answer.prompt_text,
+                "prompt_token_ids": answer.prompt_token_ids,
+                "answer": question.problem.answer,
+                "verifier": question.problem.verifier or "",
+                "extra": json.dumps(question.problem.extra, sort_keys=True),
+                "response_text": answer.text,
+                "response_token_ids": answer.token_ids,
+                "response_tokens": answer.tokens,
+                "finish_reason": answer.finish_reason,
                 "policy_id": self.policy.policy_id,
                 "sampling": {
                     "temperature": protocol.temperature,
                     "top_p": protocol.top_p,
                     "max_tokens": protocol.max_tokens,
-                    "seed": seed,
-                    "engine": engine.name,
-                    "engine_version": engine.version,
+                    "seed": question.seed,
+                    "engine": answerer.name,
+                    "engine_version": answerer.version,
                 },
             }
-            for (prompt, number), seed, sample in zip(keys, seeds, samples, strict=True)
+            for question, answer in zip(questions, answerer.answer(questions, protocol), strict=True)
         ]
         return pa.Table.from_pylist(rows, SCHEMAS["responses"])
 
     def close(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
+        if self._answerer is not None:
+            self._answerer.close()
 
 
 def write_responses(

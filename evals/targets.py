@@ -1,8 +1,10 @@
-"""Naming a policy: `EXPERIMENT:GENERATION`, a Hugging Face folder, a hub id, or a server's address."""
+"""Naming a policy: `EXPERIMENT:GENERATION`, a Hugging Face folder, a hub id `org/name@commit`, or a server."""
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
+from evals.endpoint import endpoint_policy, is_endpoint
 from pipeline.errors import TbrmError
 from pipeline.policy import PolicyRef, foreign_policy, resolve_candidate
 from pipeline.store import Partition, Store
@@ -33,13 +35,38 @@ def target_of(store: Store, text: str) -> Target:
         dataset = found[1]
         generation = newest_policy(store, dataset) if found[2] == "latest" else int(found[2])
         return Target(resolve_candidate(store, dataset, generation), dataset, generation)
-    return foreign_target(foreign_policy(text))
+    return foreign_target(text)
 
 
-def foreign_target(policy: PolicyRef) -> Target:
-    """Where the tables of a policy lie that is no generation of an experiment."""
-    name = _NOT_IN_A_NAME.sub("-", policy.policy_id).strip("-.")
-    return Target(policy, f"{EVALUATED}/{name}", 0)
+def foreign_target(text: str) -> Target:
+    """A policy that is no generation of an experiment: a folder, a hub id, or a server. Raises TbrmError."""
+    if is_endpoint(text):
+        policy = endpoint_policy(text)
+        return Target(policy, _dataset(policy.policy_id), 0)
+    folder = text if Path(text).is_dir() else _snapshot(text)
+    policy = foreign_policy(folder)
+    name = Path(text).resolve().name if folder == text else text
+    return Target(policy, _dataset(f"{name}-{policy.policy_id[:8]}"), 0)
+
+
+def _dataset(name: str) -> str:
+    """Folder of the store for a foreign policy's tables."""
+    return f"{EVALUATED}/{_NOT_IN_A_NAME.sub('-', name).strip('-.')}"
+
+
+def _snapshot(text: str) -> str:
+    """Local copy of a hub repository, `org/name` or `org/name@commit`."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    name, _, revision = text.partition("@")
+    try:
+        return snapshot_download(name, revision=revision or None)
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise TbrmError(
+            f"{text!r} is neither a folder, nor EXPERIMENT:GENERATION, nor a repository that can be had from the hub: "
+            f"{error}"
+        ) from error
 
 
 def newest_policy(store: Store, dataset: str) -> int:
