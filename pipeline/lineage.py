@@ -52,8 +52,8 @@ def _named(store: Store, what: str) -> str:
         if published(store, dataset, generation)["policy_id"] == wanted:
             return f"{dataset}/policy/generation={generation:04d}"
     raise TbrmError(
-        f"{what!r} names nothing in {store.root}. Give EXPERIMENT:GENERATION, a policy_id, a policy folder, or a partition "
-        "such as arith_tiny/scores/generation=0001"
+        f"{what!r} names nothing in {store.root}. Give EXPERIMENT:GENERATION, a policy_id, a policy folder, or a "
+        "partition such as arith_tiny/scores/generation=0001"
     )
 
 

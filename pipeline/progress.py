@@ -29,7 +29,7 @@ class Task:
         if _sink is None and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, desc=label, unit=unit, leave=True, dynamic_ncols=True)
+            self._bar = tqdm(total=total or None, desc=label, unit=unit, leave=True, dynamic_ncols=True)
 
     def advance(self, n: int = 1) -> None:
         self.done += n
@@ -54,9 +54,8 @@ class Task:
         elapsed = max(self._last_line - self.started, 1e-9)
         rate = self.done / elapsed
         left = f", {(self.total - self.done) / rate:.0f} s left" if 0 < self.done < self.total else ""
-        line = (
-            f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.1f} {self.unit}/s{left} {self._note}".rstrip()
-        )
+        done = f"{self.done}/{self.total}" if self.total else str(self.done)
+        line = f"{self.label}: {done} {self.unit}, {rate:.1f} {self.unit}/s{left} {self._note}".rstrip()
         if _sink is not None:
             _sink(line)
         else:
@@ -66,7 +65,7 @@ class Task:
 
 @contextmanager
 def track(label: str, total: int, unit: str) -> Generator[Task]:
-    """Report progress towards `total` pieces of work, with rate and time left."""
+    """Report progress towards `total` pieces of work (0: not known), with rate and time left."""
     task = Task(label, total, unit)
     try:
         yield task
