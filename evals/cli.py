@@ -39,6 +39,8 @@ label_option = click.option("--label", help="Read the regraded scores of this la
 @click.option("--template", type=click.Choice(["qwen-math", "r1", "chat", "raw"]), help="Default: the experiment's.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest response. Default: rollouts.max_tokens.")
 @click.option("--max-problems", type=click.IntRange(min=1), help="The first problems of each benchmark only.")
+@click.option("--engine", type=click.Choice(["auto", "transformers", "vllm"]), help="Default: rollouts.engine.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: policy.dtype, else bfloat16.")
 @set_option
 @replace_option
 @store_options
@@ -53,6 +55,8 @@ def evaluate(
     template: str | None,
     max_tokens: int | None,
     max_problems: int | None,
+    engine: str | None,
+    dtype: str | None,
     overrides: Sequence[str],
     replace: bool,
     store: Store,
@@ -65,7 +69,7 @@ def evaluate(
     is there already is not done again.
     """
     from evals.pinned import run_pinned
-    from evals.plan import plan_entries, setting_of, setting_without_experiment, with_limits
+    from evals.plan import Changes, changed, plan_entries, setting_of, setting_without_experiment
     from evals.scores import read_scores
     from evals.stage import evaluate as run
     from evals.tables import print_scores
@@ -82,7 +86,7 @@ def evaluate(
         return print_report(run_pinned(setting.experiment, store, replace), as_json)
     if setting.experiment is not None and policy is None:
         policy = f"{setting.experiment.name}:{generation}"
-    setting = with_limits(setting, template, max_tokens, max_problems)
+    setting = changed(setting, Changes(template, max_tokens, max_problems, engine, dtype))
     target = target_of(store, str(policy))
     entries = plan_entries(setting, names_of(benchmarks), source)
     report = run(setting, store, target, entries, replace)

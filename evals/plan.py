@@ -91,10 +91,26 @@ def setting_without_experiment() -> Setting:
     return Setting(EvaluationConfig(), RolloutsConfig(), RewardsConfig(), policy, template="qwen-math")
 
 
-def with_limits(setting: Setting, template: str | None, max_tokens: int | None, max_problems: int | None) -> Setting:
-    """The setting with the template and limits that the command line names, for every benchmark."""
-    every = Protocol(max_tokens=max_tokens, max_problems=max_problems)
-    return replace(setting, template=template or setting.template, every=every)
+@dataclass(frozen=True)
+class Changes:
+    """What the command line changes for every benchmark; None: as the experiment has it."""
+
+    template: str | None = None
+    max_tokens: int | None = None
+    max_problems: int | None = None
+    engine: str | None = None
+    dtype: str | None = None
+
+
+def changed(setting: Setting, changes: Changes) -> Setting:
+    """The setting with `changes`."""
+    return replace(
+        setting,
+        template=changes.template or setting.template,
+        every=Protocol(max_tokens=changes.max_tokens, max_problems=changes.max_problems),
+        rollouts=setting.rollouts.model_copy(update={"engine": changes.engine} if changes.engine else {}),
+        policy=setting.policy.model_copy(update={"dtype": changes.dtype} if changes.dtype else {}),
+    )
 
 
 def plan_entries(setting: Setting, names: Sequence[str] = (), folder: str | None = None) -> list[Entry]:

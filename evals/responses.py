@@ -22,9 +22,9 @@ from pipeline.store import SCHEMAS, Manifest, Partition, Store, seed_of
 class Sampler:
     """What answers for one policy, started when the first response is missing."""
 
-    def __init__(self, setting: Setting, policy: PolicyRef) -> None:
+    def __init__(self, setting: Setting, policy: PolicyRef, answerer: Answerer | None = None) -> None:
         self.setting, self.policy = setting, policy
-        self._answerer: Answerer | None = None
+        self._answerer = answerer
 
     def sample(self, entry: Entry, problems: Sequence[Problem]) -> pa.Table:
         """`protocol.samples` responses to each problem, in the order (problem, sample), as rows of `responses`."""

@@ -11,6 +11,7 @@ from dataclasses import replace as changed_copy
 
 import pyarrow as pa
 
+from evals.answers import Answerer
 from evals.grading import grade_responses, verifier_versions
 from evals.metrics import summarize
 from evals.plan import Entry, Setting, plan_entries, setting_of
@@ -40,12 +41,18 @@ def run_evaluate(
 
 
 def evaluate(
-    setting: Setting, store: Store, target: Target, entries: Sequence[Entry], replace: bool = False
+    setting: Setting,
+    store: Store,
+    target: Target,
+    entries: Sequence[Entry],
+    replace: bool = False,
+    answerer: Answerer | None = None,
 ) -> StageReport:
     """Write the policy's `scores`; entries scored already with the same protocol and verifier are not done again.
 
     Further entries join those that the partition holds; an entry whose protocol or verifier changed needs `replace`.
-    A killed run goes on at the first missing shard of responses.
+    A killed run goes on at the first missing shard of responses. `answerer` answers instead of the policy's own engine:
+    responses made elsewhere go through the same harness.
     Raises TbrmError for unknown benchmarks or verifiers, StoreError for a changed entry without `replace`.
     """
     started = time.monotonic()
@@ -59,7 +66,7 @@ def evaluate(
             f"{partition.name} holds scores of {', '.join(changed)} by another protocol or verifier. "
             "Add --replace to measure again; the old scores are kept beside it"
         )
-    sampler = Sampler(setting, target.policy)
+    sampler = Sampler(setting, target.policy, answerer)
     kept = [record for name, record in there.items() if name not in {entry.name for entry in todo}]
     tables = [partition.read_shard(index) for record in kept for index in record.shards]
     parents = {record.responses: record.responses_hash for record in kept}

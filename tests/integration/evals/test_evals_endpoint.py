@@ -7,7 +7,7 @@ from evals_store import publish, tiny_experiment
 from openai_server import Served, serve
 
 from evals import endpoint
-from evals.plan import plan_entries, setting_of, with_limits
+from evals.plan import Changes, changed, plan_entries, setting_of
 from evals.scores import read_scores
 from evals.stage import evaluate
 from evals.targets import target_of
@@ -72,7 +72,7 @@ def test_what_trying_again_cannot_mend_is_told(
 
 
 def test_the_chat_template_is_the_servers(store: Store, server: tuple[str, Served]) -> None:
-    setting = with_limits(setting_of(tiny_experiment()), "chat", 3, 4)
+    setting = changed(setting_of(tiny_experiment()), Changes("chat", 3, 4))
     evaluate(setting, store, target_of(store, f"{server[0]}#tiny"), plan_entries(setting, ["heldout"]))
     assert {request["path"] for request in server[1].seen} == {"/v1/chat/completions"}
     assert server[1].seen[0]["max_tokens"] == 3

@@ -1,0 +1,28 @@
+"""The whole harness on the six benchmarks and on logged rollouts whose labels are known."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.harness_truth import benchmark_rows, logged_rows
+from evals.plan import setting_without_experiment
+from pipeline.store import Store
+
+DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"there is no {DATA}: public math data for tests")
+
+
+def test_gold_answers_are_right_shuffled_and_empty_ones_wrong(store: Store) -> None:
+    rows = benchmark_rows(store, setting_without_experiment(), DATA / "benchmarks")
+    assert [row["problems"] for row in rows] == [30, 30, 40, 500, 272, 675]
+    for row in rows:
+        assert (row["gold"], row["gold_unparsed"]) == (1, 0), row
+        assert float(str(row["shuffled"])) <= 0.002, row
+        assert (row["empty"], row["empty_unparsed"]) == (0, 1), row
+
+
+def test_logged_labels_are_reproduced(store: Store) -> None:
+    path = DATA / "logged" / "qwen25math1p5b_grpo_rollouts.jsonl"
+    rows = {row["verifier"]: row for row in logged_rows(store, setting_without_experiment(), path)}
+    assert rows["math_verify"]["agree"] == 1_596
+    assert rows["r1_format"]["agree"] == 1_574
