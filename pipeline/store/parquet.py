@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,26 +24,22 @@ _OF_FEW_VALUES = [
         "reason",
     ),
 ]
-"""Columns with a dictionary. Of tokens and log-probs it is larger than the values and four times slower to write."""
-_ENCODINGS = {
-    f"{column}.list.element": "BYTE_STREAM_SPLIT"
-    for column in ("behavior_logprobs", "ref_token_logprobs", "token_rewards")
+_FLOATS = ("behavior_logprobs", "ref_token_logprobs", "token_rewards")
+_LAYOUT: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 3,
+    "row_group_size": 4_096,
+    # A dictionary of tokens or log-probs is larger than the values, and slower to write.
+    "use_dictionary": _OF_FEW_VALUES,
+    # Floats byte by byte: their exponents, which repeat, lie together.
+    "column_encoding": {f"{column}.list.element": "BYTE_STREAM_SPLIT" for column in _FLOATS},
 }
-"""Bytes of floats by place: the exponents, which repeat, lie together."""
 
 
 def encode(rows: pa.Table, config_hash: str) -> bytes:
     """A Parquet file of `rows`. The same rows, configuration and pyarrow version give the same bytes."""
     buffer = io.BytesIO()
-    pq.write_table(
-        rows.replace_schema_metadata({CONFIG_KEY: config_hash.encode()}),
-        buffer,
-        compression="zstd",
-        compression_level=3,
-        row_group_size=4_096,
-        use_dictionary=_OF_FEW_VALUES,
-        column_encoding=_ENCODINGS,
-    )
+    pq.write_table(rows.replace_schema_metadata({CONFIG_KEY: config_hash.encode()}), buffer, **_LAYOUT)
     return buffer.getvalue()
 
 
