@@ -6,6 +6,8 @@ from typing import Any
 from dagster import MetadataValue, TableColumn, TableColumnConstraints, TableSchema
 
 from assets.stages import Stage
+from evals.markdown import scores_markdown
+from evals.scores import read_scores
 from pipeline.config import Experiment
 from pipeline.store import SCHEMAS, Store
 from trainer.diagnostics import PLOT_FILE, read_diagnostics
@@ -66,6 +68,9 @@ def table_metadata(
     }
     if stage.name == "rewards":
         found["sample_trajectories"] = MetadataValue.md(sample_trajectories(store, experiment.name, generation))
+    if stage.table == "scores":
+        scores = read_scores(store, experiment.name, generation + stage.offset)
+        found["benchmarks"] = MetadataValue.md(scores_markdown(scores, store.root))
     return found
 
 

@@ -90,6 +90,12 @@ def test_the_schedule_fires_by_itself_and_the_scores_are_there(
     assert run.tags["dagster/schedule_name"] == "exp_evaluation_schedule"
     assert run.tags["dagster/partition"] == "0000"
     assert set(read_scores(store, "exp", 1)) == {"heldout", "heldout_sampled"}
+    event = instance.get_latest_materialization_event(AssetKey(["exp", "benchmark_scores"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    metadata = event.asset_materialization.metadata
+    assert {"heldout_accuracy", "heldout_accuracy_low", "heldout_accuracy_high"} <= set(metadata)
+    assert "| heldout_sampled | **" in str(metadata["benchmarks"].value)
     check = instance.event_log_storage.get_asset_check_execution_history(
         AssetCheckKey(AssetKey(["exp", "benchmark_scores"]), "no_regression"), 1
     )
