@@ -12,12 +12,11 @@ import numpy as np
 import pyarrow.compute
 from dagster import AssetCheckResult, AssetCheckSeverity
 
-from assets.stages import trained_folder
 from evals.regression import against_best
 from pipeline.config import Experiment
 from pipeline.contamination import benchmark_folder, find_pairs, load_benchmarks, table_problems
 from pipeline.errors import StoreError
-from pipeline.policy import pointer_path, read_policy_json, resolve_published
+from pipeline.policy import pointer_path, read_policy_json, resolve_published, trained_policy_folder
 from pipeline.store import Store, check_aligned
 from trainer.diagnostics import read_diagnostics
 
@@ -198,7 +197,7 @@ def _logged(experiment: Experiment, generation: int) -> list[tuple[str, int | No
 
 def made_progress(store: Store, experiment: Experiment, generation: int) -> Verdict:
     """Training changed the weights: the trained policy is not the policy it started from."""
-    trained = str(read_policy_json(trained_folder(store, experiment, generation))["policy_id"])
+    trained = str(read_policy_json(trained_policy_folder(store, experiment.name, generation))["policy_id"])
     if not store.fs.exists(pointer_path(store, experiment.name, generation)):
         return Verdict(True, "does not apply: the policy it started from is not published")
     before = resolve_published(store, experiment.name, generation).policy_id

@@ -14,7 +14,15 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from assets.checks import BLOCKING
 from assets.stages import TRAINED_POLICY, trained_folder
 from pipeline.config import Experiment
-from pipeline.policy import POLICY_JSON, PolicyRef, pointer_path, publish_policy, read_policy_json, resolve_published
+from pipeline.policy import (
+    POLICY_JSON,
+    PolicyRef,
+    pointer_path,
+    publish_policy,
+    read_policy_json,
+    resolve_published,
+    trained_policy_folder,
+)
 from pipeline.store import Store
 
 _CHECKS_LOOKED_AT = 200
@@ -54,7 +62,7 @@ def publish_next(instance: DagsterInstance, store: Store, experiment: Experiment
 
     Raises StoreError when that generation already holds another policy.
     """
-    folder = trained_folder(store, experiment, generation)
+    folder = trained_policy_folder(store, experiment.name, generation)
     parents: dict[str, str] = read_policy_json(folder)["parents"]
     policy = publish_policy(store, experiment.name, generation + 1, folder, parents)
     report_policy(instance, experiment, policy, generation + 1, parents)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StoreError, TbrmError
-from pipeline.policy import POLICY_JSON, policy_root, published, read_policy_json
+from pipeline.policy import POLICY_JSON, published, published_folder, read_policy_json
 from pipeline.replay.mix import partition_of
 from pipeline.store import Store
 
@@ -110,7 +110,7 @@ def _policy(store: Store, dataset: str, generation: int, name: str) -> tuple[dic
         pointer = published(store, dataset, generation)
     except StoreError as error:
         return {"missing": str(error)}, {}, ""
-    folder = policy_root(store) / pointer["folder"]
+    folder = published_folder(store, pointer)
     facts = {"policy_id": str(pointer["policy_id"]), "folder": str(folder)}
     training = folder / "training.json"
     if training.is_file():

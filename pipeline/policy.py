@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.config import Experiment
 from pipeline.errors import StoreError, TbrmError
+from pipeline.mirror import fetch, local_root, upload
 from pipeline.store import Store
 
 POLICY_JSON = "policy.json"
@@ -56,11 +57,9 @@ def read_policy_json(folder: str | Path) -> dict[str, Any]:
         raise TbrmError(f"{path} cannot be read ({error}): the folder is not a finished policy") from error
 
 
-def policy_root(store: Store) -> Path:
-    """Local folder of the store. Weights are read by memory map, so policies need a local (or mounted) root."""
-    if not store.is_local:
-        raise StoreError(f"policies need a local or mounted store root, not {store.root}")
-    return Path(store.base)
+def trained_policy_folder(store: Store, dataset: str, generation: int) -> Path:
+    """Hugging Face folder of trained_policy[`generation`] on this machine, whether it is there or not."""
+    return fetch(store, local_root(store) / dataset / "trained_policy" / f"generation={generation:04d}")
 
 
 def pointer_path(store: Store, dataset: str, generation: int) -> str:
@@ -84,8 +83,11 @@ def publish_policy(
             )
         return resolve_published(store, dataset, generation)
     folder = Path(folder).resolve()
-    root = policy_root(store).resolve()
-    location = str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
+    root = local_root(store).resolve()
+    location = str(folder)
+    if folder.is_relative_to(root):
+        location = str(folder.relative_to(root))
+        upload(store, local_root(store) / location)
     tree = {"policy_id": policy_id, "folder": location, "parents": dict(sorted(parents.items()))}
     store.write_atomic(path, (json.dumps(tree, indent=1) + "\n").encode())
     return PolicyRef(policy_id, str(folder), generation)
@@ -94,7 +96,13 @@ def publish_policy(
 def resolve_published(store: Store, dataset: str, generation: int) -> PolicyRef:
     """policy[`generation`] of an experiment. Raises StoreError when it is not published yet."""
     tree = published(store, dataset, generation)
-    return PolicyRef(tree["policy_id"], str(policy_root(store) / tree["folder"]), generation)
+    return PolicyRef(tree["policy_id"], str(published_folder(store, tree)), generation)
+
+
+def published_folder(store: Store, pointer: Mapping[str, Any]) -> Path:
+    """Folder on this machine that the pointer of a published policy names."""
+    folder = Path(pointer["folder"])  # absolute: a policy from outside of the store
+    return folder if folder.is_absolute() else fetch(store, local_root(store) / folder)
 
 
 def published(store: Store, dataset: str, generation: int) -> dict[str, Any]:
@@ -129,7 +137,7 @@ def resolve_candidate(store: Store, dataset: str, generation: int) -> PolicyRef:
     Raises StoreError naming the stage to run first.
     """
     if not store.fs.exists(pointer_path(store, dataset, generation)):
-        folder = policy_root(store) / dataset / "trained_policy" / f"generation={generation - 1:04d}"
+        folder = trained_policy_folder(store, dataset, generation - 1)
         if (folder / POLICY_JSON).is_file():
             return PolicyRef(read_policy_json(folder)["policy_id"], str(folder), generation)
     return resolve_published(store, dataset, generation)

@@ -9,7 +9,8 @@ import click
 from pipeline.cli_options import experiment_options, json_option, print_report
 from pipeline.config import Experiment, stage_hash
 from pipeline.errors import StoreError
-from pipeline.policy import pointer_path, policy_root, publish_policy, write_policy_json
+from pipeline.mirror import local_root
+from pipeline.policy import pointer_path, publish_policy, write_policy_json
 from pipeline.stage import Metric, StageReport
 from pipeline.store import Store, exclusive
 
@@ -34,7 +35,7 @@ def run_base_policy(experiment: Experiment, store: Store) -> StageReport:
                 f"{config_hash}): give the experiment another name, or delete {store.join(experiment.name)}"
             )
         return StageReport("base_policy", experiment.name, 0, 0, time.monotonic() - started, True, {})
-    root = policy_root(store) / experiment.name / "base_policy"
+    root = local_root(store) / experiment.name / "base_policy"
     with exclusive(str(root)):
         folder = _base_model(experiment, root / "base", config_hash)
         rows, metrics = 0, dict[str, Metric]()

@@ -8,7 +8,7 @@ from pipeline.config import Experiment, stage_hash
 from pipeline.config.policy import WarmStart
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import StoreError
-from pipeline.policy import policy_root
+from pipeline.mirror import local_root
 from pipeline.stage import StageReport
 from pipeline.store import Store, exclusive
 from trainer.commit import finish, forget, place
@@ -40,7 +40,7 @@ def run_imitation(
     if not partitions:
         raise StoreError(f"policy.warm_start.logged: {dataset} holds no committed rollouts; write or import them first")
     manifests = {p.name: p.manifest().hash for p in partitions}
-    state = policy_root(store) / experiment.name / STATE / "imitation"
+    state = local_root(store) / experiment.name / STATE / "imitation"
     with exclusive(str(state)):
         rows = write_trajectories(logged_tables(partitions), training, state)
         job = TrainJob(

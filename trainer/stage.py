@@ -6,12 +6,13 @@ from pathlib import Path
 
 from pipeline.config import Experiment, stage_hash
 from pipeline.errors import StoreError
-from pipeline.policy import policy_root, resolve_policy
+from pipeline.mirror import local_root, upload
+from pipeline.policy import resolve_policy, trained_policy_folder
 from pipeline.replay import resolve_mix
 from pipeline.stage import StageReport
 from pipeline.store import Manifest, Store, exclusive
 from trainer.checkpoint import newest_good
-from trainer.commit import TABLE, committed, finish, forget, place, tidy, write_manifest
+from trainer.commit import committed, finish, forget, place, tidy, write_manifest
 from trainer.data import write_trajectories
 from trainer.job import TrainJob, train_policy
 from trainer.metrics import summary
@@ -42,9 +43,9 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
     generation was committed with another configuration and `replace` is not given.
     """
     started = time.monotonic()
-    states = policy_root(store) / experiment.name / STATE
+    states = local_root(store) / experiment.name / STATE
     state = states / f"generation={generation:04d}"
-    folder = policy_root(store) / experiment.name / TABLE / state.name
+    folder = trained_policy_folder(store, experiment.name, generation)
     policy = resolve_policy(store, experiment, generation)
     mix = resolve_mix(store, experiment, generation)
     mix_tree = mix.to_json()
@@ -55,6 +56,7 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
         manifest = committed(folder)
         if manifest is not None:
             if manifest.config_hash == config_hash and not replace:
+                upload(store, folder)
                 return _report(manifest, started, skipped=True)
             _make_room(folder, manifest, config_hash, replace)
             forget(state)
@@ -77,6 +79,7 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
         finish(job, {"training": training, "mix": mix_tree, "stats": stats}, parents)
         manifest = write_manifest(job, experiment.name, generation, parents, stats)
         place(job, folder)
+        upload(store, folder)
         tidy(states, generation)
     return _report(manifest, started, skipped=False)
 

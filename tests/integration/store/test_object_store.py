@@ -10,12 +10,19 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from pipeline.errors import StoreError
+from pipeline.policy import content_hash, publish_policy, resolve_policy, trained_policy_folder
+from pipeline.ref_logprobs import run_ref_logprobs
 from pipeline.replay import resolve_mix
 from pipeline.rewards.stage import run_rewards
+from pipeline.rollouts import run_rollouts
 from pipeline.store import Store, lease, open_store
 from tests.integration.rewards import reward_store
+from tests.integration.store.tiny_store import make_experiment as small_experiment
 from tests.unit.replay.replay_store import make_experiment, make_store, write_generation
 from tests.unit.store.test_store_kills import CONFIG, SHARDS, shard, write
+from trainer.base_policy import run_base_policy
+from trainer.diagnostics import read_diagnostics
+from trainer.stage import run_train
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +146,29 @@ def test_a_killed_writer_is_followed_at_once_and_a_silent_one_when_its_lease_end
         while json.loads(partition.store.read_bytes(path))["expires"] == first["expires"]:
             pass
     assert write(partition) == [1, 2]
+
+
+def test_the_whole_loop_runs_on_it_and_goes_on_from_another_machine(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = small_experiment()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
+    store = open_store(root)
+    run_base_policy(experiment, store)
+    run_rollouts(experiment, store, 0)
+    run_rewards(experiment, store, 0)
+    run_ref_logprobs(experiment, store, 0)
+    run_train(experiment, store, 0)
+    publish_policy(store, "small", 1, trained_policy_folder(store, "small", 0), {})
+    assert read_diagnostics(store, "small", 0) is not None
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    elsewhere = open_store(root)
+    policy = resolve_policy(elsewhere, experiment, 1)
+    assert str(tmp_path / "another") in policy.path
+    assert content_hash(Path(policy.path)) == policy.policy_id
+    assert run_rollouts(experiment, elsewhere, 1).rows == 16
+    assert run_train(experiment, elsewhere, 0).skipped  # its manifest was fetched
+    other = small_experiment(training=experiment.training.model_dump() | {"learning_rate": 5e-3})
+    assert not run_train(other, elsewhere, 0, replace=True).skipped
+    assert sum("generation=0000" in path for path in elsewhere.files(elsewhere.join("small", "trained_policy"))) == 2
