@@ -15,7 +15,7 @@ from dagster import AssetCheckResult, AssetCheckSeverity
 from evals.regression import against_best
 from pipeline.config import Experiment
 from pipeline.contamination import benchmark_folder, find_pairs, load_benchmarks, table_problems
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, TbrmError
 from pipeline.policy import pointer_path, read_policy_json, resolve_published, trained_policy_folder
 from pipeline.store import Store, check_aligned
 from trainer.diagnostics import read_diagnostics
@@ -170,7 +170,10 @@ def no_contamination(tables: Callable[[Experiment, int], list[tuple[str, int | N
             for dataset, one in sources
             for number in (store.generations(dataset, "prompts") if one is None else [one])
         )
-        benchmarks = load_benchmarks(folder)
+        try:
+            benchmarks = load_benchmarks(folder)
+        except TbrmError as error:
+            return Verdict(False, f"nothing could be compared: {error}")
         pairs = list(find_pairs((p for partition in partitions for p in table_problems(partition)), benchmarks))
         counts = {s.benchmark: s.exact + s.near for s in benchmarks.summary(pairs)}
         named = [f"{p.prompt_id} is {p.benchmark} {p.problem_id} ({p.kind} {p.overlap:.2f})" for p in pairs]

@@ -41,9 +41,11 @@ def draw(sources: Sequence[SourceDiagnostics], path: Path) -> None:
     _boxes(middle, [s.log_ratio_reference for s in sources], "Σ(log π_θ - log π_ref)  [nats]")
     for place, source in enumerate(sources):
         found = source.coverage
-        right.barh(place, found.effective_share if found else 0.0, color="#4477aa", height=0.6)
+        right.barh(place, found.effective_share if found else 0.0, color="#99bbdd", height=0.6)
         text = (
-            f"ESS {found.effective:.0f} of {found.trajectories}, χ² {found.chi2:.2g}" if found else "no log-probs of μ"
+            f"ESS {found.effective:.0f} of {found.trajectories}, χ² {_short(found.chi2)}"
+            if found
+            else "no log-probs of μ"
         )
         right.text(0.02, place, text, va="center", fontsize=8)
     right.set(xlim=(0, 1), xlabel="effective share of the samples")
@@ -65,4 +67,6 @@ def _boxes(axes: Any, spreads: Sequence[Spread], label: str) -> None:
 
 
 def _short(value: float) -> str:
+    if abs(value) < 1e-6:
+        return "0"
     return f"{value:.3g}" if abs(value) < 1e4 else f"{value:.1e}"
