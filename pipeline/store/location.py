@@ -1,7 +1,9 @@
 """Where a store lies: any fsspec location. Nothing here assumes a local path except the two places that say so."""
 
+import errno
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -108,7 +110,10 @@ class Store:
             self.fs.pipe_file(path, data, mode="create")
             return
         with _temporary(Path(path), data) as temp:
-            os.link(temp, path)
+            if not _link(temp, path):
+                if Path(path).exists():
+                    raise FileExistsError(path)
+                temp.replace(path)
 
     def copy(self, source: str, target: str) -> None:
         """Copy a file within the store. Local files are linked: shards are replaced, never changed in place."""
@@ -117,11 +122,23 @@ class Store:
             return
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         Path(target).unlink(missing_ok=True)
-        os.link(source, target)
+        if not _link(source, target):
+            shutil.copyfile(source, target)
 
     def files(self, path: str) -> list[str]:
         """Paths in a folder, sorted; none for a folder that is not there."""
         return sorted(self.fs.ls(path, detail=False)) if self.fs.isdir(path) else []
+
+
+def _link(source: str | Path, target: str) -> bool:
+    """Make `target` another name of a file; False where the file system knows no hard links. Raises FileExistsError."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        return False
+    return True
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Write, be killed anywhere, resume, read: the same rows and the same bytes as an uninterrupted run."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Generator
@@ -140,3 +141,16 @@ def test_shards_of_a_longer_interrupted_run_do_not_stay_behind(tmp_path: Path) -
     write(partition, shards=2)
     assert sorted(files(partition)) == ["manifest", "shard-00000.parquet", "shard-00001.parquet"]
     assert {path.name for path in Path(partition.path).glob("_*")} == {"_manifest.json", "_lock"}
+
+
+def test_a_file_system_without_hard_links_serves_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    partition = open_store(str(tmp_path)).partition("exp", "rollouts", 0)
+    write(partition)
+    write(partition, "another", salt=1, replace=True)
+    assert len(list(tmp_path.rglob("*.replaced-*/shard-*"))) == SHARDS
+    with pytest.raises(FileExistsError):
+        partition.store.create(f"{partition.path}/_manifest.json", b"")
