@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dagster import Definitions, get_dagster_logger, in_process_executor
 
+from assets.evaluated import by_hand_job, evaluated_policies
 from assets.graph import broken_asset, experiment_graph
 from assets.launcher import Launcher, LocalLauncher
 from assets.logged import logged_assets
@@ -24,8 +25,13 @@ def build_definitions(
         get_dagster_logger().error(f"an experiment was left out: {source.error}")
     graphs = [experiment_graph(source) for source in sources]
     return Definitions(
-        assets=[*logged_assets(), *(a for g in graphs for a in g.assets), *(broken_asset(b) for b in broken)],
-        jobs=[job for graph in graphs for job in graph.jobs],
+        assets=[
+            *logged_assets(),
+            evaluated_policies,
+            *(a for g in graphs for a in g.assets),
+            *(broken_asset(b) for b in broken),
+        ],
+        jobs=[by_hand_job(), *(job for graph in graphs for job in graph.jobs)],
         schedules=[schedule for graph in graphs for schedule in graph.schedules],
         sensors=[logged_sensor(), *(publish_sensor(source) for source in sources)],
         resources={"store": store or StoreLocation(), "launcher": launcher or LocalLauncher()},

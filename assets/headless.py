@@ -5,13 +5,11 @@ from dataclasses import dataclass
 
 from dagster import (
     AssetKey,
-    DagsterEventType,
     DagsterInstance,
     DagsterRunStatus,
     JobDefinition,
     RunsFilter,
 )
-from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.utils import make_new_run_id
 
 from assets.definitions import build_definitions
@@ -20,9 +18,10 @@ from assets.launcher import Launcher
 from assets.logged import register_logged
 from assets.publish import failed_checks, latest_materialization, partition_name, publish_next, report_policy
 from assets.resources import StoreLocation
+from assets.runs import was_interrupted, why_failed
 from assets.sensors import HEADLESS_TAG
 from assets.sources import ExperimentSource
-from assets.stage_asset import PROGRESS_TAG
+from assets.stage_run import PROGRESS_TAG
 from assets.stages import Stage, is_evaluated, is_finished, looped_stages, stages_of
 from assets.terminal import Terminal
 from pipeline.errors import TbrmError
@@ -102,7 +101,9 @@ def _run(loop: Loop, job: str, stages: Sequence[Stage], generation: int | None) 
             raise_on_error=False,
         )
     if not result.success:
-        raise _failure(loop.instance, run_id)
+        if was_interrupted(loop.instance, run_id):
+            raise KeyboardInterrupt
+        raise TbrmError(why_failed(loop.instance, run_id))
     return run_id
 
 
@@ -121,16 +122,3 @@ def _publish(loop: Loop, generation: int) -> None:
             f"policy[{generation + 1}] is not published: {', '.join(failed)} failed on trained_policy[{generation}]"
         )
     publish_next(loop.instance, loop.store, loop.source.experiment, generation)
-
-
-def _failure(instance: DagsterInstance, run_id: str) -> TbrmError | KeyboardInterrupt:
-    """The message of the first failed step of a run; KeyboardInterrupt when it was the user who stopped it."""
-    for entry in instance.all_logs(run_id, of_type=DagsterEventType.STEP_FAILURE):
-        failure = entry.dagster_event.step_failure_data if entry.dagster_event else None
-        if failure and failure.user_failure_data and failure.user_failure_data.description:
-            return TbrmError(failure.user_failure_data.description)
-        if failure and failure.error:
-            if failure.error.cls_name == DagsterExecutionInterruptedError.__name__:
-                return KeyboardInterrupt()
-            return TbrmError((failure.error.cause or failure.error).message.strip())
-    return TbrmError(f"run {run_id} failed; `tbrm ui` shows why")

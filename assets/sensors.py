@@ -4,9 +4,9 @@ from dagster import (
     AssetKey,
     AssetRecordsFilter,
     DagsterInstance,
+    DagsterRunStatus,
     DefaultSensorStatus,
     RunRequest,
-    RunsFilter,
     SensorDefinition,
     SensorEvaluationContext,
     SensorResult,
@@ -20,6 +20,7 @@ from assets.graph import generation_job
 from assets.logged import register_logged
 from assets.publish import failed_checks, partition_name, publish_next
 from assets.resources import StoreLocation
+from assets.runs import runs_of, why_failed
 from assets.sources import ExperimentSource
 from assets.stages import TRAINED_POLICY, is_evaluated, is_finished, looped_stages
 from pipeline.errors import TbrmError
@@ -54,7 +55,7 @@ def publish_sensor(source: ExperimentSource) -> SensorDefinition:
                 break
             finished.append((record, run))
         if not finished:
-            return SkipReason("nothing was trained since the last tick")
+            return SkipReason(_why_nothing(context.instance, source))
         requests: list[RunRequest] = []
         for record, run in finished:
             generation = int(record.partition_key or 0)
@@ -81,8 +82,21 @@ def is_wanted(instance: DagsterInstance, store: Store, source: ExperimentSource,
     """Whether a generation is still to be run: within the experiment, not trained yet, not under way or waiting."""
     if generation >= source.experiment.generations or is_finished(TRAINED_POLICY, store, source.experiment, generation):
         return False
-    tags = {"tbrm/experiment": source.name, PARTITION_NAME_TAG: partition_name(generation)}
-    return not instance.get_runs(RunsFilter(tags=tags, statuses=IN_PROGRESS_RUN_STATUSES), limit=1)
+    return not runs_of(instance, source.name, partition_name(generation), IN_PROGRESS_RUN_STATUSES)
+
+
+def _why_nothing(instance: DagsterInstance, source: ExperimentSource) -> str:
+    """What the loop waits for: its newest run says."""
+    newest = next(iter(runs_of(instance, source.name)), None)
+    if newest is None:
+        return f"nothing was run yet: materialize generation {partition_name(0)} to start the loop"
+    generation = newest.tags.get(PARTITION_NAME_TAG)
+    what = f"generation {generation}" if generation else "preparation of the base policy"
+    if newest.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
+        failed = newest.status is DagsterRunStatus.FAILURE
+        reason = why_failed(instance, newest.run_id) if failed else "it was terminated"
+        return f"the loop stopped at {what}: {reason}. Mend the cause, then re-execute run {newest.run_id} from failure"
+    return "nothing was trained since the last tick" if newest.is_finished else f"{what} is under way"
 
 
 def next_generation(source: ExperimentSource, generation: int, cause: str) -> RunRequest:

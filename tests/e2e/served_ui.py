@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def served(root: Path, folder: Path, env: dict[str, str] | None = None) -> Iterator[Ui]:
+def served(root: Path, folder: Path, env: dict[str, str] | None = None) -> Generator[Ui]:
     """`tbrm ui` on a free port, started in `folder` (which holds `experiments/`), stopped as by Ctrl-C."""
     port = free_port()
     settings = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}

@@ -1,11 +1,5 @@
 """Dagster's history in Postgres: two experiments at once, against a real server that the test starts."""
 
-import functools
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +8,8 @@ from dagster import DagsterRunStatus
 
 from assets.instance import POSTGRES_URL, open_instance
 from pipeline.store import open_store
-from tests.e2e.served_ui import free_port
 from tests.integration.assets.tiny import finish, tbrm, write_tiny
+from tests.postgres_server import postgres_server, why_no_postgres
 
 pytest.importorskip("dagster_postgres", reason="dagster-postgres is not installed: pip install -e '.[postgres]'")
 
@@ -23,26 +17,10 @@ pytest.importorskip("dagster_postgres", reason="dagster-postgres is not installe
 @pytest.fixture(scope="module")
 def postgres_url() -> Iterator[str]:
     """URL of an empty database of a server that lives as long as the module's tests."""
-    if shutil.which("initdb") is None or shutil.which("pg_ctl") is None:
-        pytest.skip("no Postgres server here: initdb and pg_ctl are not on the path")
-    # Postgres refuses to run as root, and cannot enter pytest's temporary folders as anybody else.
-    owner = pwd.getpwnam("nobody") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
-    with tempfile.TemporaryDirectory(prefix="tbrm-postgres-") as folder:
-        os.chown(folder, owner.pw_uid, owner.pw_gid)
-        as_owner = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
-        run = functools.partial(subprocess.run, cwd=folder, **as_owner)
-        data, port = Path(folder) / "data", free_port()
-        initdb = ["initdb", "-D", str(data), "-U", "tbrm", "--auth=trust", "--no-sync"]
-        made = run(initdb, capture_output=True, text=True)
-        assert made.returncode == 0, made.stderr
-        options = f"-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
-        # With a log file: the server would hold a pipe of ours open for ever.
-        start = ["pg_ctl", "-D", str(data), "-w", "-l", f"{folder}/log", "-o", options, "start"]
-        run(start, check=True, stdout=subprocess.DEVNULL)
-        try:
-            yield f"postgresql://tbrm@127.0.0.1:{port}/postgres"
-        finally:
-            run(["pg_ctl", "-D", str(data), "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL)
+    if reason := why_no_postgres():
+        pytest.skip(reason)
+    with postgres_server() as url:
+        yield url
 
 
 @pytest.mark.usefixtures("no_dagster_home")

@@ -1,0 +1,101 @@
+"""Evaluation by hand of any policy: a generation, a folder, a hub id or a server, each materialization one policy."""
+
+from typing import Any
+
+from dagster import (
+    AssetExecutionContext,
+    Config,
+    Failure,
+    MaterializeResult,
+    MetadataValue,
+    ResourceParam,
+    asset,
+    define_asset_job,
+)
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from pydantic import Field
+
+from assets.launcher import Launcher
+from assets.resources import StoreLocation
+from assets.stage_run import run_command
+from assets.stages import GPU_POOL
+from evals.markdown import scores_markdown
+from evals.scores import read_scores
+from evals.targets import target_of
+from pipeline.errors import TbrmError
+
+EVALUATED_KEY = ["evaluated_policies"]
+EVALUATION_JOB = "evaluate_a_policy"
+
+
+class PolicyEvaluation(Config):
+    """Run config of an evaluation by hand; only the policy must be named."""
+
+    policy: str = Field(
+        description="EXPERIMENT:GENERATION, EXPERIMENT:latest, a Hugging Face folder, org/name@commit, or "
+        "http://host:8000/v1#model."
+    )
+    experiment: str = Field(
+        default="", description="Experiment whose template, verifier and benchmarks are used; empty: the defaults."
+    )
+    benchmarks: list[str] = Field(default=[], description="Names of benchmarks; empty: those of the experiment.")
+    source: str = Field(default="", description="Folder with one JSONL file a benchmark; empty: evaluation.source.")
+    max_problems: int = Field(default=0, ge=0, description="The first problems of each benchmark only; 0: all.")
+    overrides: list[str] = Field(default=[], description="Fields of the experiment set for this run only.")
+    replace: bool = Field(default=False, description="Measure anew what is scored already; the old one is kept.")
+
+    def arguments(self) -> list[str]:
+        """The `tbrm evaluate` command line."""
+        named = {
+            "--experiment": self.experiment,
+            "--benchmarks": ",".join(self.benchmarks),
+            "--source": self.source,
+            "--max-problems": str(self.max_problems or ""),
+        }
+        options = [part for option, value in named.items() if value for part in (option, value)]
+        sets = [part for override in self.overrides for part in ("--set", override)]
+        return ["evaluate", self.policy, *options, *sets, *(["--replace"] if self.replace else [])]
+
+
+@asset(
+    key=EVALUATED_KEY,
+    group_name="evaluation",
+    kinds={"parquet"},
+    owners=["team:tbrm"],
+    pool=GPU_POOL,
+    description="""Benchmark scores of any policy, by hand: materialize it with `policy` set. Responses are stored, then
+graded into table `scores`; what is scored by the same protocol already is not measured again.""",
+)
+def evaluated_policies(  # pyright: ignore[reportUnknownParameterType]
+    context: AssetExecutionContext, config: PolicyEvaluation, launcher: ResourceParam[Launcher], store: StoreLocation
+) -> MaterializeResult:  # pyright: ignore[reportMissingTypeArgument]
+    """Measure the policy that the run config names."""
+    return _evaluate(context, config, launcher, store)
+
+
+def by_hand_job() -> UnresolvedAssetJobDefinition:
+    """`evaluate_a_policy`."""
+    return define_asset_job(
+        EVALUATION_JOB, [evaluated_policies], description="Measure any policy on any benchmarks, by hand."
+    )
+
+
+def _evaluate(
+    context: AssetExecutionContext, config: PolicyEvaluation, launcher: Launcher, location: StoreLocation
+) -> MaterializeResult[Any]:
+    finished = run_command(context, [*config.arguments(), *location.arguments()], launcher, 1)
+    store = location.open()
+    try:
+        target = target_of(store, config.policy)
+        scores = read_scores(store, target.dataset, target.generation)
+    except TbrmError as error:
+        raise Failure(f"the scores cannot be read back: {error}", allow_retries=False) from error
+    return MaterializeResult(
+        asset_key=EVALUATED_KEY,
+        metadata={
+            **finished.metadata(),
+            "policy": config.policy,
+            "policy_id": target.policy.policy_id,
+            "benchmarks": MetadataValue.md(scores_markdown(scores, store.root)),
+        },
+    )
