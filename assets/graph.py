@@ -18,6 +18,7 @@ from dagster import (
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets.logged import LOGGED_KEY, logged_names
+from assets.metadata import fenced
 from assets.publish import partition_name
 from assets.schedules import evaluation_job, evaluation_schedule
 from assets.sources import BrokenSource, ExperimentSource
@@ -95,7 +96,7 @@ def broken_asset(source: BrokenSource) -> AssetSpec:
         group_name="broken_experiments",
         kinds={"yaml"},
         description=f"**This experiment cannot be loaded.** Mend the file, then reload the definitions.\n\n"
-        f"```\n{source.error}\n```",
+        + fenced(source.error),
         metadata={"file": str(source.path), "error": source.error},
     )
 

@@ -66,6 +66,8 @@ def table_metadata(
         "shards": len(manifest.shards),
         "manifest_hash": manifest.hash,
     }
+    if stage.name == "rollouts":
+        found["sample_responses"] = MetadataValue.md(sample_responses(store, experiment.name, generation))
     if stage.name == "rewards":
         found["sample_trajectories"] = MetadataValue.md(sample_trajectories(store, experiment.name, generation))
     if stage.table == "scores":
@@ -89,10 +91,27 @@ def diagnostics_metadata(store: Store, name: str, generation: int) -> dict[str, 
     }
 
 
+def sample_responses(store: Store, dataset: str, generation: int) -> str:
+    """Markdown table of the first responses of a generation, before anything labelled them."""
+    columns = ["prompt_id", "response_text", "response_token_ids", "finish_reason"]
+    rollouts = store.partition(dataset, "rollouts", generation).read_shard(0, columns).slice(0, _SAMPLE_ROWS)
+    text_of = _prompt_texts(store, dataset, generation)
+    lines = ["| prompt | response | tokens | ended by |", "|---|---|---|---|"]
+    for row in rollouts.to_pylist():
+        prompt, response = _cell(text_of.get(row["prompt_id"], "")), _cell(row["response_text"])
+        lines.append(f"| {prompt} | {response} | {len(row['response_token_ids'])} | {_cell(row['finish_reason'])} |")
+    return "\n".join(lines)
+
+
+def _prompt_texts(store: Store, dataset: str, generation: int) -> dict[str, str]:
+    """Texts of the first shard's prompts by prompt_id."""
+    prompts = store.partition(dataset, "prompts", generation).read_shard(0, ["prompt_id", "prompt_text"]).to_pylist()
+    return {row["prompt_id"]: row["prompt_text"] for row in prompts}
+
+
 def sample_trajectories(store: Store, dataset: str, generation: int) -> str:
     """Markdown table of the first trajectories of a generation with their rewards."""
-    prompts = store.partition(dataset, "prompts", generation).read_shard(0, ["prompt_id", "prompt_text"]).to_pylist()
-    text_of = {row["prompt_id"]: row["prompt_text"] for row in prompts}
+    text_of = _prompt_texts(store, dataset, generation)
     rollouts = store.partition(dataset, "rollouts", generation).read_shard(0, ["prompt_id", "response_text"])
     rewards = store.partition(dataset, "rewards", generation).read_shard(0, ["reward", "status", "extracted_answer"])
     lines = ["| prompt | response | answer found | reward | status |", "|---|---|---|---|---|"]
@@ -105,7 +124,15 @@ def sample_trajectories(store: Store, dataset: str, generation: int) -> str:
     return "\n".join(lines)
 
 
+def fenced(text: str) -> str:
+    """Text as a Markdown code block that it cannot close."""
+    return "```\n" + text.replace("```", "'''") + "\n```"
+
+
 def _cell(text: str) -> str:
-    """Text that cannot break out of a Markdown table; the end of a long response is its interesting part."""
+    """Text as an inert code span of a Markdown table: no markup, link, image or HTML in it comes to life.
+
+    The end of a long response is its interesting part.
+    """
     short = text if len(text) <= _SAMPLE_CHARS else "…" + text[-_SAMPLE_CHARS:]
     return "`" + short.replace("`", "'").replace("|", "¦").replace("\n", "⏎").replace("\r", "") + "`" if short else ""

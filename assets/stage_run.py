@@ -18,6 +18,7 @@ from dagster import (
 )
 
 from assets.launcher import Ended, Launcher
+from assets.metadata import fenced
 from assets.resources import stage_log
 from assets.stage_process import PROGRESS_EVERY_S
 
@@ -96,7 +97,7 @@ def _failure(arguments: Sequence[str], messages: Iterable[Mapping[str, Any]], en
     return Failure(
         f"tbrm {arguments[0]} ({how}): {reason}",
         metadata={
-            "last_lines": MetadataValue.md("```\n" + "\n".join(ended.tail) + "\n```"),
+            "last_lines": MetadataValue.md(fenced("\n".join(ended.tail))),
             **_traces(arguments, ended.log),
         },
         allow_retries=False,

@@ -10,15 +10,22 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e.served_ui import Ui, served
 from tests.integration.assets.tiny import write_tiny
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
+SCREENSHOTS = os.environ.get("TBRM_SCREENSHOTS")
+GENERATIONS = 4 if SCREENSHOTS else 2  # more points to plot where pictures are taken
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: sh scripts/install-chromium.sh (as root)")
+STAGES = ("rollouts", "rewards", "ref_logprobs", "trained_policy")
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
@@ -28,7 +35,10 @@ FLAGS = [
 @pytest.fixture(scope="module")
 def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     folder = tmp_path_factory.mktemp("browser")
-    write_tiny(folder, generations=2)
+    path = write_tiny(folder, generations=GENERATIONS, prompts=128 if SCREENSHOTS else 16)
+    if SCREENSHOTS:  # a policy that gets some sums right, so that there is something to see
+        text = path.read_text().replace("steps: 8", "steps: 250, learning_rate: 2.0e-3").replace("512", "8192")
+        path.write_text(text.replace("updates_per_generation: 2", "updates_per_generation: 16"))
     write_tiny(folder, generations=1, prompts=5_000, name="long")
     with served(folder / "data", folder) as found:
         for name in ("tiny", "long"):
@@ -38,7 +48,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
 
 
 @pytest.fixture(scope="module")
-def page(ui: Ui) -> "Iterator[sync_api.Page]":
+def page(ui: Ui) -> "Iterator[Page]":
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1500, "height": 950})
@@ -49,13 +59,12 @@ def page(ui: Ui) -> "Iterator[sync_api.Page]":
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    named = os.environ.get("TBRM_SCREENSHOTS")
-    folder = Path(named) if named else tmp_path_factory.mktemp("pictures")
+    folder = Path(SCREENSHOTS) if SCREENSHOTS else tmp_path_factory.mktemp("pictures")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def test_materialize_by_clicking_and_see_the_numbers(ui: Ui, page: "sync_api.Page", pictures: Path) -> None:
+def test_materialize_by_clicking_and_see_the_numbers(ui: Ui, page: "Page", pictures: Path) -> None:
     page.goto(f"{ui.url}/locations/assets.definitions/jobs/tiny_generation")
     page.get_by_role("button", name=re.compile("Materialize")).first.click()
     page.get_by_text("Select a partition or create one").click()
@@ -70,8 +79,9 @@ def test_materialize_by_clicking_and_see_the_numbers(ui: Ui, page: "sync_api.Pag
     page.get_by_text("Success", exact=True).first.wait_for(timeout=180_000)
     page.screenshot(path=pictures / "ui-run.png")
 
-    second = ui.launch("tiny_generation", [["tiny", n] for n in ("rollouts", "rewards", "ref_logprobs")], "0001")
-    assert ui.wait(second) == "SUCCESS", ui.messages(second)
+    for generation in range(1, GENERATIONS):
+        run = ui.launch("tiny_generation", [["tiny", n] for n in STAGES], f"{generation:04d}")
+        assert ui.wait(run) == "SUCCESS", ui.messages(run)
     page.goto(f"{ui.url}/locations/assets.definitions/asset-groups/tiny")
     page.get_by_text("trained_policy").first.wait_for()
     page.get_by_text("Materialized").first.wait_for()
@@ -88,7 +98,7 @@ def test_materialize_by_clicking_and_see_the_numbers(ui: Ui, page: "sync_api.Pag
     page.screenshot(path=pictures / "ui-plots.png")
 
 
-def test_an_asset_check_can_be_opened(ui: Ui, page: "sync_api.Page", pictures: Path) -> None:
+def test_an_asset_check_can_be_opened(ui: Ui, page: "Page", pictures: Path) -> None:
     page.goto(f"{ui.url}/assets/tiny/rewards?view=checks&checkDetail=aligned_with_rollouts")
     page.get_by_text("aligned_with_rollouts").first.click()
     page.get_by_text("shards agree").first.wait_for()
@@ -96,7 +106,7 @@ def test_an_asset_check_can_be_opened(ui: Ui, page: "sync_api.Page", pictures: P
     page.screenshot(path=pictures / "ui-check.png")
 
 
-def test_terminate_from_the_run_page_leaves_no_process(ui: Ui, page: "sync_api.Page", pictures: Path) -> None:
+def test_terminate_from_the_run_page_leaves_no_process(ui: Ui, page: "Page", pictures: Path) -> None:
     run = ui.launch("long_generation", [["long", "rollouts"]], "0000")
     deadline = time.monotonic() + 60
     while not ui.stage_processes() and time.monotonic() < deadline:

@@ -1,0 +1,151 @@
+"""Flows of the UI beyond one run, through its GraphQL: materialize all, fail and go on, evaluate, reload."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.served_ui import LOCATION, Ui, served
+from tests.integration.assets.tiny import write_tiny
+
+STAGES = ("rollouts", "rewards", "ref_logprobs", "trained_policy")
+
+
+@pytest.fixture(scope="module")
+def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
+    """The UI of two tiny experiments of two generations; nothing is materialized yet."""
+    folder = tmp_path_factory.mktemp("flows")
+    for name in ("whole", "mended"):
+        write_tiny(folder, generations=2, name=name)
+    with served(folder / "data", folder) as found:
+        yield found
+
+
+def yaml_of(ui: Ui, name: str) -> Path:
+    return ui.root.parent / "experiments" / f"{name}.yaml"
+
+
+def failures(ui: Ui, run_id: str) -> str:
+    """What the failed steps of a run say."""
+    query = """query($r: ID!) { logsForRun(runId: $r) { ... on EventConnection { events {
+               ... on ExecutionStepFailureEvent { failureMetadata { description } } } } } }"""
+    events = ui.query(query, r=run_id)["logsForRun"]["events"]
+    return " ".join(event["failureMetadata"]["description"] for event in events if event.get("failureMetadata"))
+
+
+def materialized(ui: Ui, asset: list[str]) -> list[dict[str, Any]]:
+    """Materializations of an asset, newest first: partition, run, numeric metadata."""
+    query = """query($a: AssetKeyInput!) { assetOrError(assetKey: $a) { ... on Asset { assetMaterializations {
+               partition runId metadataEntries { label ... on FloatMetadataEntry { floatValue }
+               ... on TextMetadataEntry { text } ... on MarkdownMetadataEntry { mdStr } } } } } }"""
+    return ui.query(query, a={"path": asset})["assetOrError"]["assetMaterializations"]
+
+
+def wait_until(condition: Any, timeout_s: float = 180.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return bool(condition())
+
+
+def test_materialize_all_runs_the_loop_to_its_end(ui: Ui) -> None:
+    """Base policy, then every generation, one after the other: what the button above the graph asks for."""
+    launch = """mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) { __typename
+                ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+    selected = [{"path": ["whole", name]} for name in ("base_policy", *STAGES)]
+    parameters = {"assetSelection": selected, "partitionNames": ["0000", "0001"]}
+    data = ui.query(launch, p=parameters)["launchPartitionBackfill"]
+    assert data["__typename"] == "LaunchBackfillSuccess", data
+    query = "query($b: String!) { partitionBackfillOrError(backfillId: $b) { ... on PartitionBackfill { status } } }"
+
+    def status() -> str:
+        return ui.query(query, b=data["backfillId"])["partitionBackfillOrError"]["status"]
+
+    assert wait_until(lambda: status() not in ("REQUESTED",)), status()
+    runs = [(run["status"], run["tags"].get("dagster/partition")) for run in ui.runs()]
+    assert status() == "COMPLETED_SUCCESS", runs
+    trained = [m["partition"] for m in materialized(ui, ["whole", "trained_policy"])]
+    assert trained == ["0001", "0000"], "in order"
+    published = {m["partition"] for m in materialized(ui, ["whole", "policy"])}
+    assert published == {"0000", "0001", "0002"}, "the last policy is published without a sensor"
+
+
+def test_any_policy_is_evaluated_by_hand(ui: Ui) -> None:
+    config = {"policy": "whole:1", "experiment": "whole", "benchmarks": ["heldout"], "max_problems": 8}
+    selection = [["evaluated_policies"]]
+    run = ui.launch("evaluate_a_policy", selection, None, {"ops": {"evaluated_policies": {"config": config}}})
+    assert ui.wait(run) == "SUCCESS", failures(ui, run)
+    entries = {e["label"]: e for e in materialized(ui, ["evaluated_policies"])[0]["metadataEntries"]}
+    assert 0.0 <= entries["heldout_accuracy"]["floatValue"] <= 1.0
+    assert entries["policy"]["text"] == "whole:1"
+    assert "| heldout |" in entries["benchmarks"]["mdStr"]
+    config = {"policy": "whole:7", "experiment": "whole", "benchmarks": ["heldout"]}
+    run = ui.launch("evaluate_a_policy", selection, None, {"ops": {"evaluated_policies": {"config": config}}})
+    assert ui.wait(run) == "FAILURE"
+    assert "policy[7] of whole" in failures(ui, run)
+
+
+def test_a_mistyped_run_config_is_refused_before_anything_runs(ui: Ui) -> None:
+    launch = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { __typename
+                ... on RunConfigValidationInvalid { errors { message } } } }"""
+    parameters = {
+        "selector": LOCATION | {"pipelineName": "whole_generation", "assetSelection": [{"path": ["whole", "rewards"]}]},
+        "runConfigData": {"ops": {"whole__rewards": {"config": {"overides": ["rewards.verifier=exact_integer"]}}}},
+        "mode": "default",
+        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "0000"}]},
+    }
+    refused = ui.query(launch, p=parameters)["launchRun"]
+    assert refused["__typename"] == "RunConfigValidationInvalid"
+    assert "overides" in refused["errors"][0]["message"]
+    config = {"ops": {"whole__rewards": {"config": {"overrides": ["rewards.verifer=exact_integer"]}}}}
+    run = ui.launch("whole_generation", [["whole", "rewards"]], "0000", config)
+    assert ui.wait(run) == "FAILURE"
+    assert "rewards.verifer" in failures(ui, run)
+
+
+def test_a_failed_generation_stops_the_loop_and_goes_on_from_the_failed_stage(ui: Ui) -> None:
+    run = ui.launch("mended_base_policy", [["mended", "base_policy"]], None)
+    assert ui.wait(run) == "SUCCESS", failures(ui, run)
+    started = "mutation($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }"
+    ui.query(started, s=LOCATION | {"sensorName": "mended_publish"})
+    path = yaml_of(ui, "mended")
+    good = path.read_text()
+    path.write_text(good + "reference: {policy: no/such/policy}\n")
+    run = ui.launch("mended_generation", [["mended", stage] for stage in STAGES], "0000")
+    assert ui.wait(run) == "FAILURE"
+    assert "no/such/policy" in failures(ui, run)
+    ticks = """query($s: SensorSelector!) { sensorOrError(sensorSelector: $s) { ... on Sensor { sensorState {
+               ticks(limit: 1) { skipReason } } } } }"""
+
+    def reason() -> str:
+        found = ui.query(ticks, s=LOCATION | {"sensorName": "mended_publish"})["sensorOrError"]["sensorState"]["ticks"]
+        return (found[0]["skipReason"] or "") if found else ""
+
+    assert wait_until(lambda: "the loop stopped at generation 0000" in reason(), 40), reason()
+    assert "no/such/policy" in reason()
+
+    path.write_text(good)
+    again = """mutation($p: ReexecutionParams!) { launchRunReexecution(reexecutionParams: $p) { __typename
+               ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+    data = ui.query(again, p={"parentRunId": run, "strategy": "FROM_FAILURE"})["launchRunReexecution"]
+    assert data["__typename"] == "LaunchRunSuccess", data
+    second = data["run"]["runId"]
+    assert ui.wait(second) == "SUCCESS", failures(ui, second)
+    assert [m["runId"] for m in materialized(ui, ["mended", "rollouts"])] == [run], "done stages are not run again"
+    assert wait_until(lambda: "0001" in [m["partition"] for m in materialized(ui, ["mended", "trained_policy"])]), (
+        "the sensor goes on with the next generation"
+    )
+
+
+def test_a_new_file_appears_after_reload_and_a_broken_one_beside_it_is_shown(ui: Ui) -> None:
+    write_tiny(ui.root.parent, name="newcomer")
+    yaml_of(ui, "spoilt").write_text("name: [1\n")
+    reload = """mutation { reloadRepositoryLocation(repositoryLocationName: "assets.definitions") {
+                ... on WorkspaceLocationEntry { loadStatus } ... on PythonError { message } } }"""
+    ui.query(reload)
+    nodes = ui.query("{ assetNodes { assetKey { path } description } }")["assetNodes"]
+    described = {"/".join(node["assetKey"]["path"]): node["description"] or "" for node in nodes}
+    assert {"newcomer/rollouts", "whole/rollouts"} <= set(described)
+    assert "not readable YAML" in described["broken_experiments/spoilt"]
