@@ -1,20 +1,18 @@
-"""Commands of the evaluation room: evaluate, regrade, compare, leaderboard, benchmarks, report."""
+"""Commands of the evaluation room: evaluate, regrade, compare, leaderboard, benchmarks."""
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
 from pipeline.cli_options import (
-    experiment_options,
     json_option,
     print_report,
     replace_option,
     set_option,
     store_options,
 )
-from pipeline.config import Experiment, load_experiment
+from pipeline.config import load_experiment
 from pipeline.errors import TbrmError
 from pipeline.stage import StageReport
 from pipeline.store import Store
@@ -183,16 +181,6 @@ def benchmarks(source: str | None, as_json: bool) -> None:
         click.echo(json.dumps([one.to_json() for one in found]))
         return
     print_listing(found)
-
-
-@click.command()
-@experiment_options
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: EXPERIMENT.html.")
-def report(experiment: Experiment, store: Store, out: Path | None) -> None:
-    """Write one self-contained HTML file about an experiment."""
-    from evals.report import write_report
-
-    click.echo(str(write_report(experiment, store, out or Path(f"{experiment.name}.html"))))
 
 
 def names_of(text: str | None) -> list[str]:

@@ -4,12 +4,16 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from evals.compare import Comparison
+from evals.detectors import PATTERNS
 from evals.leaderboard import Standing, columns, describe_protocol
 from evals.metrics import summarize
 from evals.paper import COLUMNS, TABLE_1
+from evals.patterns import Group
 from evals.scores import Scores
+from pipeline.terminal_text import visible
 
 
 def print_scores(scores: Sequence[Scores]) -> None:
@@ -66,6 +70,29 @@ def print_leaderboard(found: Sequence[Standing], paper: bool) -> None:
     protocols = {(name, standing.protocol[name]) for standing in found for name in standing.protocol}
     for name, protocol in sorted(protocols):
         Console(soft_wrap=True, highlight=False).print(f"{name}: {protocol}")
+
+
+def print_patterns(groups: Sequence[Group], examples: bool) -> None:
+    """Share of responses in percent that shows each pattern, by group; below, one example of each where asked for."""
+    table = Table("group", "responses", "prompts", *(f"{pattern.name} %" for pattern in PATTERNS))
+    for group in groups:
+        seen = f"{group.responses:,} of {group.available:,}"
+        rates = (group.rates[p.name].percent() if p.name in group.rates else "" for p in PATTERNS)
+        table.add_row(visible(group.label), seen, f"{group.prompts:,}", *rates)
+    print_table(table)
+    if not examples:
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for example in (example for group in groups for example in group.examples):
+        console.print(
+            visible(f"{example.pattern} by {example.rule}, {example.group}, {example.response}"),
+            style="bold",
+            markup=False,
+        )
+        text = Text(visible(example.before.replace("\n", " ")))
+        text.append(visible(example.match.replace("\n", " ")), style="reverse")
+        text.append(visible(example.after.replace("\n", " ")))
+        console.print(text)
 
 
 def _cell(standing: Standing, name: str) -> str:

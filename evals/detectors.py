@@ -1,0 +1,114 @@
+"""Detectors of reasoning patterns in responses (paper, App. F.2 and H.2): readable rules, shown evidence.
+
+The paper judges verification, backtracking, decomposition and enumeration; how is not printed in a form that a program
+could repeat. These are our rules for English mathematical text. Each is a list of named regular expressions; one match
+makes the pattern present, and the match is kept as evidence. They see words, not thoughts: a response that verifies
+without saying so is missed, and one that says so without doing it is counted. docs/patterns.md says how often.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+LIMIT = 200_000
+"""Characters of a response that are looked at. Every repetition in the rules is bounded, so time grows linearly."""
+_OUTPUT = re.compile(r"```output.{0,4000}?```", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """`rules`: name of a rule -> expression; the first that matches is the evidence."""
+
+    name: str
+    meaning: str
+    rules: Mapping[str, re.Pattern[str]]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where a rule matched: text[start:end]."""
+
+    rule: str
+    start: int
+    end: int
+
+
+def _rules(**rules: str) -> dict[str, re.Pattern[str]]:
+    return {name: re.compile(text, re.IGNORECASE | re.VERBOSE) for name, text in rules.items()}
+
+
+_US = r"(?:\b(?:let['\u2019]?s|let\s+us|let\s+me|we|i|we['\u2019]ll|i['\u2019]ll)\s+(?:\w+\s+){0,3})"
+_ORDINAL = r"(?:1|one|i|a)"
+
+PATTERNS: tuple[Pattern, ...] = (
+    Pattern(
+        "verification",
+        "checks a result it already has: verifies, double-checks, substitutes it back",
+        _rules(
+            verify=_US + r"(?:verify|double[-\s]?check|re-?check|confirm)\b",
+            to_verify=r"\bto\s+(?:verify|double[-\s]?check|confirm)\b(?!\s+(?:if|whether)\s+a\b)",
+            verification=r"(?:^|\n)[\s*\#\d.]*verif(?:ication|ying)\b",
+            check_result=r"\bcheck(?:ing)?\s+(?:our|the|this|that|my|if\s+(?:this|our|the))\s+(?:\w+\s+){0,2}"
+            r"(?:answer|solution|result|calculations?|computations?|work)\b",
+            check_holds=_US + r"check\s+(?:if|whether|that)\s+(?:this|these|it|they|\\?\(?\$?\w{1,3}\s*=)",
+            substitute_back=r"\b(?:substitut|plug)\w*\s+(?:\S+\s+){0,6}?back\b(?=[^.\n]{0,160}"
+            r"(?:check|verif|confirm|satisf|original\s+equation|true|holds))",
+        ),
+    ),
+    Pattern(
+        "backtracking",
+        "gives up a step it took: names its own mistake, or starts again in another way",
+        _rules(
+            mistake=r"(?<!if\sthere\s)\b(?:made|was|is|contains?|found|spotted|noticed)\s+(?:a|an|some)\s+(?:\w+\s+){0,2}"
+            r"(?:mistake|error|oversight|misunderstanding|miscalculation|misinterpretation|discrepancy)\b",
+            again=_US + r"(?:re-?evaluate|reconsider|re-?examine|revisit|re-?calculate|re-?think|start\s+over"
+            r"|try\s+again)\b",
+            another_way=_US + r"(?:try|take|use|find|consider)\s+(?:a\s+different|another|an\s+alternative)\s+"
+            r"(?:approach|method|way|strategy)\b",
+            wait=r"(?:^|[.!?\n]\s*)(?:wait\b|hmm+\b|oops\b|hold\s+on\b|on\s+second\s+thought)",
+            step_wrong=r"\b(?:this|that|which|calculation|approach|result|step|assumption)\s+(?:\w+\s+){0,2}(?:is|was|seems?|must\s+be)\s+"
+            r"(?:clearly\s+|obviously\s+|also\s+)?(?:incorrect|wrong|not\s+(?:correct|right))\b",
+            corrected=r"\b(?:correcting\s+(?:this|the|our|my|for)|let\s+(?:me|us)\s+correct|let['\u2019]?s\s+correct"
+            r"|apologi[sz]e|apologies)\b",
+        ),
+    ),
+    Pattern(
+        "decomposition",
+        "splits the problem into parts before or while solving it",
+        _rules(
+            break_down=r"\b(?:break|breaking|broken|split|splitting|decompose)\s+(?:it|this|(?:down\s+)?the\s+"
+            r"(?:problem|question|solution|task|process|calculation|expression|steps?)|down)\b(?:[^.\n]{0,60}?\b(?:down|into|in)\b)?",
+            steps=r"(?:^|\n)[\s*\#]*step\s*" + _ORDINAL + r"\b[\s\S]{0,6000}?\n[\s*\#]*step\s*(?:2|two|ii|b)\b",
+            follow_steps=r"\b(?:follow|use|take|perform|go\s+through|proceed\s+(?:with|in|through))\s+(?:these|the\s+following|the\s+"
+            r"below|several|a\s+few|two|three|four|five)\s+(?:\w+\s+)?steps\b",
+            subproblem=r"\b(?:sub-?problems?|sub-?goals?|sub-?tasks?)\b",
+        ),
+    ),
+    Pattern(
+        "enumeration",
+        "goes through cases or candidates one by one",
+        _rules(
+            cases=r"(?:^|\n)[\s*\#\d.\-]*case\s*\(?" + _ORDINAL + r"\b[\s\S]{0,6000}?\bcase\s*\(?(?:2|two|ii|b)\b",
+            list_all=r"\b(?:(?:list|enumerate|write\s+out|check|try|test|examine|go\s+through|iterate\s+(?:over|through))"
+            r"\s+(?:out\s+)?all|(?:consider|check|try|test|examine|iterate\s+(?:over|through))\s+(?:each|every))\s+(?:of\s+)?(?:the\s+)?(?:\w+\s+){0,3}"
+            r"(?:possib\w+|values?|cases?|pairs?|combinations?|options?|factors?|divisors?|multiples?|numbers?|primes?|"
+            r"sentences?|ways?|candidates?|outcomes?|integers?|choices?|solutions?|triples?|digits?)\b",
+            for_each=r"(?:^|\n)[\s*\-\d.]*(?:for|if|when)\s+[\\($]{0,3}\w{1,3}\s*=\s*-?\d+[^\n]*(?:\n[^\n]*){0,4}?\n"
+            r"[\s*\-\d.]*(?:for|if|when)\s+[\\($]{0,3}\w{1,3}\s*=\s*-?\d+[^\n]*(?:\n[^\n]*){0,4}?\n"
+            r"[\s*\-\d.]*(?:for|if|when)\s+[\\($]{0,3}\w{1,3}\s*=\s*-?\d+",
+            enumerating=r"\benumerat(?:e|ing|ion)\b",
+        ),
+    ),
+)
+
+
+def detect(text: str) -> dict[str, Evidence]:
+    """The patterns present in a response, each with its first evidence. What a tool printed is not looked at."""
+    text = _OUTPUT.sub(lambda found: " " * len(found[0]), text[:LIMIT])
+    found: dict[str, Evidence] = {}
+    for pattern in PATTERNS:
+        for rule, expression in pattern.rules.items():
+            if match := expression.search(text):
+                found[pattern.name] = Evidence(rule, match.start(), match.end())
+                break
+    return found
