@@ -7,8 +7,8 @@ from dagster import Definitions, get_dagster_logger, in_process_executor
 
 from assets.evaluated import by_hand_job, evaluated_policies
 from assets.graph import broken_asset, experiment_graph
+from assets.importing import logged_trajectories
 from assets.launcher import Launcher, LocalLauncher
-from assets.logged import logged_assets
 from assets.resources import StoreLocation
 from assets.sensors import logged_sensor, publish_sensor
 from assets.sources import BrokenSource, ExperimentSource, read_experiments
@@ -26,7 +26,7 @@ def build_definitions(
     graphs = [experiment_graph(source) for source in sources]
     return Definitions(
         assets=[
-            *logged_assets(),
+            logged_trajectories,
             evaluated_policies,
             *(a for g in graphs for a in g.assets),
             *(broken_asset(b) for b in broken),

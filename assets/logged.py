@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dagster import (
     AssetKey,
     AssetMaterialization,
-    AssetSpec,
     DagsterInstance,
     DynamicPartitionsDefinition,
     MetadataValue,
@@ -50,19 +49,3 @@ def register_logged(instance: DagsterInstance, store: Store) -> list[str]:
             )
         )
     return new
-
-
-def logged_assets() -> list[AssetSpec]:
-    """The asset `logged_trajectories`."""
-    return [
-        AssetSpec(
-            LOGGED_KEY,
-            group_name="logged",
-            partitions_def=LOGGED_PARTITIONS,
-            kinds={"parquet"},
-            owners=["team:tbrm"],
-            description="""Trajectories that any behaviour policy made: a prompt, a response as token ids, a reward and
-π_ref's log-probs. TBRM needs no behaviour log-probs, so they train like any other. `tbrm import` brings data sets in;
-name them under `replay.logged` of an experiment.""",
-        )
-    ]

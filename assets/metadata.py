@@ -42,6 +42,16 @@ def describe(stage: Stage, experiment: Experiment) -> str:
     return head + objective
 
 
+def column_schema(table: str) -> TableSchema:
+    """Columns of a table of the store, as Dagster's pages show them."""
+    return TableSchema(
+        [
+            TableColumn(f.name, str(f.type), _COLUMNS.get(f.name), TableColumnConstraints(nullable=f.nullable))
+            for f in SCHEMAS[table]
+        ]
+    )
+
+
 def table_metadata(
     stage: Stage, store: Store | None = None, experiment: Experiment | None = None, generation: int = 0
 ) -> dict[str, Any]:
@@ -50,11 +60,7 @@ def table_metadata(
         if stage.name != "trained_policy" or store is None or experiment is None:
             return {}
         return diagnostics_metadata(store, experiment.name, generation)
-    columns = [
-        TableColumn(f.name, str(f.type), _COLUMNS.get(f.name), TableColumnConstraints(nullable=f.nullable))
-        for f in SCHEMAS[stage.table]
-    ]
-    found: dict[str, Any] = {"dagster/column_schema": TableSchema(columns)}
+    found: dict[str, Any] = {"dagster/column_schema": column_schema(stage.table)}
     if store is None or experiment is None:
         return found
     partition = store.partition(experiment.name, stage.table, generation + stage.offset)

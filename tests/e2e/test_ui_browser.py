@@ -38,6 +38,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     path = write_tiny(folder, generations=GENERATIONS, prompts=128 if SCREENSHOTS else 16)
     if SCREENSHOTS:  # a policy that gets some sums right, so that there is something to see
         text = path.read_text().replace("steps: 8", "steps: 250, learning_rate: 2.0e-3").replace("512", "8192")
+        text = text.replace("tiny_behaviour", "larger_behaviour")  # data sets of another size need another name
         path.write_text(text.replace("updates_per_generation: 2", "updates_per_generation: 16"))
     write_tiny(folder, generations=1, prompts=5_000, name="long")
     with served(folder / "data", folder) as found:
