@@ -109,7 +109,10 @@ def logprob_agreement(store: Store, experiment: Experiment, generation: int) -> 
     """In generation 0 the sampler is the reference: both engines must give each token (nearly) the same log-prob."""
     sampling = experiment.rollouts
     comparable = (
-        sampling and sampling.policy is None and experiment.reference.policy == "base" and sampling.temperature == 1.0
+        sampling
+        and sampling.policy is None
+        and experiment.reference.policy == "base"
+        and sampling.temperature == experiment.training.temperature == 1.0
     )
     if generation > 0 or not comparable:
         return Verdict(True, "does not apply: the sampler is not the reference policy at temperature 1")

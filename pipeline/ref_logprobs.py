@@ -18,7 +18,7 @@ from pipeline.stage import StageReport
 from pipeline.store import SCHEMAS, Manifest, Store
 
 REFERENCE_PARENT = "reference policy"
-"""Parent of a `ref_logprobs` partition: the policy_id of the reference that scored it."""
+"""Parent of a `ref_logprobs` partition: the identity (`reference_id`) of the reference that scored it."""
 _COLUMNS = ("trajectory_id", "prompt_token_ids", "response_token_ids", "response_mask")
 
 
@@ -33,21 +33,22 @@ def run_ref_logprobs(
     """Write table `ref_logprobs` (or `ref_logprobs@label`) beside the rollouts of one generation.
 
     `dataset` scores a logged data set (`logged/<name>`) instead of the experiment's own; its label is that of the
-    reference policy by default. Tokens that the environment wrote (`response_mask` false) get 0 and are left out of the
-    sum. Raises StoreError when the rollouts are missing.
+    reference by default. The logits are divided by `training.temperature`, as in training. Tokens that the environment
+    wrote (`response_mask` false) get 0 and are left out of the sum. Raises StoreError when the rollouts are missing.
     """
     started = time.monotonic()
     dataset = dataset or experiment.name
     rollouts = store.partition(dataset, "rollouts", generation)
     source = rollouts.manifest()
-    policy = reference_policy(store, experiment)
+    policy, temperature = reference_policy(store, experiment), experiment.training.temperature
+    identity = _identity(policy.policy_id, temperature)
     if label is None and dataset != experiment.name:
-        label = reference_label(policy.policy_id)
+        label = reference_label(identity)
     partition = store.partition(dataset, f"ref_logprobs@{label}" if label else "ref_logprobs", generation)
-    config_hash = stage_hash(policy.policy_id, experiment.policy.dtype, source.hash)
+    config_hash = stage_hash(identity, experiment.policy.dtype, source.hash)
     if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
         return _report(manifest, started, skipped=True)
-    parents = {rollouts.name: source.hash, REFERENCE_PARENT: policy.policy_id}
+    parents = {rollouts.name: source.hash, REFERENCE_PARENT: identity}
     model: Any = None
     with (
         partition.writer(config_hash, parents, replace) as writer,
@@ -56,7 +57,8 @@ def run_ref_logprobs(
         for index, rows in rollouts.iter_shards(_COLUMNS):
             if not writer.is_done(index):
                 model = model or load_model(policy.path, experiment.policy, experiment.reference.revision).to(device())
-                writer.write(index, _score_shard(model, policy, rows, experiment.reference.max_tokens))
+                scored = _score_shard(model, policy, rows, experiment.reference.max_tokens, temperature)
+                writer.write(index, scored)
             progress.advance(rows.num_rows)
         stats = {"seconds": time.monotonic() - started, **_statistics(writer, len(source.shards))}
         manifest = writer.commit(len(source.shards), stats)
@@ -71,21 +73,27 @@ def reference_policy(store: Store, experiment: Experiment) -> PolicyRef:
 
 
 def reference_id(store: Store, experiment: Experiment) -> str:
-    """policy_id of π_ref, without its weights."""
+    """Identity of π_ref without its weights: its policy_id, and the temperature of its logits where that is not 1."""
     if experiment.reference.policy == "base":
-        return str(published(store, experiment.name, 0)["policy_id"])
-    return foreign_policy(experiment.reference.policy).policy_id
+        policy_id = str(published(store, experiment.name, 0)["policy_id"])
+    else:
+        policy_id = foreign_policy(experiment.reference.policy).policy_id
+    return _identity(policy_id, experiment.training.temperature)
 
 
-def reference_label(policy_id: str) -> str:
-    """The label under which `ref_logprobs` of logged data sets are kept for one reference policy.
+def _identity(policy_id: str, temperature: float) -> str:
+    return policy_id if temperature == 1.0 else f"T{temperature:g} {policy_id}"
+
+
+def reference_label(identity: str) -> str:
+    """The label under which `ref_logprobs` of logged data sets are kept for one reference (`reference_id`).
 
     A logged data set serves several experiments, and each may have a reference of its own.
     """
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", policy_id)[:64]
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", identity)[:64]
 
 
-def _score_shard(model: Any, policy: PolicyRef, rows: pa.Table, max_tokens: int) -> pa.Table:
+def _score_shard(model: Any, policy: PolicyRef, rows: pa.Table, max_tokens: int, temperature: float) -> pa.Table:
     from trainer.scoring import score_trajectories
 
     columns = rows.to_pydict()
@@ -93,7 +101,9 @@ def _score_shard(model: Any, policy: PolicyRef, rows: pa.Table, max_tokens: int)
         np.ones(len(response), bool) if mask is None else np.asarray(mask, bool)
         for response, mask in zip(columns["response_token_ids"], columns["response_mask"], strict=True)
     ]
-    scored = score_trajectories(model, columns["prompt_token_ids"], columns["response_token_ids"], max_tokens, masks)
+    scored = score_trajectories(
+        model, columns["prompt_token_ids"], columns["response_token_ids"], max_tokens, masks, temperature
+    )
     token_logprobs = [
         np.where(mask, logprobs, 0.0).astype(np.float32) for mask, (logprobs, _) in zip(masks, scored, strict=True)
     ]

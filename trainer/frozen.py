@@ -73,7 +73,7 @@ def _score(
 ) -> None:
     batch = table.read(rows.tolist())
     place = {id(t): int(start) for t, start in zip(batch, starts, strict=False)}
-    packs = pack(batch, job.training.micro_batch_tokens)
+    packs = pack(batch, job.training.micro_batch_tokens, multiple_of=world.size)
     for turn in range(-(-len(packs) // world.size)):
         index = turn * world.size + world.rank
         mine: Any = packs[index if index < len(packs) else 0].to(world.device)

@@ -43,15 +43,7 @@ def batch_metrics(batch: Sequence[Trajectory], values: Mapping[str, npt.NDArray[
     residual = values.get("residual", np.full(len(batch), np.nan))
     row: dict[str, Any] = {name: mean(column) for name, column in values.items() if name != "residual"}
     if np.isfinite(residual).any():
-        p5, p50, p95 = np.nanpercentile(residual, (5, 50, 95))
-        row |= {
-            "residual_mean": mean(residual),
-            "residual_std": float(np.nanstd(residual)),
-            "residual_abs": mean(np.abs(residual)),
-            "residual_p5": float(p5),
-            "residual_p50": float(p50),
-            "residual_p95": float(p95),
-        }
+        row |= {"residual_std": float(np.nanstd(residual)), **_residual(residual)}
     row |= {
         "reward": mean(rewards),
         "response_tokens": mean(lengths),
@@ -70,15 +62,30 @@ def mean(values: npt.NDArray[Any]) -> float | None:
     return float(finite.mean()) if len(finite) else None
 
 
+def _residual(values: npt.NDArray[np.float64]) -> dict[str, float | None]:
+    """Mean, mean size and percentiles of residuals; nothing where there is none."""
+    finite = values[np.isfinite(values)]
+    if len(finite) == 0:
+        return {}
+    p5, p50, p95 = (float(p) for p in np.percentile(finite, (5, 50, 95)))
+    return {
+        "residual_mean": mean(finite),
+        "residual_abs": mean(np.abs(finite)),
+        "residual_p5": p5,
+        "residual_p50": p50,
+        "residual_p95": p95,
+    }
+
+
 def _split(
     names: Sequence[str], rewards: npt.NDArray[np.float64], residual: npt.NDArray[np.float64]
 ) -> dict[str, dict[str, float | int | None]]:
-    """Reward and residual of the trajectories that share a name."""
+    """Reward and residuals of the trajectories that share a name."""
     rows: dict[str, list[int]] = defaultdict(list)
     for i, name in enumerate(names):
         rows[name].append(i)
     return {
-        name: {"trajectories": len(r), "reward": mean(rewards[r]), "residual_abs": mean(np.abs(residual[r]))}
+        name: {"trajectories": len(r), "reward": mean(rewards[r]), **_residual(residual[r])}
         for name, r in sorted(rows.items())
     }
 

@@ -46,7 +46,7 @@ def update_once(
     objective = get(training.objective)
     learning_rate = training.learning_rate * _schedule(job, update, total_updates)
     set_learning_rate(models.policy, learning_rate)
-    packs = pack(trajectories, training.micro_batch_tokens, pairs=objective.needs.pairs)
+    packs = pack(trajectories, training.micro_batch_tokens, objective.needs.pairs, multiple_of=world.size)
     place = {id(t): i for i, t in enumerate(trajectories)}
     sums: torch.Tensor | None = None
     names: list[str] = []

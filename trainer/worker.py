@@ -109,6 +109,11 @@ def _start_from(job: TrainJob, world: World) -> tuple[int, Checkpoint | None]:
     """(update to go on with, checkpoint to load): an own one, else the carried one, else none. Rank 0 decides."""
     found = newest_good(job.state, job.config_hash, _say) if world.leader else None
     update = int(total(world, torch.tensor(float(found.update) if found else 0.0, device=world.device)))
+    if update > job.updates:
+        raise TbrmError(
+            f"{job.label}: {checkpoint_path(job.state, update)} is past the {job.updates} updates asked for, nothing "
+            f"remains to be done; delete {job.state} to train anew with fewer"
+        )
     if update:
         checkpoint = found or read_checkpoint(checkpoint_path(job.state, update))
         if world.leader:

@@ -138,7 +138,9 @@ class TrainingConfig(Config):
     residual_clip: float | None = Field(default=None, gt=0)
     """Beyond ±this residual the loss grows linearly instead of quadratically (Huber). None: Eq. 4 as printed."""
     temperature: float = Field(default=1.0, gt=0)
-    """Logits are divided by this before log π and V (the paper's footnote 1). Use the sampling temperature or 1."""
+    """Logits are divided by this before log π and V (the paper's footnote 1), in training and in the reference's
+    scores alike. Use the sampling temperature or 1. Objectives with behaviour log-probs, which engines store at 1, need
+    1."""
 
     micro_batch_tokens: int = Field(default=16_384, gt=0)
     """Tokens of one packed forward and backward pass of one process. Lower it when the GPU runs out of memory."""
@@ -181,6 +183,11 @@ class TrainingConfig(Config):
             raise ValueError(
                 f"length_normalized and residual_clip act on one residual per trajectory, which {self.objective} does "
                 f"not have; objectives that do: {', '.join(sorted(RESIDUAL_OBJECTIVES))}"
+            )
+        if self.temperature != 1.0 and OBJECTIVE_NEEDS[self.objective].behavior_logprobs:
+            raise ValueError(
+                f"{self.objective} divides by behaviour log-probs, which are stored at temperature 1: temperature must "
+                f"be 1, not {self.temperature:g}"
             )
         if self.value_offset == "reference" and self.objective != "tbrm":
             raise ValueError(f"value_offset: reference shifts V_θ(s_1) of tbrm; {self.objective} trains no such value")

@@ -24,6 +24,7 @@ from trainer.groups import Groups
         ({"offload": "optimizer", "zero_stage": 0}, "zero_stage 1, 2 or 3"),
         ({"objective": "grpo", "residual_clip": 1.0}, "one residual per trajectory"),
         ({"objective": "brm", "value_offset": "reference"}, "trains no such value"),
+        ({"objective": "grpo", "temperature": 0.7}, "stored at temperature 1"),
         ({"adam_betas": [0.9, 1.0]}, "adam_betas"),
         ({"learning_rates": 1e-3}, "Extra inputs"),
     ],

@@ -119,6 +119,13 @@ def test_nothing_left_to_do_is_said_and_exports_again(make_job: MakeJob, capfd: 
     assert "0 of 2 updates remain" in capfd.readouterr().err
 
 
+def test_a_checkpoint_past_the_end_is_an_error(make_job: MakeJob) -> None:
+    job = make_job(updates=3)
+    train_policy(job)
+    with pytest.raises(TbrmError, match="nothing remains to be done"):
+        train_policy(replace(job, updates=2))
+
+
 def test_optimizer_state_is_carried_into_the_next_generation(make_job: MakeJob) -> None:
     """Two jobs of two updates with carried state are one job of four, when they see the same data in the same order."""
     whole = train_policy(make_job("whole", updates=4, prompt_batch=24))
