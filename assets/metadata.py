@@ -5,6 +5,7 @@ from typing import Any
 
 from dagster import MetadataValue, TableColumn, TableColumnConstraints, TableSchema
 
+from assets.plots import accuracy_plot, training_plot
 from assets.stages import Stage
 from evals.markdown import scores_markdown
 from evals.scores import read_scores
@@ -59,7 +60,8 @@ def table_metadata(
     if stage.table is None:
         if stage.name != "trained_policy" or store is None or experiment is None:
             return {}
-        return diagnostics_metadata(store, experiment.name, generation)
+        curves = MetadataValue.md(training_plot(store, experiment.name, generation))
+        return {"curves": curves, **diagnostics_metadata(store, experiment.name, generation)}
     found: dict[str, Any] = {"dagster/column_schema": column_schema(stage.table)}
     if store is None or experiment is None:
         return found
@@ -79,6 +81,7 @@ def table_metadata(
     if stage.table == "scores":
         scores = read_scores(store, experiment.name, generation + stage.offset)
         found["benchmarks"] = MetadataValue.md(scores_markdown(scores, store.root))
+        found["accuracy"] = MetadataValue.md(accuracy_plot(store, experiment.name, generation + stage.offset))
     return found
 
 
