@@ -32,6 +32,8 @@ TREE: dict[str, Any] = {
     },
     "prompts": {"source": "arithmetic", "template": "raw", "per_generation": 16},
     "rollouts": {"engine": "transformers", "n": 3, "max_tokens": 5, "prompts_per_shard": 8, "batch_size": 64},
+    # Responses are not right yet, but they differ in length, and so in reward.
+    "rewards": {"components": {"length": 1.0, "length_free_tokens": 1, "length_max_tokens": 5}},
     "training": {"beta": 0.1, "learning_rate": 3e-4, "prompt_batch": 8, "updates_per_generation": 2},
 }
 NewStore = Callable[[str], Store]
