@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 SCREENSHOTS = os.environ.get("TBRM_SCREENSHOTS")
-GENERATIONS = 4 if SCREENSHOTS else 2  # more points to plot where pictures are taken
+GENERATIONS = 3 if SCREENSHOTS else 2  # more points to plot where pictures are taken
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: sh scripts/install-chromium.sh (as root)")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: sh scripts/install-chromium.sh (as root)"),
+    pytest.mark.timeout(900),  # the whole browser, server and three generations on a busy machine
+]
 STAGES = ("rollouts", "rewards", "ref_logprobs", "trained_policy")
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -38,13 +41,10 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     path = write_tiny(folder, generations=GENERATIONS, prompts=128 if SCREENSHOTS else 16)
     if SCREENSHOTS:  # a policy that gets some sums right, so that there is something to see
         text = path.read_text().replace("steps: 8", "steps: 250, learning_rate: 2.0e-3").replace("512", "8192")
-        text = text.replace("tiny_behaviour", "larger_behaviour")  # data sets of another size need another name
-        path.write_text(text.replace("updates_per_generation: 2", "updates_per_generation: 16"))
-    write_tiny(folder, generations=1, prompts=5_000, name="long")
+        path.write_text(text.replace("updates_per_generation: 2", "updates_per_generation: 8"))
     with served(folder / "data", folder) as found:
-        for name in ("tiny", "long"):
-            run = found.launch(f"{name}_base_policy", [[name, "base_policy"]], None)
-            assert found.wait(run) == "SUCCESS", found.messages(run)
+        run = found.launch("tiny_base_policy", [["tiny", "base_policy"]], None)
+        assert found.wait(run) == "SUCCESS", found.messages(run)
         yield found
 
 
@@ -108,7 +108,9 @@ def test_an_asset_check_can_be_opened(ui: Ui, page: "Page", pictures: Path) -> N
 
 
 def test_terminate_from_the_run_page_leaves_no_process(ui: Ui, page: "Page", pictures: Path) -> None:
-    run = ui.launch("long_generation", [["long", "rollouts"]], "0000")
+    endless = {"overrides": ["training.updates_per_generation=100000"], "replace": True}
+    config = {"ops": {"tiny__trained_policy": {"config": endless}}}
+    run = ui.launch("tiny_generation", [["tiny", "trained_policy"]], "0000", config)
     deadline = time.monotonic() + 60
     while not ui.stage_processes() and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -1,6 +1,8 @@
 """What users do in the UI, done through the same GraphQL: launch, watch, terminate, let the sensor drive."""
 
 import contextlib
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -71,6 +73,24 @@ def test_terminate_ends_the_process_tree_and_frees_the_slot(ui: Ui) -> None:
     while ui.query(query)["instance"]["concurrencyLimit"]["claimedSlots"] and time.monotonic() < deadline:
         time.sleep(0.5)
     assert ui.query(query)["instance"]["concurrencyLimit"]["claimedSlots"] == []
+
+
+def test_a_run_whose_process_is_lost_is_started_again_once(ui: Ui) -> None:
+    run = ui.launch("long_generation", [["long", "rollouts"]], "0000")
+    deadline = time.monotonic() + 240
+    while not ui.stage_processes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    started = next(m for m in ui.messages(run) if m.startswith("Started process for run"))
+    os.kill(int(started.rpartition("pid: ")[2].rstrip(").")), signal.SIGKILL)
+    again: list[str] = []
+    while not again and time.monotonic() < deadline:
+        time.sleep(0.5)
+        again = [one["runId"] for one in ui.runs() if one["tags"].get("dagster/parent_run_id") == run]
+    assert again, ui.messages(run)
+    while not ui.stage_processes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    ui.query("mutation($r: String!) { terminateRun(runId: $r) { __typename } }", r=again[0])
+    assert ui.wait(again[0], 60) == "CANCELED"
 
 
 def test_the_sensor_drives_the_loop_to_its_end(ui: Ui) -> None:

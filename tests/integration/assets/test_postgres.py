@@ -7,6 +7,7 @@ import pytest
 from dagster import DagsterRunStatus
 
 from assets.instance import POSTGRES_URL, open_instance
+from benchmarks.unattended import unattended
 from pipeline.store import open_store
 from tests.integration.assets.tiny import finish, tbrm, write_tiny
 from tests.postgres_server import postgres_server, why_no_postgres
@@ -14,9 +15,9 @@ from tests.postgres_server import postgres_server, why_no_postgres
 pytest.importorskip("dagster_postgres", reason="dagster-postgres is not installed: pip install -e '.[postgres]'")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def postgres_url() -> Iterator[str]:
-    """URL of an empty database of a server that lives as long as the module's tests."""
+    """URL of an empty database of a server that lives as long as the test."""
     if reason := why_no_postgres():
         pytest.skip(reason)
     with postgres_server() as url:
@@ -38,3 +39,15 @@ def test_two_experiments_at_once(tmp_path: Path, postgres_url: str, monkeypatch:
         statuses = [run.status for run in instance.get_runs()]
         assert statuses == [DagsterRunStatus.SUCCESS] * 4
         assert instance.event_log_storage.get_concurrency_info("gpu").active_slot_count == 0
+
+
+@pytest.mark.usefixtures("no_dagster_home")
+def test_two_experiments_by_their_sensors(tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The short form of `python -m benchmarks.unattended`."""
+    monkeypatch.setenv(POSTGRES_URL, postgres_url)
+    seen = unattended(tmp_path, generations=2, timeout_s=400)
+    assert seen["generations_in_order"] == {"one": True, "two": True}
+    assert seen["most_pooled_steps_at_once"] == 1
+    for nothing in ("lock_errors_in_server_logs", "lock_errors_in_run_logs", "steps_restarted"):
+        assert seen[nothing] == 0
+    assert seen["claimed_slots_left"] == seen["processes_left"] == 0
