@@ -23,7 +23,15 @@ import numpy as np
 from evals.answers import Answer, Question
 from evals.benchmarks import SUITES
 from evals.metrics import summarize
-from evals.plan import Entry, FullProtocol, Setting, plan_entries, setting_without_experiment
+from evals.plan import (
+    Changes,
+    Entry,
+    FullProtocol,
+    Setting,
+    changed,
+    plan_entries,
+    setting_without_experiment,
+)
 from evals.regrade import run_regrade
 from evals.scores import read_scores
 from evals.stage import evaluate
@@ -64,9 +72,11 @@ def run(store: Store, setting: Setting, name: str, entries: list[Entry], text: C
     return read_scores(store, f"evaluated/{name}", 0)
 
 
-def benchmark_rows(store: Store, setting: Setting, folder: Path) -> list[dict[str, object]]:
-    """Accuracy of gold answers, of other problems' answers, and of empty responses, on each of the six."""
-    entries = plan_entries(setting, SUITES["paper"], str(folder))
+def benchmark_rows(
+    store: Store, setting: Setting, folder: Path, problems: int | None = None
+) -> list[dict[str, object]]:
+    """Accuracy of gold, of other problems', and of empty answers on each of the six (their first `problems`)."""
+    entries = plan_entries(changed(setting, Changes(max_problems=problems)), SUITES["paper"], str(folder))
     # The paper's 32 samples would be 32 times the same text.
     entries = [replace(e, protocol=replace(e.protocol, samples=1, temperature=0.0)) for e in entries]
     wrong = {}

@@ -13,11 +13,11 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"there is no {DATA}: 
 
 
 def test_gold_answers_are_right_shuffled_and_empty_ones_wrong(store: Store) -> None:
-    rows = benchmark_rows(store, setting_without_experiment(), DATA / "benchmarks")
-    assert [row["problems"] for row in rows] == [30, 30, 40, 500, 272, 675]
+    rows = benchmark_rows(store, setting_without_experiment(), DATA / "benchmarks", 60)
+    assert [row["problems"] for row in rows] == [30, 30, 40, 60, 60, 60]
     for row in rows:
         assert (row["gold"], row["gold_unparsed"]) == (1, 0), row
-        assert float(str(row["shuffled"])) <= 0.002, row
+        assert float(str(row["shuffled"])) <= 1 / 60, row  # two problems of MATH500 side by side have equal answers
         assert (row["empty"], row["empty_unparsed"]) == (0, 1), row
 
 
