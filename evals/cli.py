@@ -122,6 +122,8 @@ def regrade(
 
     target = target_of(store, policy)
     experiment = name or (target.dataset if "/" not in target.dataset else None)
+    if overrides and not experiment:
+        raise click.UsageError("--set needs --experiment for a policy that is no generation of one")
     rewards = load_experiment(experiment, overrides).rewards if experiment else RewardsConfig()
     if verifier:
         rewards = RewardsConfig.model_validate(rewards.model_dump() | {"verifier": verifier})

@@ -153,12 +153,19 @@ def test_a_folder_is_evaluated_without_an_experiment(store: Store, tmp_path: Pat
     sums = [{"id": f"s{i}", "problem": f"{i}+12=", "answer": str(i + 12)} for i in range(10, 14)]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums), encoding="utf-8")
     (tmp_path / "sums.yaml").write_text("name: sums\nproblems: sums.jsonl\n", encoding="utf-8")
+    root = ["--root", store.root]
     arguments = ["evaluate", str(folder), "-b", "sums", "--source", str(tmp_path), "--template", "raw"]
     result = CliRunner().invoke(tbrm, [*arguments, "--max-tokens", "4", "--root", store.root])
     assert result.exit_code == 0, result.output
     assert "Avg@1 greedy, 4 tokens, raw" in result.output
     again = CliRunner().invoke(tbrm, [*arguments, "--max-tokens", "4", "--root", store.root, "--json"])
     assert '"skipped": true' in again.output
+    graded = CliRunner().invoke(
+        tbrm, ["regrade", str(folder), "--label", "exact", "--verifier", "exact_integer", *root]
+    )
+    assert graded.exit_code == 0, graded.output
+    refused = CliRunner().invoke(tbrm, ["regrade", str(folder), "--label", "x", "--set", "rewards.workers=1", *root])
+    assert "--set needs --experiment" in refused.output
     board = CliRunner().invoke(tbrm, ["leaderboard", "--root", store.root, "--json"])
     assert json.loads(board.output)[0]["accuracy"]["sums"]["low"] == 0
 
