@@ -51,7 +51,7 @@ def run_imitation(
             training=training,
             updates=warm.steps,
             seed=experiment.seed,
-            config_hash=stage_hash(warm, experiment.policy.dtype, experiment.seed, manifests),
+            config_hash=stage_hash(warm, experiment.policy.dtype, experiment.seed, manifests, str(training.lora)),
         )
         result = train_policy(job)
         stats = summary(result.metrics, result.seconds) | {"trajectories": rows, "seconds": time.monotonic() - started}

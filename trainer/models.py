@@ -14,6 +14,7 @@ from trainer.backbone import hidden_states
 from trainer.checkpoint import Checkpoint
 from trainer.engine import World, deepspeed_config, load_engine, save_engine, to_universal, wrap
 from trainer.job import TrainJob
+from trainer.lora import add_adapters
 from trainer.scoring import score
 from trainer.types import PackedBatch, Scores, ValueAt
 
@@ -85,6 +86,8 @@ def build_models(job: TrainJob, world: World, critic: bool, resume: Checkpoint |
         model = load_model(str(job.start), job.model).train()
         if training.activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+        if training.lora is not None:
+            add_adapters(model, training.lora)
         module = module_of(model)
         if training.zero_stage == 3 and isinstance(module, PolicyModule):
             _share_head(module)

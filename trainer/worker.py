@@ -24,6 +24,7 @@ from trainer.export import export_policy, verify_forward
 from trainer.frozen import frozen_values
 from trainer.job import METRICS_FILE, RESULT_FILE, TrainJob, read_metrics
 from trainer.launch import ERROR_FILE
+from trainer.lora import merged
 from trainer.metrics import Clock, events
 from trainer.models import PREFIX, Models, build_models, load_models, save_models
 from trainer.update import Batch, update_once
@@ -129,6 +130,8 @@ def _export(job: TrainJob, models: Models, world: World) -> None:
     if not world.leader:
         return
     model = models.policy.module.model
+    if job.training.lora is not None:
+        state = merged(state, job.training.lora)
     export_policy(model, state, job.start, job.out)
     if job.training.zero_stage < 3:  # under ZeRO 3 no process holds a model that could run alone
         verify_forward(model, job.out, list(range(8)))

@@ -157,7 +157,7 @@ class TrainingConfig(Config):
     hostfile: str | None = None
     """A DeepSpeed hostfile: train on all the machines it lists. None: this machine only."""
     lora: LoraConfig | None = None
-    """Train low-rank adapters only. None: all weights."""
+    """Train low-rank adapters only, in the warm start too. None: all weights."""
 
     checkpoint_every: int = Field(default=50, gt=0)
     """Updates between checkpoints; a killed job repeats at most this many."""
