@@ -80,7 +80,8 @@ def aligned_with(table: str) -> Callable[[Store, Experiment, int], Verdict]:
                 check_aligned(rows, right.read_shard(index, ["trajectory_id"]), f"{right.name} shard {index}")
         except StoreError as error:
             return Verdict(False, str(error))
-        return Verdict(True, f"{sum(counts[0])} rows in {len(counts[0])} shards agree")
+        rows, shards = sum(counts[0]), len(counts[0])
+        return Verdict(True, f"{rows} rows in {shards} shards agree", {"rows": rows, "shards": shards})
 
     return aligned_with_rollouts
 
