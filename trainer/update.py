@@ -12,6 +12,7 @@ import torch
 
 from pipeline.errors import TbrmError
 from trainer.engine import World, set_learning_rate, step, total
+from trainer.flops import peak_flops, update_flops
 from trainer.job import TrainJob
 from trainer.metrics import Clock, batch_metrics, peak_memory_gb
 from trainer.models import Models
@@ -101,7 +102,10 @@ def update_once(
         "learning_rate": learning_rate,
         **batch_metrics(trajectories, table),
     }
-    return row | {"seconds": seconds, "tokens_per_second": row["tokens"] / seconds, "peak_memory_gb": peak_memory_gb()}
+    rate = update_flops(models.policy.module.model, trajectories, training) / seconds
+    row |= {"seconds": seconds, "tokens_per_second": row["tokens"] / seconds, "model_tflops_per_second": rate / 1e12}
+    peak = peak_flops()
+    return row | ({"mfu": rate / peak / world.size} if peak else {}) | {"peak_memory_gb": peak_memory_gb()}
 
 
 def _schedule(job: TrainJob, update: int, total_updates: int) -> float:
