@@ -33,13 +33,13 @@ def run(experiment: str, root: str | None, overrides: Sequence[str]) -> None:
     _summarize(source.name, experiment, root, overrides)
     option = f" --root {root}" if root else ""
     click.echo(f"\nOpen this run in the Dagster UI: tbrm ui{option}")
-    click.echo(f"then http://127.0.0.1:3000/{f'runs/{last}' if last else f'locations/assets.definitions/asset-groups/{source.name}'}")
+    page = f"runs/{last}" if last else f"locations/assets.definitions/asset-groups/{source.name}"
+    click.echo(f"then http://127.0.0.1:3000/{page}")
 
 
 def _summarize(name: str, experiment: str, root: str | None, overrides: Sequence[str]) -> None:
     """The table and picture of the finished experiment."""
     from evals.summary import summarize
-
     from pipeline.config import load_experiment
 
     summarize(load_experiment(experiment, overrides), open_store(root))

@@ -111,9 +111,10 @@ def test_terminate_from_the_run_page_leaves_no_process(ui: Ui, page: "Page", pic
     endless = {"overrides": ["training.updates_per_generation=100000"], "replace": True}
     config = {"ops": {"tiny__trained_policy": {"config": endless}}}
     run = ui.launch("tiny_generation", [["tiny", "trained_policy"]], "0000", config)
-    deadline = time.monotonic() + 60
-    while not ui.stage_processes() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    deadline = time.monotonic() + 120
+    while not any("/100000 " in message for message in ui.messages(run)) and time.monotonic() < deadline:
+        time.sleep(0.5)  # until progress shows that updates are being made
+    assert ui.stage_processes(), ui.messages(run)
     page.goto(f"{ui.url}/runs/{run}")
     page.get_by_role("button", name="Terminate").click()
     page.locator(".bp5-dialog, [role=dialog]").get_by_role("button", name=re.compile("Terminate")).click()

@@ -83,7 +83,7 @@ def test_metadata_can_be_plotted(instance: DagsterInstance) -> None:
     assert event.asset_materialization
     metadata = {key: value.value for key, value in event.asset_materialization.metadata.items()}
     assert metadata["dagster/row_count"] == 32
-    assert 0.0 <= float(metadata["reward_mean"]) <= 1.0
+    assert 0.0 <= float(str(metadata["reward_mean"])) <= 1.0
     assert "| prompt | response |" in str(metadata["sample_trajectories"])
 
 
