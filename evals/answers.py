@@ -81,7 +81,8 @@ class LocalAnswerer:
 
 def answerer_of(setting: Setting, policy: PolicyRef) -> Answerer:
     """Start what answers for `policy`. Raises TbrmError when it cannot be had."""
-    from evals.endpoint import EndpointAnswerer, is_endpoint
+    from evals.endpoint import EndpointAnswerer
+    from pipeline.endpoint import is_endpoint
 
     if is_endpoint(policy.path):
         return EndpointAnswerer(policy.path, setting.evaluation.endpoint_requests)

@@ -7,21 +7,22 @@ without saying so is missed, and one that says so without doing it is counted. d
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 LIMIT = 200_000
-"""Characters of a response that are looked at. Every repetition in the rules is bounded, so time grows linearly."""
+"""Characters of a response that are looked at. A rule starts at few places and looks a bounded way: text that is made
+to be slow to read is not."""
 _OUTPUT = re.compile(r"```output.{0,4000}?```", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """`rules`: name of a rule -> expression; the first that matches is the evidence."""
+    """`rules`: name of a rule -> expressions that must match one after another; the first rule that does is shown."""
 
     name: str
     meaning: str
-    rules: Mapping[str, re.Pattern[str]]
+    rules: Mapping[str, Sequence[re.Pattern[str]]]
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,19 @@ class Evidence:
     end: int
 
 
-def _rules(**rules: str) -> dict[str, re.Pattern[str]]:
-    return {name: re.compile(text, re.IGNORECASE | re.VERBOSE) for name, text in rules.items()}
+def _rules(**rules: str | tuple[str, ...]) -> dict[str, list[re.Pattern[str]]]:
+    return {
+        name: [re.compile(part, re.IGNORECASE | re.VERBOSE) for part in ([text] if isinstance(text, str) else text)]
+        for name, text in rules.items()
+    }
 
 
 _US = r"(?:\b(?:let['\u2019]?s|let\s+us|let\s+me|we|i|we['\u2019]ll|i['\u2019]ll)\s+(?:\w+\s+){0,3})"
-_ORDINAL = r"(?:1|one|i|a)"
+_LINE = r"(?:^|\n)[\ \t*\#\d.\-]{0,12}"
+"""Start of a line, with the marks of a list or heading."""
+_FIRST, _SECOND = r"(?:1|one|i|a)\b", r"(?:2|two|ii|b)\b"
+_WHEN = _LINE + r"(?:for|if|when)\s{1,3}[\\($]{0,3}\w{1,3}\s{0,3}=\s{0,3}-?\d+"
+"""`- If a = 1`"""
 
 PATTERNS: tuple[Pattern, ...] = (
     Pattern(
@@ -47,7 +55,7 @@ PATTERNS: tuple[Pattern, ...] = (
         _rules(
             verify=_US + r"(?:verify|double[-\s]?check|re-?check|confirm)\b",
             to_verify=r"\bto\s+(?:verify|double[-\s]?check|confirm)\b(?!\s+(?:if|whether)\s+a\b)",
-            verification=r"(?:^|\n)[\s*\#\d.]*verif(?:ication|ying)\b",
+            verification=_LINE + r"verif(?:ication|ying)\b",
             check_result=r"\bcheck(?:ing)?\s+(?:our|the|this|that|my|if\s+(?:this|our|the))\s+(?:\w+\s+){0,2}"
             r"(?:answer|solution|result|calculations?|computations?|work)\b",
             check_holds=_US + r"check\s+(?:if|whether|that)\s+(?:this|these|it|they|\\?\(?\$?\w{1,3}\s*=)",
@@ -65,7 +73,7 @@ PATTERNS: tuple[Pattern, ...] = (
             r"|try\s+again)\b",
             another_way=_US + r"(?:try|take|use|find|consider)\s+(?:a\s+different|another|an\s+alternative)\s+"
             r"(?:approach|method|way|strategy)\b",
-            wait=r"(?:^|[.!?\n]\s*)(?:wait\b|hmm+\b|oops\b|hold\s+on\b|on\s+second\s+thought)",
+            wait=r"(?:^|[.!?\n][\ \t]{0,4})(?:wait\b|hmm+\b|oops\b|hold\s+on\b|on\s+second\s+thought)",
             step_wrong=r"\b(?:this|that|which|calculation|approach|result|step|assumption)\s+(?:\w+\s+){0,2}(?:is|was|seems?|must\s+be)\s+"
             r"(?:clearly\s+|obviously\s+|also\s+)?(?:incorrect|wrong|not\s+(?:correct|right))\b",
             corrected=r"\b(?:correcting\s+(?:this|the|our|my|for)|let\s+(?:me|us)\s+correct|let['\u2019]?s\s+correct"
@@ -78,7 +86,7 @@ PATTERNS: tuple[Pattern, ...] = (
         _rules(
             break_down=r"\b(?:break|breaking|broken|split|splitting|decompose)\s+(?:it|this|(?:down\s+)?the\s+"
             r"(?:problem|question|solution|task|process|calculation|expression|steps?)|down)\b(?:[^.\n]{0,60}?\b(?:down|into|in)\b)?",
-            steps=r"(?:^|\n)[\s*\#]*step\s*" + _ORDINAL + r"\b[\s\S]{0,6000}?\n[\s*\#]*step\s*(?:2|two|ii|b)\b",
+            steps=(_LINE + r"step\s{0,3}" + _FIRST, _LINE + r"step\s{0,3}" + _SECOND),
             follow_steps=r"\b(?:follow|use|take|perform|go\s+through|proceed\s+(?:with|in|through))\s+(?:these|the\s+following|the\s+"
             r"below|several|a\s+few|two|three|four|five)\s+(?:\w+\s+)?steps\b",
             subproblem=r"\b(?:sub-?problems?|sub-?goals?|sub-?tasks?)\b",
@@ -88,14 +96,12 @@ PATTERNS: tuple[Pattern, ...] = (
         "enumeration",
         "goes through cases or candidates one by one",
         _rules(
-            cases=r"(?:^|\n)[\s*\#\d.\-]*case\s*\(?" + _ORDINAL + r"\b[\s\S]{0,6000}?\bcase\s*\(?(?:2|two|ii|b)\b",
+            cases=(_LINE + r"case\s{0,3}\(?" + _FIRST, r"\bcase\s{0,3}\(?" + _SECOND),
             list_all=r"\b(?:(?:list|enumerate|write\s+out|check|try|test|examine|go\s+through|iterate\s+(?:over|through))"
             r"\s+(?:out\s+)?all|(?:consider|check|try|test|examine|iterate\s+(?:over|through))\s+(?:each|every))\s+(?:of\s+)?(?:the\s+)?(?:\w+\s+){0,3}"
             r"(?:possib\w+|values?|cases?|pairs?|combinations?|options?|factors?|divisors?|multiples?|numbers?|primes?|"
             r"sentences?|ways?|candidates?|outcomes?|integers?|choices?|solutions?|triples?|digits?)\b",
-            for_each=r"(?:^|\n)[\s*\-\d.]*(?:for|if|when)\s+[\\($]{0,3}\w{1,3}\s*=\s*-?\d+[^\n]*(?:\n[^\n]*){0,4}?\n"
-            r"[\s*\-\d.]*(?:for|if|when)\s+[\\($]{0,3}\w{1,3}\s*=\s*-?\d+[^\n]*(?:\n[^\n]*){0,4}?\n"
-            r"[\s*\-\d.]*(?:for|if|when)\s+[\\($]{0,3}\w{1,3}\s*=\s*-?\d+",
+            for_each=(_WHEN, _WHEN, _WHEN),
             enumerating=r"\benumerat(?:e|ing|ion)\b",
         ),
     ),
@@ -107,8 +113,19 @@ def detect(text: str) -> dict[str, Evidence]:
     text = _OUTPUT.sub(lambda found: " " * len(found[0]), text[:LIMIT])
     found: dict[str, Evidence] = {}
     for pattern in PATTERNS:
-        for rule, expression in pattern.rules.items():
-            if match := expression.search(text):
-                found[pattern.name] = Evidence(rule, match.start(), match.end())
+        for rule, expressions in pattern.rules.items():
+            if place := _in_turn(expressions, text):
+                found[pattern.name] = Evidence(rule, *place)
                 break
     return found
+
+
+def _in_turn(expressions: Sequence[re.Pattern[str]], text: str) -> tuple[int, int] | None:
+    """Start of the first and end of the last match, where each is found behind the one before."""
+    start, end = -1, 0
+    for expression in expressions:
+        match = expression.search(text, end)
+        if match is None:
+            return None
+        start, end = match.start() if start < 0 else start, match.end()
+    return start, end

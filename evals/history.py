@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.intervals import Interval, accuracy_interval, mean_interval
+from evals.intervals import Interval, accuracy_interval, mean_interval, share_interval
 from evals.scores import read_entries, read_scores
 from pipeline.config import Experiment
 from pipeline.replay import partition_of
@@ -90,5 +90,8 @@ def _reward(store: Store, dataset: str, generation: int) -> Interval:
         values += rewards.read_shard(index, ["reward"])["reward"].to_numpy().tolist()
     _, group = np.unique(np.asarray(prompts), return_inverse=True)
     sums, sizes = np.bincount(group, weights=np.asarray(values)), np.bincount(group)
-    found = mean_interval(sums / sizes)
+    means = sums / sizes
+    # Rewards that are all 0 or all 1 do not vary in the sample, which says little about the policy.
+    alike = np.ptp(means) == 0 and 0 <= means[0] <= 1
+    found = share_interval(float(means[0]), len(means)) if alike else mean_interval(means)
     return Interval(float(np.mean(values)), found.low, found.high)

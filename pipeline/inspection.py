@@ -65,8 +65,8 @@ def _generation(store: Store, dataset: str, generation: int, rollouts: Partition
     with_logprobs = 0
     for _, rows in rollouts.iter_shards(["response_token_ids", "finish_reason", "policy_id", "behavior_logprobs"]):
         lengths.append(pc.list_value_length(rows["response_token_ids"]).to_numpy())
-        finish.update(rows["finish_reason"].to_pylist())
-        policies.update(rows["policy_id"].to_pylist())
+        finish.update(str(reason) for reason in rows["finish_reason"].to_pylist())
+        policies.update(str(policy) for policy in rows["policy_id"].to_pylist())
         with_logprobs += rows.num_rows - rows["behavior_logprobs"].null_count
     tokens = np.concatenate(lengths) if lengths else np.zeros(0, dtype=np.int64)
     quantiles = np.quantile(tokens, (0.5, 0.95)) if len(tokens) else (0.0, 0.0)
@@ -89,7 +89,7 @@ def _rewards(store: Store, dataset: str, version: str) -> dict[str, Any]:
     for partition in _committed(store, dataset, version):
         for _, rows in partition.iter_shards(["reward", "status"]):
             values.append(rows["reward"].to_numpy())
-            statuses.update(rows["status"].to_pylist())
+            statuses.update(str(status) for status in rows["status"].to_pylist())
     rewards = np.concatenate(values)
     counts, edges = np.histogram(
         rewards, bins=_BINS, range=(float(min(rewards.min(), 0)), float(max(rewards.max(), 1)))

@@ -101,7 +101,7 @@ def _with_interval(stats: Mapping[str, Any], key: str) -> str:
 def _behaviour_policies(store: Store, name: str) -> list[str]:
     found: set[str] = set()
     for _, rows in partition_of(store, name).iter_shards(["policy_id"]):
-        found.update(rows["policy_id"].unique().to_pylist())
+        found.update(str(policy) for policy in rows["policy_id"].unique().to_pylist())
     return sorted(found)
 
 

@@ -5,6 +5,7 @@ The same function scores θ in training, so at θ = θ_ref the sum Σ_h (lp_h - 
 
 import re
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from pipeline.config import Experiment, stage_hash
 from pipeline.models import device, load_model
 from pipeline.policy import PolicyRef, foreign_policy, published, resolve_policy
 from pipeline.progress import track
+from pipeline.scale_out import root_for_workers, work_through
 from pipeline.stage import StageReport
-from pipeline.store import SCHEMAS, Manifest, Store
+from pipeline.store import SCHEMAS, Manifest, Store, open_store
 
 REFERENCE_PARENT = "reference policy"
 """Parent of a `ref_logprobs` partition: the identity (`reference_id`) of the reference that scored it."""
@@ -49,17 +51,16 @@ def run_ref_logprobs(
     if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
         return _report(manifest, started, skipped=True)
     parents = {rollouts.name: source.hash, REFERENCE_PARENT: identity}
-    model: Any = None
     with (
         partition.writer(config_hash, parents, replace) as writer,
         track(f"ref_logprobs[{generation}]", source.rows, "trajectories") as progress,
     ):
-        for index, rows in rollouts.iter_shards(_COLUMNS):
-            if not writer.is_done(index):
-                model = model or load_model(policy.path, experiment.policy, experiment.reference.revision).to(device())
-                scored = _score_shard(model, policy, rows, experiment.reference.max_tokens, temperature)
-                writer.write(index, scored)
-            progress.advance(rows.num_rows)
+        todo = [index for index in range(len(source.shards)) if not writer.is_done(index)]
+        progress.advance(source.rows - sum(source.shards[index].rows for index in todo))
+        build = partial(_Scorer, experiment, root_for_workers(store), generation, dataset)
+        for index, scored in work_through(experiment, "ref_logprobs", build, todo):
+            writer.write(index, scored)
+            progress.advance(scored.num_rows)
         stats = {"seconds": time.monotonic() - started, **_statistics(writer, len(source.shards))}
         manifest = writer.commit(len(source.shards), stats)
     return _report(manifest, started, skipped=False)
@@ -91,6 +92,25 @@ def reference_label(identity: str) -> str:
     A logged data set serves several experiments, and each may have a reference of its own.
     """
     return re.sub(r"[^A-Za-z0-9_.-]", "-", identity)[:64]
+
+
+class _Scorer:
+    """π_ref at work on shards, on whichever machine: see `scale_out.ShardWork`."""
+
+    def __init__(self, experiment: Experiment, root: str, generation: int, dataset: str) -> None:
+        store = open_store(root)
+        self.experiment, self.policy = experiment, reference_policy(store, experiment)
+        self.rollouts = store.partition(dataset, "rollouts", generation)
+        revision = experiment.reference.revision
+        self.model: Any = load_model(self.policy.path, experiment.policy, revision).to(device())
+
+    def make(self, index: int) -> pa.Table:
+        rows, experiment = self.rollouts.read_shard(index, _COLUMNS), self.experiment
+        max_tokens, temperature = experiment.reference.max_tokens, experiment.training.temperature
+        return _score_shard(self.model, self.policy, rows, max_tokens, temperature)
+
+    def close(self) -> None:
+        del self.model
 
 
 def _score_shard(model: Any, policy: PolicyRef, rows: pa.Table, max_tokens: int, temperature: float) -> pa.Table:

@@ -1,32 +1,38 @@
 """The rollouts stage: sample the trajectories of one generation, shard by shard, resumable."""
 
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.agreement import measure_agreement
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.rollouts import RolloutsConfig
-from pipeline.engines import Engine, Request, Sample, Sampling, load_engine
+from pipeline.endpoint import endpoint_policy
+from pipeline.engines import Engine, Request, Sample, Sampling, choose_engine, context_length, load_engine
 from pipeline.errors import TbrmError
+from pipeline.generation_prompts import write_prompts
 from pipeline.models import load_tokenizer
-from pipeline.policy import PolicyRef, foreign_policy, resolve_policy
+from pipeline.policy import PolicyRef, content_hash, foreign_policy, resolve_policy
 from pipeline.progress import track
-from pipeline.prompts import load_problems, problems_of_generation, prompt_rows
+from pipeline.scale_out import root_for_workers, work_through
 from pipeline.stage import StageReport
-from pipeline.store import SCHEMAS, Manifest, PartitionWriter, Stat, Store, seed_of, trajectory_id
+from pipeline.store import SCHEMAS, Manifest, PartitionWriter, Stat, Store, open_store, seed_of, trajectory_id
 
-# Settings that change how fast or where sampling runs, not what is asked for.
-_NOT_IN_HASH = {"gpu_memory_utilization", "tensor_parallel", "batch_size"}
+# What decides the trajectories that are asked for. All else changes how fast, where, or how closely watched.
+_IN_HASH = {"engine", "policy", "n", "temperature", "top_p", "top_k", "max_tokens", "stop", "max_model_len"}
 
 
 def run_rollouts(experiment: Experiment, store: Store, generation: int, replace: bool = False) -> StageReport:
-    """Write tables `prompts` and `rollouts` of `generation`, sampled from policy[generation].
+    """Write tables `prompts`, `quarantine` and `rollouts` of `generation`, sampled from policy[generation].
 
     A killed run goes on at the first missing shard and ends with the same trajectories.
-    Raises TbrmError when the experiment samples nothing, or policy[generation] is not published yet.
+    Raises TbrmError when the experiment samples nothing, policy[generation] is not published yet, or the engine cannot
+    start.
     """
     started = time.monotonic()
     config = experiment.rollouts
@@ -34,12 +40,13 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
         raise TbrmError(
             f"{experiment.name} has `rollouts: none`: it trains on logged data only, there is nothing to sample"
         )
-    policy = foreign_policy(config.policy) if config.policy else resolve_policy(store, experiment, generation)
-    tokenizer = load_tokenizer(policy.path)
-    prompts = _write_prompts(experiment, config, store, generation, tokenizer, replace)
+    policy = behaviour_policy(store, experiment, config, generation)
+    folder = _tokenizer_folder(store, experiment, config, policy, generation)
+    context = context_length(folder) if config.max_model_len is None else config.max_model_len
+    prompts = write_prompts(experiment, config, store, generation, load_tokenizer(folder), context, replace)
     partition = store.partition(experiment.name, "rollouts", generation)
     config_hash = stage_hash(
-        config.model_dump(exclude=_NOT_IN_HASH),
+        config.model_dump(include=_IN_HASH),
         experiment.policy.dtype,
         experiment.seed,
         policy.policy_id,
@@ -51,84 +58,95 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
         f"{experiment.name}/policy/generation={generation:04d}": policy.policy_id,
         f"{experiment.name}/prompts/generation={generation:04d}": prompts.hash,
     }
-    engine: Engine | None = None
-    prompt_partition = store.partition(experiment.name, "prompts", generation)
+    choice, shards = choose_engine(config, policy.path), len(prompts.shards)
     with (
         partition.writer(config_hash, parents, replace) as writer,
         track(f"rollouts[{generation}]", prompts.rows * config.n, "trajectories") as progress,
     ):
-        for index, rows in prompt_partition.iter_shards():
-            if not writer.is_done(index):
-                engine = engine or load_engine(config, experiment.policy, policy, tokenizer)
-                writer.write(index, _sample_shard(experiment, config, engine, policy, tokenizer, generation, rows))
-            progress.advance(rows.num_rows * config.n)
-        if engine is not None:
-            engine.close()
-        stats = _statistics(writer, len(prompts.shards)) | {"seconds": time.monotonic() - started}
-        manifest = writer.commit(len(prompts.shards), stats)
+        progress.note(f"{choice.name}: {choice.reason}")
+        todo = [index for index in range(shards) if not writer.is_done(index)]
+        progress.advance(sum(prompts.shards[index].rows for index in set(range(shards)) - set(todo)) * config.n)
+        build = partial(_Sampler, experiment, config, root_for_workers(store), generation, policy)
+        for index, rows in work_through(experiment, "rollouts", build, todo):
+            writer.write(index, rows)
+            progress.advance(rows.num_rows)
+        stats = _statistics(writer, shards) | {"engine": choice.name, "engine_reason": choice.reason}
+        if config.agreement.sample and not config.endpoint and not config.adapter:
+            stats |= measure_agreement(experiment, policy, writer, shards, config.agreement.sample)
+        stats["seconds"] = time.monotonic() - started
+        manifest = writer.commit(shards, stats)
     return _report(manifest, started, skipped=False)
 
 
-def _write_prompts(
-    experiment: Experiment, config: RolloutsConfig, store: Store, generation: int, tokenizer: Any, replace: bool
-) -> Manifest:
-    """The generation's draw as table `prompts`; shard k holds the prompts of rollouts shard k."""
-    partition = store.partition(experiment.name, "prompts", generation)
-    config_hash = stage_hash(experiment.prompts, experiment.seed, config.prompts_per_shard)
-    if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
-        return manifest
-    problems = load_problems(experiment.prompts, experiment.seed)
-    drawn = problems_of_generation(problems, experiment.prompts.per_generation, generation, experiment.seed)
-    rows, too_long = prompt_rows(drawn, experiment.prompts.template, tokenizer, experiment.prompts.max_prompt_tokens)
-    if not rows:
-        raise TbrmError(f"all {too_long} prompts of generation {generation} are longer than prompts.max_prompt_tokens")
-    size = config.prompts_per_shard
-    with partition.writer(config_hash, {}, replace) as writer:
-        for index, start in enumerate(range(0, len(rows), size)):
-            writer.write(index, pa.Table.from_pylist(rows[start : start + size], SCHEMAS["prompts"]))
-        return writer.commit(-(-len(rows) // size), {"too_long": too_long})
+def behaviour_policy(store: Store, experiment: Experiment, config: RolloutsConfig, generation: int) -> PolicyRef:
+    """What samples generation `generation`: policy[g], or the policy that `rollouts.policy` and `.adapter` name."""
+    if config.policy and config.endpoint:
+        return endpoint_policy(config.policy)
+    policy = foreign_policy(config.policy) if config.policy else resolve_policy(store, experiment, generation)
+    if not config.adapter:
+        return policy
+    return PolicyRef(f"{policy.policy_id}+{content_hash(Path(config.adapter))}", policy.path, policy.generation)
 
 
-def _sample_shard(
-    experiment: Experiment,
-    config: RolloutsConfig,
-    engine: Engine,
-    policy: PolicyRef,
-    tokenizer: Any,
-    generation: int,
-    prompts: pa.Table,
-) -> pa.Table:
-    """`n` trajectories for each prompt of the shard, in the order (prompt, sample)."""
-    sampling = Sampling(config.temperature, config.top_p, config.top_k, config.max_tokens)
-    keys = [(prompt, sample) for prompt in prompts.to_pylist() for sample in range(config.n)]
-    ids = [trajectory_id(experiment.name, generation, prompt["prompt_id"], sample) for prompt, sample in keys]
-    seeds = [seed_of(experiment.seed, id_) for id_ in ids]
-    requests = [Request(prompt["prompt_token_ids"], seed) for (prompt, _), seed in zip(keys, seeds, strict=True)]
-    samples = engine.generate(requests, sampling)
-    rows = [
-        {
-            "trajectory_id": id_,
-            "prompt_id": prompt["prompt_id"],
-            "sample_index": sample_index,
-            "prompt_token_ids": prompt["prompt_token_ids"],
-            "response_token_ids": sample.token_ids,
-            "response_text": _text(sample, tokenizer),
-            "finish_reason": sample.finish_reason,
-            "behavior_logprobs": sample.logprobs,
-            "policy_id": policy.policy_id,
-            "generation": generation,
-            "sampling": {
-                "temperature": config.temperature,
-                "top_p": config.top_p,
-                "max_tokens": config.max_tokens,
-                "seed": seed,
-                "engine": engine.name,
-                "engine_version": engine.version,
-            },
-        }
-        for id_, (prompt, sample_index), seed, sample in zip(ids, keys, seeds, samples, strict=True)
-    ]
-    return pa.Table.from_pylist(rows, SCHEMAS["rollouts"])
+def _tokenizer_folder(
+    store: Store, experiment: Experiment, config: RolloutsConfig, policy: PolicyRef, generation: int
+) -> str:
+    """Where tokenizer and context come from: the behaviour policy, or policy[g] where that is a server."""
+    return resolve_policy(store, experiment, generation).path if config.endpoint else policy.path
+
+
+class _Sampler:
+    """The engine at work on shards, on whichever machine: see `scale_out.ShardWork`."""
+
+    def __init__(
+        self, experiment: Experiment, config: RolloutsConfig, root: str, generation: int, policy: PolicyRef
+    ) -> None:
+        store = open_store(root)
+        self.experiment, self.config, self.generation = experiment, config, generation
+        # Found again here: on another machine its folder may be a copy elsewhere.
+        self.policy = policy if config.endpoint else behaviour_policy(store, experiment, config, generation)
+        self.prompts = store.partition(experiment.name, "prompts", generation)
+        self.tokenizer = load_tokenizer(_tokenizer_folder(store, experiment, config, policy, generation))
+        limit = experiment.prompts.max_prompt_tokens
+        self.engine: Engine = load_engine(config, experiment.policy, self.policy, self.tokenizer, limit)
+
+    def make(self, index: int) -> pa.Table:
+        """`n` trajectories for each prompt of the shard, in the order (prompt, sample)."""
+        config, engine = self.config, self.engine
+        sampling = Sampling(config.temperature, config.top_p, config.top_k, config.max_tokens)
+        prompts = self.prompts.read_shard(index).to_pylist()
+        keys = [(prompt, sample) for prompt in prompts for sample in range(config.n)]
+        ids = [trajectory_id(self.experiment.name, self.generation, p["prompt_id"], sample) for p, sample in keys]
+        seeds = [seed_of(self.experiment.seed, id_) for id_ in ids]
+        requests = [Request(prompt["prompt_token_ids"], seed) for (prompt, _), seed in zip(keys, seeds, strict=True)]
+        samples = engine.generate(requests, sampling)
+        rows = [
+            {
+                "trajectory_id": id_,
+                "prompt_id": prompt["prompt_id"],
+                "sample_index": sample_index,
+                "prompt_token_ids": prompt["prompt_token_ids"],
+                "response_token_ids": sample.token_ids,
+                "response_text": _text(sample, self.tokenizer),
+                "finish_reason": sample.finish_reason,
+                "behavior_logprobs": sample.logprobs,
+                "policy_id": self.policy.policy_id,
+                "generation": self.generation,
+                "sampling": {
+                    "temperature": config.temperature,
+                    "top_p": config.top_p,
+                    "max_tokens": config.max_tokens,
+                    "seed": seed,
+                    "engine": engine.name,
+                    "engine_version": engine.version,
+                },
+            }
+            for id_, (prompt, sample_index), seed, sample in zip(ids, keys, seeds, samples, strict=True)
+        ]
+        return pa.Table.from_pylist(rows, SCHEMAS["rollouts"])
+
+    def close(self) -> None:
+        self.engine.close()
 
 
 def _text(sample: Sample, tokenizer: Any) -> str:

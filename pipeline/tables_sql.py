@@ -77,8 +77,7 @@ def run_sql(store: Store, query: str, limit: int) -> tuple[list[str], list[tuple
 
 
 def _select(partition: Partition, paths: list[str], store: Store) -> str:
-    protocol = "" if store.is_local else f"{store.protocol}://"
-    listed = ", ".join(_quoted(protocol + path) for path in paths)
+    listed = ", ".join(_quoted(path if store.is_local else store.fs.unstrip_protocol(path)) for path in paths)
     label = partition.table.partition("@")[2]
     # `rollouts` has a column `generation` of its own, with the same value.
     own = (

@@ -30,6 +30,19 @@ from trainer.models import PREFIX, Models, build_models, load_models, save_model
 from trainer.update import Batch, update_once
 
 
+@contextmanager
+def _named_memory_errors() -> Generator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TbrmError(
+            f"the GPU ran out of memory ({error}). In this order: lower training.micro_batch_tokens (not below the "
+            "longest trajectory), set training.activation_checkpointing: true, lower training.head_chunk_tokens, raise "
+            "training.zero_stage with more processes, set training.offload: optimizer"
+        ) from error
+
+
+@_named_memory_errors()
 def work(job: TrainJob) -> None:
     """Take part in `job` as the process that the environment says this is. Raises TbrmError, on every rank alike."""
     world = join_world()
@@ -74,7 +87,7 @@ def work(job: TrainJob) -> None:
         if world.leader:
             prune(job.state, job.training.keep_checkpoints)
 
-    with _stop_requests() as stop, _progress(job, world) as report, _named_memory_errors():
+    with _stop_requests() as stop, _progress(job, world) as report:
         report(start, "")
         for update in range(start, job.updates):
             rows = rows_of(update)
@@ -182,18 +195,6 @@ def _stop_requests() -> Generator[threading.Event]:
         yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _named_memory_errors() -> Generator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise TbrmError(
-            f"the GPU ran out of memory ({error}). In this order: lower training.micro_batch_tokens (not below the "
-            "longest trajectory), set training.activation_checkpointing: true, lower training.head_chunk_tokens, raise "
-            "training.zero_stage with more processes, set training.offload: optimizer"
-        ) from error
 
 
 def _anyone(flag: bool, world: World) -> bool:

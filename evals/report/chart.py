@@ -129,7 +129,7 @@ def nice_ticks(low: float, high: float, wanted: int = 5, whole: bool = False) ->
     if whole:
         step = max(1.0, round(step))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [i * step for i in range(first, last + 1)]
 
 
 def short(value: float) -> str:

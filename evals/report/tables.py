@@ -58,7 +58,7 @@ def generation_table(history: Sequence[GenerationRecord], lengths: Mapping[int, 
     header = ["g", "sampled reward", "|residual|", "V(s₁)", "KL", "loss, first", "loss, last", "tokens, untruncated"]
     header += ["cut %", "tokens sampled", "trajectories trained", "tokens trained", "seconds"]
     caption = "Row g: trajectories sampled from policy[g], and the training on its replay mix that made policy[g+1]."
-    return Table(caption, header, rows)
+    return compact(Table(caption, header, rows))
 
 
 def accuracy_tables(history: Sequence[GenerationRecord]) -> list[Table]:
@@ -106,7 +106,7 @@ def benchmark_table(scores: Mapping[str, Scores], generation: int) -> Table:
         )
     header = ["benchmark", "protocol", "problems", "accuracy %", "pass@k %", "maj@k %", "tokens", "cut %"]
     header += ["unparsed %", "verifier", "remark"]
-    return Table(f"policy[{generation}], all with 95% intervals.", header, rows)
+    return compact(Table(f"policy[{generation}], all with 95% intervals.", header, rows))
 
 
 def change_table(all_scores: AllScores) -> Table | None:
@@ -123,7 +123,7 @@ def change_table(all_scores: AllScores) -> Table | None:
             rows.append([*cells, "; ".join(found.remarks)])
     header = ["benchmark", "problems", f"policy[{first}] %", f"policy[{last}] %", "difference, points", "told apart"]
     caption = f"policy[{last}] minus policy[{first}], paired by problem, with 95% intervals."
-    return Table(caption, [*header, "remarks"], rows) if rows else None
+    return compact(Table(caption, [*header, "remarks"], rows)) if rows else None
 
 
 def diagnostics_table(store: Store, name: str, generations: Sequence[int]) -> Table | None:
@@ -147,6 +147,13 @@ def diagnostics_table(store: Store, name: str, generations: Sequence[int]) -> Ta
         "the behaviour policy μ left its log-probs; TBRM itself needs no w. Effective: (Σw)²/Σw²."
     )
     return Table(caption, header, rows) if rows else None
+
+
+def compact(table: Table) -> Table:
+    """The table without columns that are empty in every row."""
+    kept = [i for i in range(len(table.header)) if any(row[i] for row in table.rows)]
+    rows = [[row[i] for i in kept] for row in table.rows]
+    return Table(table.caption, [table.header[i] for i in kept], rows, table.set_apart)
 
 
 def with_interval(interval: Interval | None, number: str) -> str:
@@ -179,7 +186,7 @@ def _diagnostics_row(generation: int, tree: Mapping[str, Any]) -> list[str]:
     if coverage is None:
         return [*cells, *["-"] * 7]
     p5, _, p50, _, p95 = coverage["log_ratio"]["percentiles"]
-    cells += [f"{value:.2f}" for value in (p5, p50, p95)]
+    cells += [f"{round(value, 2) + 0.0:.2f}" for value in (p5, p50, p95)]
     share = f"{100 * coverage['effective_share']:.1f}"
     return [*cells, f"{coverage['effective']:.1f}", share, short(coverage["chi2"]), short(coverage["mean_weight"])]
 

@@ -8,6 +8,7 @@ from pipeline.config.base import Config
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.config.policy import PolicyConfig, ReferenceConfig
 from pipeline.config.prompts import PromptsConfig
+from pipeline.config.ray import RayConfig
 from pipeline.config.replay import ReplayConfig
 from pipeline.config.rewards import RewardsConfig
 from pipeline.config.rollouts import RolloutsConfig
@@ -37,6 +38,8 @@ class Experiment(Config):
     replay: ReplayConfig = ReplayConfig()
     training: TrainingConfig
     evaluation: EvaluationConfig | None = None
+    ray: RayConfig | None = None
+    """Shards of sampling and labelling on a Ray cluster. None: on the machine of the stage."""
 
     @field_validator("name")
     @classmethod

@@ -5,17 +5,35 @@ from typing import Any
 from pipeline.config.policy import PolicyConfig
 from pipeline.config.rollouts import RolloutsConfig
 from pipeline.engines.base import Engine, FinishReason, Request, Sample, Sampling
-from pipeline.errors import TbrmError
+from pipeline.engines.choice import Choice, choose_engine
 from pipeline.policy import PolicyRef
 
 
-def load_engine(rollouts: RolloutsConfig, policy_config: PolicyConfig, policy: PolicyRef, tokenizer: Any) -> Engine:
-    """Start the engine that `rollouts.engine` names on `policy`. Raises TbrmError when it cannot be had."""
-    if rollouts.engine == "vllm":
-        raise TbrmError("rollouts.engine: vllm is not built yet; use `transformers` or `auto`")
+def load_engine(
+    rollouts: RolloutsConfig,
+    policy_config: PolicyConfig,
+    policy: PolicyRef,
+    tokenizer: Any,
+    max_prompt_tokens: int | None = None,
+) -> Engine:
+    """Start the engine that `rollouts.engine` names (or `auto` chooses) on `policy`.
+
+    With `max_prompt_tokens` vLLM keeps room for sequences of that prompt and `rollouts.max_tokens` only.
+    Raises TbrmError when the engine cannot be had; another one never takes its place.
+    """
+    choice = choose_engine(rollouts, policy.path)
+    if choice.name == "openai":
+        from pipeline.engines.openai_engine import OpenAIEngine
+
+        return OpenAIEngine(policy, rollouts.batch_size, [int(tokenizer.eos_token_id)], rollouts.stop)
+    stop_ids = stop_token_ids(policy.path, tokenizer)
+    if choice.name == "vllm":
+        from pipeline.engines.vllm_engine import VllmEngine
+
+        room = model_room(rollouts, policy.path, max_prompt_tokens)
+        return VllmEngine(policy, policy_config.dtype, rollouts, stop_ids, room)
     from pipeline.engines.transformers_engine import TransformersEngine
 
-    stop_ids = stop_token_ids(policy.path, tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
     return TransformersEngine(policy, policy_config, rollouts.batch_size, stop_ids, pad_id)
 
@@ -33,4 +51,33 @@ def stop_token_ids(path: str, tokenizer: Any) -> list[int]:
     return sorted(i for i in ids if i is not None)
 
 
-__all__ = ["Engine", "FinishReason", "Request", "Sample", "Sampling", "load_engine", "stop_token_ids"]
+def context_length(path: str) -> int | None:
+    """Longest sequence of the model in a folder, prompt and response together; None where its config does not say."""
+    from transformers import AutoConfig
+
+    length = getattr(AutoConfig.from_pretrained(path, trust_remote_code=False), "max_position_embeddings", None)
+    return int(length) if length else None
+
+
+def model_room(rollouts: RolloutsConfig, path: str, max_prompt_tokens: int | None) -> int | None:
+    """Tokens of one sequence that vLLM has to hold: see `rollouts.max_model_len`."""
+    wanted = rollouts.max_model_len
+    if wanted is None and max_prompt_tokens is not None:
+        wanted = max_prompt_tokens + rollouts.max_tokens
+    limits = [limit for limit in (wanted, context_length(path)) if limit is not None]
+    return min(limits) if limits else None
+
+
+__all__ = [
+    "Choice",
+    "Engine",
+    "FinishReason",
+    "Request",
+    "Sample",
+    "Sampling",
+    "choose_engine",
+    "context_length",
+    "load_engine",
+    "model_room",
+    "stop_token_ids",
+]

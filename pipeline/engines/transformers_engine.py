@@ -1,7 +1,7 @@
 """Sampling through transformers' own `generate`: no start-up cost, right for small models and for CPUs."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class _SeededChoice(LogitsProcessor):
             chosen = raw.argmax(-1, keepdim=True)
         else:
             step = input_ids.shape[1] - self.prompt_length
-            cumulative = torch.softmax(self.warpers(input_ids, raw).double(), -1).cumsum(-1)
+            cumulative = torch.softmax(self.warpers(input_ids, cast("torch.FloatTensor", raw)).double(), -1).cumsum(-1)
             drawn = self.uniforms[:, step : step + 1] * cumulative[:, -1:]
             chosen = torch.searchsorted(cumulative, drawn, right=True).clamp_max(raw.shape[-1] - 1)  # [B, 1]
         self.logprobs.append((raw.gather(-1, chosen) - raw.logsumexp(-1, keepdim=True)).squeeze(-1))

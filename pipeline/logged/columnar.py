@@ -28,7 +28,7 @@ def read_columnar(path: Path) -> Iterator[pa.RecordBatch]:
         assert child.stderr is not None
         finished = False
         try:
-            with pa.ipc.open_stream(child.stdout) as stream:
+            with pa.ipc.open_stream(cast("io.IOBase", child.stdout)) as stream:
                 yield from stream
             finished = True
         except (pa.ArrowInvalid, OSError):
@@ -66,7 +66,7 @@ def main(path: Path) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         schema, batches = _batches(path)
-        with pa.ipc.new_stream(sys.stdout.buffer, schema) as sink:
+        with pa.ipc.new_stream(cast("io.IOBase", sys.stdout.buffer), schema) as sink:
             for batch in batches:
                 for start in range(0, batch.num_rows, BATCH_ROWS):
                     sink.write_batch(batch.slice(start, BATCH_ROWS))

@@ -58,7 +58,7 @@ def summarize(read: Read, shards: int, rows: int, rewards: bool) -> dict[str, St
         tokens += int(lengths.sum())
         longest = max(longest, int(np.max(lengths, initial=0)))
         engines.update(pc.struct_field(good.column("sampling"), "engine").to_pylist())
-        finish.update(good.column("finish_reason").to_pylist())
+        finish.update(str(reason) for reason in good.column("finish_reason").to_pylist())
         if rewards:
             reward_sum += pc.sum(read("rewards", index, ["reward"]).column("reward")).as_py() or 0.0
     stats: dict[str, Stat] = {

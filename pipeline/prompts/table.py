@@ -27,8 +27,9 @@ def prompt_row(problem: Problem, template: str, tokenizer: Any) -> dict[str, Any
 
 def prompt_rows(
     problems: Iterable[Problem], template: str, tokenizer: Any, max_tokens: int
-) -> tuple[list[dict[str, Any]], int]:
-    """(rows, how many problems were left out because their prompt is longer than `max_tokens`)."""
+) -> tuple[list[dict[str, Any]], list[tuple[int, dict[str, Any]]]]:
+    """(rows, those left out because their prompt is longer than `max_tokens`, each with its position in the draw)."""
     rows = [prompt_row(problem, template, tokenizer) for problem in problems]
-    kept = [row for row in rows if len(row["prompt_token_ids"]) <= max_tokens]
-    return kept, len(rows) - len(kept)
+    fits = [len(row["prompt_token_ids"]) <= max_tokens for row in rows]
+    kept = [row for row, good in zip(rows, fits, strict=True) if good]
+    return kept, [(i, row) for i, (row, good) in enumerate(zip(rows, fits, strict=True)) if not good]

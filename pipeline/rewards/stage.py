@@ -2,19 +2,24 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pyarrow as pa
 
 from pipeline.config import Experiment, stage_hash
+from pipeline.config.rewards import RewardsConfig
 from pipeline.progress import track
 from pipeline.rewards.audit import audit_generation
 from pipeline.rewards.grader import Grader
 from pipeline.rewards.reading import Labelled, read_items
 from pipeline.rewards.types import STATUSES, UNDECIDED, GradeItem, RewardLabel
 from pipeline.rewards.verifiers import get_verifier
+from pipeline.scale_out import on_cluster, root_for_workers, work_through
 from pipeline.stage import StageReport
-from pipeline.store import SCHEMAS, Manifest, Partition, PartitionWriter, Stat, Store
+from pipeline.store import SCHEMAS, Manifest, Partition, PartitionWriter, Stat, Store, open_store
+
+Place = tuple[str, str, int]
 
 
 def run_rewards(
@@ -49,16 +54,16 @@ def run_rewards(
             partition.writer(config_hash, parents, replace) as writer,
             track(f"rewards[{generation}]", source.rows, "responses") as progress,
         ):
-            for index, shard in enumerate(source.shards):
-                if writer.is_done(index):
-                    progress.advance(shard.rows)
-                    continue
-                rows = read_items(rollouts, prompts, index, verifier, config.token_rewards)
-                labels: list[RewardLabel] = []
-                for graded in grader.grade(row.item for row in rows):
-                    labels.append(graded)
-                    progress.advance()
-                writer.write(index, _table(rows, labels, grader))
+            todo = [index for index in range(len(source.shards)) if not writer.is_done(index)]
+            progress.advance(source.rows - sum(source.shards[index].rows for index in todo))
+            if on_cluster(experiment, "rewards"):
+                build = partial(_Labeller, config, root_for_workers(store), _place(rollouts), _place(prompts), verifier)
+                for index, labelled in work_through(experiment, "rewards", build, todo):
+                    writer.write(index, labelled)
+                    progress.advance(labelled.num_rows)
+                todo = []
+            for index in todo:
+                writer.write(index, _label_shard(grader, rollouts, prompts, index, verifier, progress.advance))
             stats = _statistics(writer, len(source.shards))
             if config.audit_sample:
                 audit = audit_generation(config, rollouts, writer.read, len(source.shards), config.audit_sample)
@@ -67,6 +72,41 @@ def run_rewards(
             stats |= {"rows_sent_to_workers": grader.graded, "seconds": time.monotonic() - started}
             manifest = writer.commit(len(source.shards), stats)
     return _report(manifest, started, skipped=False)
+
+
+class _Labeller:
+    """Grading workers on another machine: see `scale_out.ShardWork`. Partitions are (data set, table, generation)."""
+
+    def __init__(self, config: RewardsConfig, root: str, rollouts: Place, prompts: Place, verifier: str | None) -> None:
+        store = open_store(root)
+        self.rollouts, self.prompts = store.partition(*rollouts), store.partition(*prompts)
+        self.grader, self.verifier = Grader(config).__enter__(), verifier
+
+    def make(self, index: int) -> pa.Table:
+        return _label_shard(self.grader, self.rollouts, self.prompts, index, self.verifier)
+
+    def close(self) -> None:
+        self.grader.__exit__(None, None, None)
+
+
+def _place(partition: Partition) -> Place:
+    return partition.dataset, partition.table, partition.generation
+
+
+def _label_shard(
+    grader: Grader,
+    rollouts: Partition,
+    prompts: Partition,
+    index: int,
+    verifier: str | None,
+    after_each: Callable[[], None] = lambda: None,
+) -> pa.Table:
+    rows = read_items(rollouts, prompts, index, verifier, grader.config.token_rewards)
+    labels: list[RewardLabel] = []
+    for graded in grader.grade(row.item for row in rows):
+        labels.append(graded)
+        after_each()
+    return _table(rows, labels, grader)
 
 
 def _verifiers(grader: Grader, prompts: Partition, verifier: str | None) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.builtin import save_tiny_arith
 from pipeline.store import Store, open_store
 
 TREE: dict[str, Any] = {
@@ -29,7 +30,7 @@ TREE: dict[str, Any] = {
 
 def run(folder: Path, **changes: Any) -> tuple[Store, str]:
     """`tbrm run` of the experiment with these changes; the store and what was printed."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "loop.yaml"
     path.write_text(yaml.safe_dump(TREE | changes))
     env = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "TBRM_ROOT")} | {"OMP_NUM_THREADS": "1"}
@@ -74,3 +75,30 @@ def test_purely_offline(tmp_path: Path) -> None:
     assert mix["rows"] == 512
     assert {part["source"] for part in mix["parts"]} == {"loop_behaviour"}
     assert len(set(policy_ids(store, 2))) == 3
+
+
+def test_offline_on_a_log_that_another_policy_made(tmp_path: Path) -> None:
+    """Import with one command, then train: rewards come with the log, reference log-probs are scored by the loop."""
+    tokenizer = tmp_path / "tokenizer"
+    save_tiny_arith(tokenizer, seed=0)
+    rows = [
+        {"prompt": f"{a}+{b}=", "response": str(a + b + (a + b) % 2), "answer": str(a + b), "reward": 1.0 - (a + b) % 2}
+        for a in range(20, 60)
+        for b in (13, 28)
+    ]
+    log = tmp_path / "ppo.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = tmp_path / "a" / "data"
+    arguments = ["import", "--name", "ppo", str(log), "--tokenizer", str(tokenizer), "--policy", "my-ppo"]
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments, "--root", str(data)]
+    subprocess.run(command, check=True, timeout=120)
+    replay = {"window": 0, "logged": [{"name": "ppo"}]}
+    store, _ = run(tmp_path / "a", rollouts="none", replay=replay, generations=1, evaluation=None)
+    mix = json.loads((Path(store.base) / "loop/trained_policy/generation=0000/training.json").read_text())["mix"]
+    assert mix["rows"] == len(rows)
+    assert {part["rewards"] for part in mix["parts"]} == {"rewards"}
+    lineage = ["lineage", "loop:1", "--root", str(data)]
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", *lineage]
+    shown = subprocess.run(command, check=True, timeout=120, capture_output=True, text=True).stdout
+    assert "my-ppo" in shown
+    assert "ppo.jsonl" in shown

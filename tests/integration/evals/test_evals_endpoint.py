@@ -6,11 +6,11 @@ import pytest
 from evals_store import publish, tiny_experiment
 from openai_server import Served, serve
 
-from evals import endpoint
 from evals.plan import Changes, changed, plan_entries, setting_of
 from evals.scores import read_scores
 from evals.stage import evaluate
 from evals.targets import target_of
+from pipeline import endpoint
 from pipeline.errors import TbrmError
 from pipeline.store import Store
 

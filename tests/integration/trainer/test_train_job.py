@@ -164,6 +164,33 @@ def test_unreadable_rewards_stop_the_job(make_job: MakeJob, trajectories: object
         train_policy(job)
 
 
+def test_a_full_gpu_is_answered_with_the_settings_to_change(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("trainer.worker.update_once", full)
+    with pytest.raises(TbrmError, match=r"Tried to allocate 2.00 GiB.*lower training.micro_batch_tokens"):
+        train_policy(make_job())
+
+
+def test_a_hostfile_is_served_by_deepspeeds_launcher(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One machine in the file; to reach it, DeepSpeed asks an ssh that answers at once."""
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text("#!/bin/sh\nexit 0\n")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ssh.parent}{os.pathsep}{os.environ['PATH']}")
+    one = train_policy(make_job("one"))
+    hosts = tmp_path / "hosts"
+    hosts.write_text("localhost slots=2\n")
+    two = train_policy(make_job("two", hostfile=str(hosts), processes=2))
+    assert [r["loss"] for r in two.metrics] == pytest.approx([r["loss"] for r in one.metrics], rel=1e-5)
+    with pytest.raises(TbrmError, match=r"training.hostfile: there is no file"):
+        train_policy(make_job("none", hostfile=str(tmp_path / "absent"), processes=2))
+
+
 def test_bfloat16_trains_and_keeps_its_type(make_job: MakeJob) -> None:
     from safetensors import safe_open
 

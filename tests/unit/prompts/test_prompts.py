@@ -133,8 +133,8 @@ class _Words:
         return list(range(len(text.split())))
 
 
-def test_prompts_that_are_too_long_are_left_out_and_counted() -> None:
+def test_prompts_that_are_too_long_are_set_aside_with_their_position() -> None:
     problems = [Problem("short", "a b", "1", "t"), Problem("long", "a b c d", "1", "t")]
     rows, left_out = prompt_rows(problems, "raw", _Words(), max_tokens=3)
     assert [row["prompt_id"] for row in rows] == ["short"]
-    assert left_out == 1
+    assert [(position, row["prompt_id"]) for position, row in left_out] == [(1, "long")]
