@@ -5,6 +5,7 @@ process, and the import says which file it was. Run as a module, this file is th
 batches through a pipe.
 """
 
+import io
 import resource
 import subprocess
 import sys
