@@ -26,16 +26,19 @@ _ON_LINUX = sys.platform.startswith("linux")
 def descendants(root: int) -> list[int]:
     """Process ids of everything below `root`, zombies left out; empty where there is no /proc."""
     children: dict[int, list[int]] = {}
+    ended: set[int] = set()
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             # pid (name, which may hold spaces and brackets) state ppid ...
             state, parent = entry.read_text().rpartition(")")[2].split()[:2]
-            if state != "Z":
-                children.setdefault(int(parent), []).append(int(entry.parent.name))
+            children.setdefault(int(parent), []).append(int(entry.parent.name))
+            if state == "Z":
+                ended.add(int(entry.parent.name))
     found: list[int] = []
     layer = children.get(root, [])
     while layer:
-        found += layer
+        # Through zombies too: one whose threads are still ending has not handed its children on yet.
+        found += [pid for pid in layer if pid not in ended]
         layer = [child for pid in layer for child in children.get(pid, [])]
     return found
 

@@ -14,12 +14,13 @@ from pipeline.config import Experiment, stage_hash
 from pipeline.config.rollouts import RolloutsConfig
 from pipeline.endpoint import endpoint_policy
 from pipeline.engines import Engine, Request, Sample, Sampling, choose_engine, context_length, load_engine
+from pipeline.engines.warm_socket import socket_path
 from pipeline.errors import TbrmError
 from pipeline.generation_prompts import write_prompts
 from pipeline.models import load_tokenizer
 from pipeline.policy import PolicyRef, content_hash, foreign_policy, resolve_policy
 from pipeline.progress import track
-from pipeline.scale_out import root_for_workers, work_through
+from pipeline.scale_out import on_cluster, root_for_workers, work_through
 from pipeline.stage import StageReport
 from pipeline.store import SCHEMAS, Manifest, PartitionWriter, Stat, Store, open_store, seed_of, trajectory_id
 
@@ -108,7 +109,9 @@ class _Sampler:
         self.prompts = store.partition(experiment.name, "prompts", generation)
         self.tokenizer = load_tokenizer(_tokenizer_folder(store, experiment, config, policy, generation))
         limit = experiment.prompts.max_prompt_tokens
-        self.engine: Engine = load_engine(config, experiment.policy, self.policy, self.tokenizer, limit)
+        here = config.warm and not on_cluster(experiment, "rollouts")
+        service = socket_path(root, experiment.name) if here else None
+        self.engine: Engine = load_engine(config, experiment.policy, self.policy, self.tokenizer, limit, service)
 
     def make(self, index: int) -> pa.Table:
         """`n` trajectories for each prompt of the shard, in the order (prompt, sample)."""

