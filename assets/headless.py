@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dagster import (
     AssetKey,
@@ -18,6 +19,7 @@ from assets.launcher import Launcher
 from assets.logged import register_logged
 from assets.publish import failed_checks, latest_materialization, partition_name, publish_next, report_policy
 from assets.resources import StoreLocation
+from assets.rollout_service import rollout_service
 from assets.runs import was_interrupted, why_failed
 from assets.sensors import HEADLESS_TAG
 from assets.sources import ExperimentSource
@@ -66,11 +68,15 @@ def run_loop(
     last = _run(loop, base_job(source.name), [s for s in stages_of(source.experiment) if not s.partitioned], None)
     register_logged(instance, loop.store)
     report_policy(instance, source.experiment, resolve_published(loop.store, source.name, 0), 0, {})
-    for generation in range(source.experiment.generations):
-        terminal.generation(generation, source.experiment.generations)
-        due = [s for s in looped_stages(source.experiment) if is_evaluated(s, source.experiment, generation)]
-        last = _run(loop, generation_job(source.name), due, generation) or last
-        _publish(loop, generation)
+    log = Path(instance.storage_directory()) / f"rollout-service-{source.name}.log"
+    with rollout_service(source.experiment, loop.store, [*source.arguments(), *location.arguments()], log) as service:
+        for generation in range(source.experiment.generations):
+            terminal.generation(generation, source.experiment.generations)
+            due = [s for s in looped_stages(source.experiment) if is_evaluated(s, source.experiment, generation)]
+            if service is not None and not all(_is_done(loop, stage, generation) for stage in due):
+                service.ensure()
+            last = _run(loop, generation_job(source.name), due, generation) or last
+            _publish(loop, generation)
     return last
 
 
