@@ -144,4 +144,5 @@ def _cell(text: str) -> str:
     The end of a long response is its interesting part.
     """
     short = text if len(text) <= _SAMPLE_CHARS else "…" + text[-_SAMPLE_CHARS:]
-    return "`" + short.replace("`", "'").replace("|", "¦").replace("\n", "⏎").replace("\r", "") + "`" if short else ""
+    inert = short.replace("`", "'").replace("|", "¦").replace("\n", "⏎").replace("\r", "")
+    return f"`{inert}`" if inert else ""

@@ -33,11 +33,12 @@ class Value:
 def training_plot(store: Store, name: str, generation: int) -> str:
     """Markdown image of sampled reward, |residual|, V(s_1) and KL up to trained_policy[`generation`]."""
     training = _stats(store, name, "trained_policy", generation)
+    references = _stats(store, name, "ref_logprobs", generation)
     panels = [
         ("sampled reward", "mean r(τ)", _rewards(store, name, generation)),
         ("|Bellman residual|", "nats", _plain(training, "residual_abs")),
         ("soft value V(s₁)", "nats", _plain(training, "value_first")),
-        ("KL to the reference", "nats a response", _plain(training, "kl")),
+        ("KL to the reference", "nats a response", _plain(references, "behaviour_kl")),
     ]
     return _markdown([panel for panel in panels if panel[2]], "reward, residual, V and KL over generations")
 

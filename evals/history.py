@@ -35,6 +35,8 @@ class GenerationRecord:
     """By benchmark entry."""
     sampling: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Statistics of the rollouts' manifest."""
+    kl: float | None = None
+    """KL(policy[g] || reference) in nats a response, estimated on policy[g]'s own samples."""
     training: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Statistics of the trained policy's manifest."""
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -55,12 +57,14 @@ def _record(experiment: Experiment, store: Store, generation: int) -> Generation
             manifests[table] = partition.manifest()
     path = store.join(experiment.name, "trained_policy", f"generation={generation:04d}", MANIFEST)
     trained = parse_manifest(store.read_bytes(path).decode(), path) if store.fs.exists(path) else None
+    reference = manifests["ref_logprobs"].stats if "ref_logprobs" in manifests else {}
     scores = read_scores(store, experiment.name, generation) if "scores" in manifests else {}
     return GenerationRecord(
         generation=generation,
         reward=_reward(store, experiment.name, generation) if "rewards" in manifests else None,
         accuracy={name: accuracy_interval(found.correct) for name, found in scores.items()},
         sampling=manifests["rollouts"].stats if "rollouts" in manifests else {},
+        kl=float(reference["behaviour_kl"]) if "behaviour_kl" in reference else None,
         training=trained.stats if trained else {},
         seconds=_seconds(store, experiment.name, generation, manifests, trained),
     )

@@ -51,7 +51,7 @@ def _table(experiment: Experiment, history: Sequence[GenerationRecord]) -> Table
             *(record.accuracy[b].percent() if b in record.accuracy else "" for b in benchmarks),
             _number(training.get("residual_abs"), ".1f"),
             _number(training.get("value_first"), ".2f"),
-            _number(training.get("kl"), ".3g"),
+            _number(record.kl, ".3f"),
             _number(record.sampling.get("response_tokens"), ",d"),
             *(_number(record.seconds.get(s), ".1f") for s in stages),
         )
@@ -72,7 +72,8 @@ def draw(experiment: Experiment, history: Sequence[GenerationRecord]) -> bytes:
     _draw_success(axes[0], history)
     _draw_line(axes[1], history, "residual_abs", "|residual|, r/β units", "mean |Bellman residual|")
     _draw_line(axes[2], history, "value_first", "nats", "soft value V(s₁)")
-    _draw_line(axes[3], history, "kl", "nats a response", "KL estimate to the reference")
+    kl = [(r.generation, r.kl) for r in history if r.kl is not None]
+    _plot(axes[3], kl, "nats a response", "KL to the reference, on its own samples")
     points = [(r.generation, r.sampling["mean_response_tokens"]) for r in history if r.sampling]
     _plot(axes[4], points, "tokens", "mean response length")
     _draw_seconds(axes[5], history)

@@ -62,6 +62,7 @@ def run_ref_logprobs(
             writer.write(index, scored)
             progress.advance(scored.num_rows)
         stats = {"seconds": time.monotonic() - started, **_statistics(writer, len(source.shards))}
+        stats |= _behaviour_kl(experiment, source, stats["ref_logprob_sum_mean"])
         manifest = writer.commit(len(source.shards), stats)
     return _report(manifest, started, skipped=False)
 
@@ -146,6 +147,20 @@ def _statistics(writer: Any, shards: int) -> dict[str, float]:
         "ref_logprob_sum_mean": float(np.mean(table["ref_logprob_sum"].to_numpy())),
         "ref_value_first_mean": float(np.mean(table["ref_value_first"].to_numpy())),
     }
+
+
+def _behaviour_kl(experiment: Experiment, rollouts: Manifest, ref_logprob_sum_mean: float) -> dict[str, float]:
+    """KL(behaviour policy || π_ref) in nats a response: the mean of Σ(log μ - log π_ref) over μ's own samples.
+
+    Nothing where the stored log-probs are not those of the distribution that was sampled from.
+    """
+    sampled, stats = experiment.rollouts, rollouts.stats
+    if sampled is None or (sampled.temperature, sampled.top_p, sampled.top_k) != (1.0, 1.0, 0):
+        return {}
+    if experiment.training.temperature != 1.0 or "entropy_per_token" not in stats:
+        return {}
+    logprob_sum_mean = -float(stats["entropy_per_token"]) * float(stats["response_tokens"]) / rollouts.rows
+    return {"behaviour_kl": logprob_sum_mean - ref_logprob_sum_mean}
 
 
 def _report(manifest: Manifest, started: float, skipped: bool) -> StageReport:

@@ -51,7 +51,11 @@ def curves(
         Chart("Benchmark accuracy", "%", _accuracies(history), 0.0, 100.0, "95% intervals"),
         _of_training("|Bellman residual|", "mean, nats", "residual_abs", history, updates, floor=0.0),
         _of_training("Soft value V(s₁)", "mean, nats", "value_first", history, updates),
-        _of_training("KL to the reference", "estimate, nats a response", "kl", history, updates, floor=0.0),
+        Chart(
+            "KL to the reference",
+            "nats a response",
+            [Series("on its own samples", [Point(r.generation, r.kl) for r in history if r.kl is not None])],
+        ),
         Chart(
             "Length of untruncated responses",
             "mean, tokens",

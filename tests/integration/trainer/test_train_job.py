@@ -179,7 +179,7 @@ def test_a_hostfile_is_served_by_deepspeeds_launcher(
     """One machine in the file; to reach it, DeepSpeed asks an ssh that answers at once."""
     ssh = tmp_path / "bin" / "ssh"
     ssh.parent.mkdir()
-    ssh.write_text("#!/bin/sh\nexit 0\n")
+    ssh.write_text("#!/bin/sh\necho 127.0.0.1\n")
     ssh.chmod(0o755)
     monkeypatch.setenv("PATH", f"{ssh.parent}{os.pathsep}{os.environ['PATH']}")
     one = train_policy(make_job("one"))
