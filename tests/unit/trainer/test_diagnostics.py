@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from assets.studies.tabular import Tree, tabular_scores, trajectories
 from pipeline.config.training import TrainingConfig
-from tests.unit.trainer.tabular import Tree, tabular_scores, trajectories
 from trainer.diagnostics import choose_rows, coverage, diagnose, parse_diagnostics, to_json
 from trainer.diagnostics_view import COLUMNS, cells, markdown
 from trainer.objectives.tbrm import tbrm

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tabular import Response, Tree, state_values, tabular_scores, trajectories
 from torch import Tensor
 
+from assets.studies.tabular import Response, Tree, state_values, tabular_scores, trajectories
 from pipeline.config.training import OBJECTIVE_NEEDS, ObjectiveName, TrainingConfig
 from pipeline.errors import TbrmError
 from trainer.objectives import get

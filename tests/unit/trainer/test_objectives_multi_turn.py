@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tabular import Tree, state_values, tabular_scores, trajectories
 
+from assets.studies.tabular import Tree, state_values, tabular_scores, trajectories
 from pipeline.config.training import OBJECTIVE_NEEDS, ObjectiveName, TrainingConfig
 from trainer.objectives import get
 from trainer.packing import lay_out

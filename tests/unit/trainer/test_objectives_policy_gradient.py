@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tabular import Response, Tree, state_values, tabular_scores, trajectories
 
+from assets.studies.tabular import Response, Tree, state_values, tabular_scores, trajectories
 from pipeline.config.training import TrainingConfig
 from trainer.objectives import get
 from trainer.objectives.grpo import group_advantages

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tabular import Response, Tree, optimal_table, state_values, tabular_scores, trajectories
 from torch import Tensor
 
+from assets.studies.change_of_measure import random_ratios
+from assets.studies.tabular import Response, Tree, optimal_table, state_values, tabular_scores, trajectories
 from pipeline.config.training import ObjectiveName, TrainingConfig
 from trainer.objectives import get
 from trainer.packing import lay_out
@@ -133,31 +134,6 @@ def test_change_of_trajectory_measure(seed: int) -> None:
     Exact on a random MDP, by enumerating trajectories: the supremum is a generalized eigenvalue. Over trajectories the
     density ratio itself is far larger, which is why a residual of whole trajectories is no handicap off-policy.
     """
-    rng = np.random.default_rng(seed)
-    states, actions, horizon = 3, 2, 4
-    start = rng.dirichlet(np.ones(states))
-    step = rng.dirichlet(np.ones(states), (states, actions))
-    target, data = (rng.dirichlet(np.ones(actions), (horizon, states)) for _ in range(2))
-    cells = horizon * states * actions
-    moments = {"target": np.zeros((cells, cells)), "data": np.zeros((cells, cells))}
-    largest = 0.0
-    for path in itertools.product(range(states * actions), repeat=horizon):
-        visited = [divmod(cell, actions) for cell in path]
-        dynamics = start[visited[0][0]] * np.prod(
-            [step[s][a][after[0]] for (s, a), after in itertools.pairwise(visited)]
-        )
-        features = np.zeros(cells)
-        features[[h * states * actions + cell for h, cell in enumerate(path)]] = 1
-        chance = {
-            name: dynamics * np.prod([policy[h, s, a] for h, (s, a) in enumerate(visited)])
-            for name, policy in (("target", target), ("data", data))
-        }
-        largest = max(largest, chance["target"] / chance["data"])
-        for name, p in chance.items():
-            moments[name] += p * np.outer(features, features)
-    density = np.diag(moments["target"]) / np.diag(moments["data"])
-    spectrum, axes = np.linalg.eigh(moments["data"])
-    kept = axes[:, spectrum > 1e-12] / np.sqrt(spectrum[spectrum > 1e-12])
-    supremum = np.linalg.eigvalsh(kept.T @ moments["target"] @ kept).max()
-    assert supremum <= (horizon + 1) * density.max()
-    assert supremum < largest
+    ratios = random_ratios(seed)
+    assert ratios.share_of_bound <= 1
+    assert ratios.supremum < ratios.trajectory

@@ -1,8 +1,13 @@
-"""A policy as a table of logits for each prefix, in float64, and the exact solution of its token tree."""
+"""A policy as a table of logits, in float64, scored for the product's own objectives; the token tree and its solution.
+
+A table's row is a state, its column a token. `Tree` has one row for each prefix, as a language model does; `layered.py`
+lets prefixes share rows.
+"""
 
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,6 +19,18 @@ Response = tuple[int, ...]
 PROMPT = (7, 8)
 
 
+class Environment(Protocol):
+    """Knows the row of the table for each token of a response."""
+
+    def rows(self, response: Response) -> list[int]:
+        """[T] rows, first token first."""
+        ...
+
+    def logprobs(self, table: Tensor, response: Response) -> Tensor:
+        """[T] log-probs of the response's tokens under a table."""
+        ...
+
+
 @dataclass(frozen=True)
 class Tree:
     """Responses of at most `horizon` tokens; with `stop`, token 0 ends one earlier."""
@@ -23,6 +40,7 @@ class Tree:
     stop: bool = True
 
     def ends(self, response: Response) -> bool:
+        """Whether this response is complete."""
         return len(response) == self.horizon or (self.stop and response[-1:] == (0,))
 
     @property
@@ -37,7 +55,7 @@ class Tree:
         return [(*p, a) for p in self.prefixes for a in range(self.actions) if self.ends((*p, a))]
 
     def random_table(self, seed: int) -> Tensor:
-        """[states, actions] logits."""
+        """[states, actions] standard normal logits."""
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(len(self.prefixes), self.actions, dtype=torch.float64, generator=generator)
 
@@ -47,9 +65,11 @@ class Tree:
         return [place[response[:h]] for h in range(len(response))]
 
     def logprobs(self, table: Tensor, response: Response) -> Tensor:
+        """[T] log-probs of the response's tokens."""
         return table.log_softmax(1)[self.rows(response), list(response)]
 
     def sample(self, table: Tensor, count: int, seed: int) -> list[Response]:
+        """`count` responses of the policy with these logits."""
         weights = torch.stack([self.logprobs(table, r).sum() for r in self.responses]).exp()
         drawn = torch.multinomial(weights, count, replacement=True, generator=torch.Generator().manual_seed(seed))
         return [self.responses[i] for i in drawn.tolist()]
@@ -67,7 +87,7 @@ def optimal_table(tree: Tree, ref: Tensor, reward: Callable[[Response], float], 
 
 
 def trajectories(
-    tree: Tree,
+    environment: Environment,
     responses: Sequence[Response],
     reward: Callable[[Response], float],
     ref: Tensor,
@@ -84,8 +104,8 @@ def trajectories(
             response_ids=np.array(r, np.int32),
             response_mask=np.ones(len(r), bool),
             reward=reward(r),
-            ref_logprobs=tree.logprobs(ref, r).numpy(),
-            behavior_logprobs=None if behavior is None else tree.logprobs(behavior, r).numpy(),
+            ref_logprobs=environment.logprobs(ref, r).numpy(),
+            behavior_logprobs=None if behavior is None else environment.logprobs(behavior, r).numpy(),
             ref_value_first=float(ref[0].logsumexp(0)),
         )
         for i, r in enumerate(responses)
@@ -94,23 +114,72 @@ def trajectories(
     return [replace(t, group=stats[t.prompt_id]) for t in rows]
 
 
-def tabular_scores(tree: Tree, table: Tensor, batch: PackedBatch) -> Scores:
-    """What `trainer.scoring.score` returns for a model, for a table."""
-    states, actions = [], []
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Row and column of the table for each policy token of a pack."""
+
+    rows: Tensor
+    """[R]"""
+    actions: Tensor
+    """[R]"""
+
+
+def cells(environment: Environment, batch: PackedBatch) -> Cells:
+    """Where the tokens of `batch` stand in a table of `environment`."""
+    rows, actions = list[int](), list[int]()
     for t in batch.trajectories:
         response = tuple(t.response_ids.tolist())
-        states += [row for row, kept in zip(tree.rows(response), t.response_mask, strict=True) if kept]
+        rows += [row for row, kept in zip(environment.rows(response), t.response_mask, strict=True) if kept]
         actions += [a for a, kept in zip(response, t.response_mask, strict=True) if kept]
-    logits = table[states]
+    return Cells(torch.tensor(rows), torch.tensor(actions))
+
+
+def scores_at(at: Cells, table: Tensor, batch: PackedBatch) -> Scores:
+    """What `trainer.scoring.score` returns for a model, for a table."""
+    logits = table[at.rows]
     value = logits.logsumexp(1)
-    logprob = logits[range(len(actions)), actions] - value
+    logprob = logits.gather(1, at.actions[:, None]).squeeze(1) - value
     p = logits.softmax(1)
     return Scores(logprob, value[batch.first], value, entropy=value - (p * logits).sum(1))
 
 
-def state_values(tree: Tree, values: Tensor, batch: PackedBatch) -> Tensor:
+def tabular_scores(environment: Environment, table: Tensor, batch: PackedBatch) -> Scores:
+    """`scores_at` for a pack that is scored once."""
+    return scores_at(cells(environment, batch), table, batch)
+
+
+def weighted(scores: Scores, batch: PackedBatch, weights: Tensor) -> tuple[Scores, PackedBatch]:
+    """Scores and batch whose loss counts trajectory i `weights[i]` times ([B], at least 0, need not be whole).
+
+    For the objectives whose loss is a sum of squares of terms linear in scores, reference and reward: scaling all of
+    them by √w scales every square by w. So 10^5 stored trajectories cost as much as the distinct ones among them.
+    """
+    root = weights.double().sqrt()
+    by_token = root[batch.seq]
+
+    def scaled(values: Tensor | None, by: Tensor) -> Tensor | None:
+        return None if values is None else values * by
+
+    return (
+        replace(
+            scores,
+            logprob=scores.logprob * by_token,
+            value_first=scaled(scores.value_first, root),
+            value=scaled(scores.value, by_token),
+            target_value=scaled(scores.target_value, by_token),
+        ),
+        replace(
+            batch,
+            ref_logprobs=batch.ref_logprobs * by_token,
+            reward=batch.reward * root,
+            token_reward=batch.token_reward * by_token,
+        ),
+    )
+
+
+def state_values(environment: Environment, values: Tensor, batch: PackedBatch) -> Tensor:
     """[R] of values [states], at the state before each token."""
-    return values[[row for t in batch.trajectories for row in tree.rows(tuple(t.response_ids.tolist()))]]
+    return values[cells(environment, batch).rows]
 
 
 def _group(rewards: list[float], beta: float) -> GroupStats:
