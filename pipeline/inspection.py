@@ -13,12 +13,12 @@ _BINS = 10
 
 
 def overview(store: Store) -> list[dict[str, Any]]:
-    """Each data set with the rows of its tables."""
+    """Each data set with the rows of its tables, all versions (`rewards@v2`) of a table together."""
     found: list[dict[str, Any]] = []
     for dataset in store.datasets():
-        rows = {
-            table: sum(p.manifest().rows for p in _committed(store, dataset, table)) for table in store.tables(dataset)
-        }
+        rows = Counter[str]()
+        for table in store.tables(dataset):
+            rows[table.partition("@")[0]] += sum(p.manifest().rows for p in _committed(store, dataset, table))
         found.append({"dataset": dataset, "rows": {table: count for table, count in rows.items() if count}})
     return found
 
