@@ -19,7 +19,8 @@ def overview(store: Store) -> list[dict[str, Any]]:
         rows = Counter[str]()
         for table in store.tables(dataset):
             rows[table.partition("@")[0]] += sum(p.manifest().rows for p in _committed(store, dataset, table))
-        found.append({"dataset": dataset, "rows": {table: count for table, count in rows.items() if count}})
+        if +rows:  # an import that stopped leaves a folder with nothing committed
+            found.append({"dataset": dataset, "rows": dict(+rows)})
     return found
 
 
