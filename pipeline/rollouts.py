@@ -67,7 +67,7 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
         progress.note(f"{choice.name}: {choice.reason}")
         todo = [index for index in range(shards) if not writer.is_done(index)]
         progress.advance(sum(prompts.shards[index].rows for index in set(range(shards)) - set(todo)) * config.n)
-        build = partial(_Sampler, experiment, config, root_for_workers(store), generation, policy)
+        build = partial(Sampler, experiment, config, root_for_workers(store), generation, policy)
         for index, rows in work_through(experiment, "rollouts", build, todo):
             writer.write(index, rows)
             progress.advance(rows.num_rows)
@@ -96,7 +96,7 @@ def _tokenizer_folder(
     return resolve_policy(store, experiment, generation).path if config.endpoint else policy.path
 
 
-class _Sampler:
+class Sampler:
     """The engine at work on shards, on whichever machine: see `scale_out.ShardWork`."""
 
     def __init__(
