@@ -1,0 +1,70 @@
+"""The tabular machinery of the exact studies, against brute force."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from assets.studies.coverage import BETA, behaviour, fit_sample, problem
+from assets.studies.identities import largest_errors
+from assets.studies.layered import random_layered
+from assets.studies.tabular import Tree, cells, scores_at, state_values, tabular_scores, trajectories, weighted
+from pipeline.config.training import ObjectiveName, TrainingConfig
+from trainer.objectives import get
+from trainer.packing import lay_out
+
+
+@pytest.mark.parametrize("objective", ["tbrm", "brm", "tbrm_iterative", "sql_single", "sql_multi"])
+def test_a_weight_counts_a_trajectory_as_often(objective: ObjectiveName) -> None:
+    tree, options = Tree(actions=2, horizon=3), TrainingConfig(beta=0.5)
+    ref, table, values = tree.random_table(1), tree.random_table(2), tree.random_table(3).logsumexp(1)
+    counts = [3, 0, 1, 2, 5][: len(tree.responses)]
+
+    def loss(responses: list[tuple[int, ...]], weights: list[int]) -> float:
+        batch = lay_out(trajectories(tree, responses, lambda r: 0.3 * sum(r), ref))
+        scores = replace(tabular_scores(tree, table, batch), target_value=state_values(tree, values, batch))
+        return float(get(objective).loss(*weighted(scores, batch, torch.tensor(weights)), options)[0])
+
+    distinct = tree.responses[: len(counts)]
+    repeated = [r for r, count in zip(distinct, counts, strict=True) for _ in range(count)]
+    assert loss(distinct, counts) == pytest.approx(loss(repeated, [1] * len(repeated)), rel=1e-12)
+
+
+def test_the_layered_optimum_is_the_normalized_exponential_of_the_rewards() -> None:
+    mdp = random_layered(3)
+    log_weights = mdp.all_logprobs(mdp.ref) + mdp.outcome / BETA
+    star = mdp.optimal(BETA)
+    assert torch.allclose(mdp.all_logprobs(star), log_weights.log_softmax(0), atol=1e-12)
+    assert float(star[0].logsumexp(0)) == pytest.approx(float(log_weights.logsumexp(0)))
+    assert mdp.objective(star, BETA) == pytest.approx(BETA * float(log_weights.logsumexp(0)))
+
+
+def test_rows_follow_the_transitions_and_occupancies_sum_to_one() -> None:
+    mdp = random_layered(4)
+    assert [mdp.rows(r) for r in mdp.responses] == mdp.index.tolist()
+    occupied = mdp.occupancy(mdp.all_logprobs(mdp.ref).exp())
+    assert torch.allclose(occupied.sum((1, 2)), torch.ones(mdp.horizon, dtype=torch.float64))
+    first = mdp.ref.log_softmax(1).exp()[0]
+    assert torch.allclose(occupied[0, 0], first)
+    batch = mdp.batch()
+    by_response = scores_at(cells(mdp, batch), mdp.ref, batch).logprob.reshape(-1, mdp.horizon).sum(1)
+    assert torch.allclose(by_response, mdp.all_logprobs(mdp.ref), atol=1e-14)
+
+
+def test_identities_hold_to_rounding() -> None:
+    assert max(largest_errors(range(3), (0.002, 0.2, 2.0)).values()) < 1e-12
+
+
+def test_more_data_and_better_coverage_come_closer_within_the_bound() -> None:
+    mdp, star = problem(seed=1)
+    close, far = behaviour(mdp, star, 1.0), behaviour(mdp, star, 0.03)
+    assert close.chi2_state_action == pytest.approx(1)
+    assert 5 < far.chi2_state_action <= far.chi2_trajectory
+    few, many = (fit_sample(mdp, star, close, n, seed=0) for n in (100, 100_000))
+    uncovered = fit_sample(mdp, star, far, 100_000, seed=0)
+    assert 0 < many.gap < few.gap / 100
+    assert many.gap < uncovered.gap / 3
+    for fit in (few, many, uncovered):
+        assert fit.gap == pytest.approx(fit.kl_gap, abs=1e-13)
+        assert fit.gap <= fit.bound
+        assert fit.gradient < 1e-6
