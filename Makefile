@@ -17,8 +17,8 @@ test: dev browser lint
 	$(BIN)/python -m pytest
 
 lint: dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --no-cache .
+	$(BIN)/ruff format --no-cache --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 

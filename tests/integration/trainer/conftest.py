@@ -29,9 +29,8 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trajectories(policy: Path) -> pa.Table:
     """24 prompts with 4 responses of 1 to 7 tokens; the reward is 1 when the first digit is even."""
-    from trainer.scoring import score_trajectories
-
     from pipeline.models import load_model
+    from trainer.scoring import score_trajectories
 
     rng = np.random.default_rng(0)
     prompts: list[list[int]] = []
