@@ -132,6 +132,26 @@ def logprob_agreement(store: Store, experiment: Experiment, generation: int) -> 
     )
 
 
+def engine_agreement(store: Store, experiment: Experiment, generation: int) -> Verdict:
+    """Sampling engine and trainer give a token (nearly) the same log-prob, in every generation."""
+    stats = store.partition(experiment.name, "rollouts", generation).manifest().stats
+    if experiment.rollouts is None or "agreement_mean_gap" not in stats:
+        return Verdict(True, "does not apply: nothing was compared (a server, an adapter, or agreement.sample 0)")
+    bounds = experiment.rollouts.agreement
+    limits = {
+        "agreement_mean_gap": bounds.max_mean_gap,
+        "agreement_max_gap": bounds.max_token_gap,
+        "agreement_response_gap": bounds.max_response_gap,
+    }
+    found = {name: float(stats[name]) for name in limits}
+    mean, largest, response = (f"{found[name]:.2g} (at most {limit:g})" for name, limit in limits.items())
+    return Verdict(
+        all(found[name] <= limit for name, limit in limits.items()),
+        f"gaps in nats: mean of a token {mean}, largest {largest}, mean of a response's sum {response}",
+        {**found, "agreement_max_response_gap": float(stats["agreement_max_response_gap"])},
+    )
+
+
 def effective_samples(store: Store, experiment: Experiment, generation: int) -> Verdict:
     """Every source of the mix still says something about π_θ: its importance weights do not rest on a few responses."""
     found = read_diagnostics(store, experiment.name, generation) or []
@@ -227,6 +247,7 @@ Check = Callable[[Store, Experiment, int], Verdict]
 CHECKS: dict[tuple[str, str], Check] = {
     ("rollouts", "no_collapse"): no_collapse,
     ("rollouts", "no_contamination"): no_contamination(_own),
+    ("rollouts", "engine_agreement"): engine_agreement,
     ("rewards", "aligned_with_rollouts"): aligned_with("rewards"),
     ("rewards", "verdict_rates"): verdict_rates,
     ("ref_logprobs", "aligned_with_rollouts"): aligned_with("ref_logprobs"),

@@ -70,7 +70,7 @@ ROLLOUTS = Stage(
     after=("base_policy", "policy"),
     kinds=frozenset({"pytorch", "parquet"}),
     table="rollouts",
-    checks=("no_collapse", "no_contamination"),
+    checks=("no_collapse", "no_contamination", "engine_agreement"),
     description="""Trajectories τ = (prompt x, response a_1..a_H) sampled from `policy[g]`, as token ids. Kept for
 ever: later generations may train on them again (`replay.window`).""",
 )

@@ -90,6 +90,7 @@ def test_metadata_can_be_plotted(instance: DagsterInstance) -> None:
 def test_checks_were_evaluated(instance: DagsterInstance) -> None:
     graph_checks = [
         ("rollouts", "no_collapse"),
+        ("rollouts", "engine_agreement"),
         ("rewards", "aligned_with_rollouts"),
         ("rewards", "verdict_rates"),
         ("ref_logprobs", "aligned_with_rollouts"),
