@@ -1,6 +1,7 @@
 """No process of a stage outlives it, whatever happens to the stage or to its caller."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from assets.launcher import LocalLauncher
 from assets.supervisor import __file__ as supervisor
+from assets.supervisor import descendants
 
 # Starts a grandchild in a session of its own (as torchrun does) that ignores SIGTERM, then sleeps.
 STUBBORN = """
@@ -115,3 +117,29 @@ def test_terminate_ends_grandchildren_that_ignore_it(tmp_path: Path) -> None:
     assert process.wait(timeout=20) == 128 + signal.SIGTERM
     os.close(write_end)
     assert wait_until_none(mark) == []
+
+
+# Its first thread ends, another one lives on: a zombie for /proc that still has a child.
+HALF_ENDED = """
+import ctypes, subprocess, sys, threading, time
+subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(300)", sys.argv[1]])
+threading.Thread(target=time.sleep, args=(300,)).start()
+print("ready", flush=True)
+ctypes.CDLL(None).syscall(60, 0)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the number of the system call is x86's")
+def test_children_of_a_process_that_is_half_ended_are_found() -> None:
+    mark = f"mark-{os.getpid()}-half"
+    process = subprocess.Popen([sys.executable, "-c", HALF_ENDED, mark], stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()
+    while (Path("/proc") / str(process.pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    found = [pid for pid in marked(mark) if pid != process.pid]
+    assert len(found) == 1
+    assert found[0] in descendants(os.getpid())
+    os.kill(found[0], signal.SIGKILL)
+    process.kill()
+    process.wait()

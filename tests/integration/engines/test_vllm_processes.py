@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -25,19 +24,23 @@ LocalLauncher(grace_s=float(sys.argv[2])).run(sys.argv[3:], {}, Path(sys.argv[1]
 """
 
 
-def stage(tmp_path: Path, store: Store, **rollouts: object) -> tuple[subprocess.Popen[bytes], Path]:
-    """`tbrm rollouts` under a LocalLauncher in a process of its own, which stands for a Dagster step; and its log."""
+def stage(
+    tmp_path: Path, store: Store, launched: bool = True, **rollouts: object
+) -> tuple[subprocess.Popen[bytes], Path]:
+    """`tbrm rollouts` and its log; when `launched`, under a LocalLauncher, whose process stands for a Dagster step."""
     experiment, log = tmp_path / "engines.yaml", tmp_path / "stage.log"
     tree = TREE | {"prompts": TREE["prompts"] | {"per_generation": 4_000}, "rollouts": TREE["rollouts"] | rollouts}
     experiment.write_text(yaml.safe_dump(tree))
     tbrm = str(Path(sys.executable).with_name("tbrm"))
     command = [tbrm, "rollouts", "-e", str(experiment), "--generation", "0", "--root", store.root]
-    caller = subprocess.Popen(
-        [sys.executable, "-c", CALLER, str(log), "2", *command],
-        env={**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
-        stdout=subprocess.DEVNULL,
-    )
-    return caller, log
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", CALLER, str(log), "2", *command] if launched else command,
+            env={**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL if launched else file,
+        )
+    return process, log
 
 
 def wait_for(what: Callable[[], bool], caller: subprocess.Popen[bytes], log: Path) -> None:
@@ -62,20 +65,17 @@ def test_a_killed_caller_takes_the_starting_engine_with_it(tmp_path: Path, new_s
     assert psutil.wait_procs(family, timeout=20)[1] == []
 
 
-def test_a_terminated_stage_takes_the_sampling_engine_with_it(
-    tmp_path: Path, new_store: Callable[[str], Store]
-) -> None:
-    """Dagster's "Terminate" raises in the step, and the launcher ends the tree; here Ctrl-C raises."""
-    store = new_store("terminated")
-    caller, log = stage(tmp_path, store)
+def test_a_killed_stage_takes_the_sampling_engine_with_it(tmp_path: Path, new_store: Callable[[str], Store]) -> None:
+    """Started by hand: no supervisor is there to clean up."""
+    store = new_store("by-hand")
+    process, log = stage(tmp_path, store, launched=False)
     first = Path(store.partition("engines", "rollouts", 0).path) / "shard-00000.parquet"
-    wait_for(first.exists, caller, log)
-    family = psutil.Process(caller.pid).children(recursive=True)
-    assert len(family) >= 4
-    caller.send_signal(signal.SIGINT)
-    assert caller.wait(timeout=30) != 0
-    left = [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-    assert [(p.pid, p.ppid(), p.cmdline()) for p in left] == []
+    wait_for(first.exists, process, log)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(engine_processes(process)) >= 2
+    process.kill()
+    process.wait()
+    assert psutil.wait_procs(family, timeout=20)[1] == []
 
 
 def test_why_the_engines_process_ended_is_told(tmp_path: Path, new_store: Callable[[str], Store]) -> None:
