@@ -8,7 +8,7 @@ import numpy as np
 from assets.studies.change_of_measure import random_ratios
 from assets.studies.coverage import BETA, SHARES, SIZES, behaviour, fit_sample, problem
 from assets.studies.identities import largest_errors
-from evals.intervals import mean_interval
+from assets.studies.statistics import over_seeds
 
 BETAS = (0.002, 0.02, 0.2, 2.0)
 _FIRST_OF_SLOPE = 1_000
@@ -38,23 +38,16 @@ def run_theory(seeds: Sequence[int], told: Callable[[str], None] = lambda _: Non
         "lemma": {
             "mdps": len(ratios),
             "largest_share_of_bound": max(r.share_of_bound for r in ratios),
-            "share_of_bound": _stats([r.share_of_bound for r in ratios]),
-            "trajectory_over_supremum": _stats([r.trajectory / r.supremum for r in ratios]),
+            "share_of_bound": over_seeds([r.share_of_bound for r in ratios]),
+            "trajectory_over_supremum": over_seeds([r.trajectory / r.supremum for r in ratios]),
         },
         "slopes_in_n": [
-            {"share": share, "chi2": _stats(_each(rows, seeds, "chi2", share=share, n=SIZES[0]))}
-            | {
-                name: _stats([_slope(_of(rows, seed=seed, share=share), "n", name, _FIRST_OF_SLOPE) for seed in seeds])
-                for name in ("gap", "bound")
-            }
+            {"share": share, "chi2": over_seeds([r["chi2"] for r in _of(rows, share=share, n=SIZES[0])])}
+            | _slopes([_of(rows, seed=seed, share=share) for seed in seeds], "n", _FIRST_OF_SLOPE)
             for share in SHARES
         ],
         "slopes_in_chi2": [
-            {"n": size}
-            | {
-                name: _stats([_slope(_of(rows, seed=seed, n=size), "chi2", name) for seed in seeds])
-                for name in ("gap", "bound")
-            }
+            {"n": size} | _slopes([_of(rows, seed=seed, n=size) for seed in seeds], "chi2")
             for size in SIZES
             if size >= _FIRST_OF_SLOPE
         ],
@@ -68,16 +61,11 @@ def _of(rows: Sequence[dict[str, Any]], **where: Any) -> list[dict[str, Any]]:
     return [r for r in rows if all(r[k] == v for k, v in where.items())]
 
 
-def _each(rows: Sequence[dict[str, Any]], seeds: Sequence[int], name: str, **where: Any) -> list[float]:
-    return [r[name] for seed in seeds for r in _of(rows, seed=seed, **where)]
+def _slopes(by_seed: Sequence[list[dict[str, Any]]], x: str, first: float = 0) -> dict[str, dict[str, float]]:
+    """Log-log slope of gap and bound in `x`, fitted for each seed."""
+    return {y: over_seeds([_slope(rows, x, y, first) for rows in by_seed]) for y in ("gap", "bound")}
 
 
-def _slope(rows: Sequence[dict[str, Any]], x: str, y: str, first: float = 0) -> float:
+def _slope(rows: Sequence[dict[str, Any]], x: str, y: str, first: float) -> float:
     kept = [r for r in rows if r[x] >= first]
     return float(np.polyfit(np.log([r[x] for r in kept]), np.log([r[y] for r in kept]), 1)[0])
-
-
-def _stats(values: Sequence[float]) -> dict[str, float]:
-    """Mean over seeds and its 95% Student interval."""
-    interval = mean_interval(np.array(values))
-    return {"mean": interval.value, "low": interval.low, "high": interval.high}

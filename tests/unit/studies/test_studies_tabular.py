@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from assets.studies.bandit import choices, descend
 from assets.studies.coverage import BETA, behaviour, fit_sample, problem
+from assets.studies.descent import Method, best_curve
 from assets.studies.identities import largest_errors
 from assets.studies.layered import random_layered
 from assets.studies.tabular import Tree, cells, scores_at, state_values, tabular_scores, trajectories, weighted
@@ -68,3 +70,20 @@ def test_more_data_and_better_coverage_come_closer_within_the_bound() -> None:
         assert fit.gap == pytest.approx(fit.kl_gap, abs=1e-13)
         assert fit.gap <= fit.bound
         assert fit.gradient < 1e-6
+
+
+def test_iteration_stays_where_direct_optimization_leaves() -> None:
+    for objective in ("tbrm_iterative", "sql_single", "sql_multi"):
+        assert set(choices(objective)) == {"worse"}
+    assert set(choices("tbrm")) == {"better"}
+    direct = descend("tbrm", "table", steps=300, refresh=1, rate=0.01)
+    iterated = descend("tbrm_iterative", "table", steps=300, refresh=10, rate=0.01)
+    assert direct[0] == iterated[0]
+    assert direct[-1] < 1e-5
+    assert iterated[-1] > 0.07
+
+
+def test_descent_by_drawn_trajectories_follows_the_exact_one() -> None:
+    exact, drawn = (best_curve(Method("tbrm", sampled=s), seed=0, at_steps=(0, 300)) for s in (False, True))
+    assert exact.gaps[0] == drawn.gaps[0] == pytest.approx(1)
+    assert max(exact.gaps[-1], drawn.gaps[-1]) < 1e-3
