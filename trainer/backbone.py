@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.errors import TbrmError
 from trainer.types import PackedBatch
+from trainer.ulysses import Share, check_heads, own_tokens, to_heads, to_tokens
 
 BLOCKWISE = "tbrm_blockwise"
 _SHORT = 64
@@ -34,14 +36,19 @@ class Blocks:
     """[N] Where each token of the pack lies in the rectangles, laid flat one after the other."""
 
 
-def hidden_states(decoder: Any, batch: PackedBatch) -> Tensor:
+def hidden_states(decoder: Any, batch: PackedBatch, share: Share | None = None) -> Tensor:
     """[N, H] last hidden states of a transformers decoder (`model.get_decoder()`), in the order of `batch.input_ids`.
 
-    The first call sets the attention of a decoder that was loaded with sdpa; it goes on to serve other callers as sdpa.
+    With `share`, [n, H] of this process's slice. The first call sets the attention of a decoder that was loaded with
+    sdpa; it goes on to serve other callers as sdpa. Raises TbrmError for a decoder whose packs cannot be shared.
     """
     inputs: dict[str, Any] = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False}
     attention = decoder.config._attn_implementation
-    if attention == "sdpa" and _attends_to_all(decoder):
+    if share is not None:
+        _check_shareable(decoder, share)
+        inputs |= {"input_ids": own_tokens(batch.input_ids, share), "share": share}
+        inputs["position_ids"] = own_tokens(batch.position_ids, share)
+    if (attention == "sdpa" or share is not None) and attention != BLOCKWISE and _attends_to_all(decoder):
         _register()
         decoder.set_attn_implementation(BLOCKWISE)
         attention = BLOCKWISE
@@ -81,6 +88,15 @@ def blocks(lengths: Sequence[int], device: torch.device) -> Blocks:
     return Blocks(tuple(rows), torch.from_numpy(order).to(device))
 
 
+def _check_shareable(decoder: Any, share: Share) -> None:
+    check_heads(decoder.config, share)
+    if not _attends_to_all(decoder):
+        raise TbrmError(
+            f"training.sequence_parallel: {type(decoder).__name__} has layers that do not attend to all earlier tokens "
+            "through transformers' interface; its packs cannot be shared"
+        )
+
+
 def _attends_to_all(decoder: Any) -> bool:
     """Whether every layer is causal attention over all earlier tokens, computed through transformers' interface."""
     config = decoder.config
@@ -109,17 +125,24 @@ def _blockwise_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     blocks: Blocks | None = None,
+    share: Share | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """sdpa over each rectangle of `blocks`, plain sdpa without them. `query` [1, heads, N, D] to [1, N, heads, D]."""
+    """sdpa over each rectangle of `blocks`, plain sdpa without them. `query` [1, heads, N, D] to [1, N, heads, D].
+
+    With `share`, N is this process's slice outside and the whole pack inside, with a part of the heads.
+    """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if blocks is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     tokens = [part[0].transpose(0, 1) for part in (query, key, value)]  # each [N, heads, D]
+    if share is not None:
+        tokens = [to_heads(part, share, len(blocks.order)) for part in tokens]
     outputs: list[Tensor] = []
     for rows in blocks.rows:
         parts = [t.index_select(0, rows.flatten()).unflatten(0, rows.shape).transpose(1, 2) for t in tokens]
         output, _ = sdpa_attention_forward(module, parts[0], parts[1], parts[2], None, dropout, scaling, is_causal=True)
         outputs.append(output.flatten(0, 1))
-    return torch.cat(outputs).index_select(0, blocks.order)[None], None
+    attended = torch.cat(outputs).index_select(0, blocks.order)
+    return (attended if share is None else to_tokens(attended, share))[None], None

@@ -13,6 +13,7 @@ import torch
 
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
+from trainer.ulysses import Share, join_share
 
 _QUIET_STEPS = 10**9
 
@@ -24,14 +25,28 @@ class World:
     rank: int
     size: int
     device: torch.device
+    share: Share | None = None
+    """The processes among them that hold this one's packs together; None: it holds them alone."""
+
+    @property
+    def groups(self) -> int:
+        """Packs under way at once."""
+        return self.size if self.share is None else self.size // self.share.size
+
+    @property
+    def group(self) -> int:
+        """Which of them is this process's."""
+        return self.rank if self.share is None else self.rank // self.share.size
 
     @property
     def leader(self) -> bool:
         return self.rank == 0
 
 
-def join_world() -> World:
+def join_world(sequence_parallel: int = 1) -> World:
     """Join the processes that a launcher started, or stand alone without ports, mpi4py or a launcher.
+
+    `sequence_parallel` of them at a time share their packs.
 
     gloo on the CPU, NCCL on GPUs. DeepSpeed's shared-memory collective for CPUs, a minute of C++ compilation at the
     first start, is left off: gloo does the same job.
@@ -57,7 +72,7 @@ def join_world() -> World:
             torch.distributed.init_process_group(backend)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
-    return World(rank, size, device)
+    return World(rank, size, device, join_share(sequence_parallel))
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from trainer.job import TrainJob
 from trainer.lora import add_adapters
 from trainer.scoring import score
 from trainer.types import PackedBatch, Scores, ValueAt
+from trainer.ulysses import Share
 
 POLICY, CRITIC = "policy", "critic"
 PREFIX = "model."
@@ -31,7 +32,9 @@ class PolicyModule(torch.nn.Module):
         self.model = model
         self.training_config = training
 
-    def forward(self, batch: PackedBatch, value: ValueAt) -> tuple[torch.Tensor | None, ...]:
+    def forward(
+        self, batch: PackedBatch, value: ValueAt, share: Share | None = None
+    ) -> tuple[torch.Tensor | None, ...]:
         """The fields of `Scores` as a tuple: DeepSpeed looks for tensors in tuples, not in dataclasses."""
         options = self.training_config
         scores = score(
@@ -41,6 +44,7 @@ class PolicyModule(torch.nn.Module):
             entropy=OBJECTIVE_NEEDS[options.objective].entropy,
             temperature=options.temperature,
             chunk_tokens=options.head_chunk_tokens,
+            share=share,
         )
         return tuple(getattr(scores, f.name) for f in dataclasses.fields(Scores))
 

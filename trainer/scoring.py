@@ -15,6 +15,7 @@ from trainer.backbone import hidden_states
 from trainer.head import head_scores
 from trainer.packing import pack
 from trainer.types import PackedBatch, Scores, Trajectory, ValueAt
+from trainer.ulysses import Share, gather
 
 __all__ = ["Scores", "ValueAt", "score", "score_trajectories"]
 
@@ -26,18 +27,29 @@ def score(
     entropy: bool = False,
     temperature: float = 1.0,
     chunk_tokens: int = 1_024,
+    share: Share | None = None,
 ) -> Scores:
     """Score a pack under a causal language model of transformers (its backbone and its head, on the batch's device).
 
     The head sees only the positions that predict policy tokens, `chunk_tokens` of them at a time. `temperature` divides
     the logits before log π, V and the entropy. V costs nothing beside log π; `value` says which of it is returned.
+    With `share` the pack is spread over processes, each of which calls this and gets the whole result.
     Raises TbrmError for a model whose logits are not a plain linear map of its last hidden state.
     """
     head = plain_head(model)
-    selected = hidden_states(model.get_decoder(), batch).index_select(0, batch.predict)
+    hidden, predict, targets = hidden_states(model.get_decoder(), batch, share), batch.predict, batch.targets
+    own: torch.Tensor | None = None
+    if share is not None:
+        start, stop = share.slice_of(batch.input_ids.shape[1])
+        own = torch.nonzero((predict >= start) & (predict < stop)).squeeze(1)
+        predict, targets = predict[own] - start, targets[own]
+    selected = hidden.index_select(0, predict)
     logprob, soft_value, spread = head_scores(
-        selected, head.weight, head.bias, batch.targets, temperature, chunk_tokens, entropy
+        selected, head.weight, head.bias, targets, temperature, chunk_tokens, entropy
     )
+    if share is not None and own is not None:
+        total = len(batch.predict)
+        logprob, soft_value, spread = (gather(part, own, total, share) for part in (logprob, soft_value, spread))
     return Scores(
         logprob=logprob,
         value_first=soft_value.index_select(0, batch.first) if value != "none" else None,

@@ -21,7 +21,7 @@ from trainer.sources import mix_tables
 STATE = "training_state"
 # How a job uses the machine and what it writes beside the policy: none of it decides what is learned.
 NOT_IN_HASH = {
-    *("processes", "hostfile", "offload", "zero_stage", "micro_batch_tokens", "head_chunk_tokens"),
+    *("processes", "sequence_parallel", "hostfile", "offload", "zero_stage", "micro_batch_tokens", "head_chunk_tokens"),
     *(
         "activation_checkpointing",
         "diagnostics_sample",

@@ -47,24 +47,25 @@ def update_once(
     objective = get(training.objective)
     learning_rate = training.learning_rate * _schedule(job, update, total_updates)
     set_learning_rate(models.policy, learning_rate)
-    packs = pack(trajectories, training.micro_batch_tokens, objective.needs.pairs, multiple_of=world.size)
+    packs = pack(trajectories, training.micro_batch_tokens, objective.needs.pairs, multiple_of=world.groups)
     place = {id(t): i for i, t in enumerate(trajectories)}
     sums: torch.Tensor | None = None
     names: list[str] = []
-    rounds = -(-len(packs) // world.size)
+    rounds = -(-len(packs) // world.groups)
     terms = objective.terms(trajectories)
     for turn in range(rounds):
-        index = turn * world.size + world.rank
+        index = turn * world.groups + world.group
         real = index < len(packs)
         mine = packs[index if real else 0].to(world.device)
         rows = [place[id(t)] for t in mine.trajectories]
+        # DeepSpeed takes the mean over all processes. Those that share a pack each bring a part of its gradient.
         weight = world.size / terms if real else 0.0
         _mark_boundary(models, turn + 1 == rounds)
         values = _critic_values(models, mine, clock)
         leaf = None if values is None else values.detach().requires_grad_()
         with clock.time("update_policy"):
             scores = replace(
-                Scores(*models.policy(mine, objective.needs.value)),
+                Scores(*models.policy(mine, objective.needs.value, world.share)),
                 critic_value=leaf,
                 target_value=None if batch.frozen is None else _frozen(batch.frozen, rows, world),
             )
@@ -78,7 +79,7 @@ def update_once(
         if sums is None:
             names = sorted(columns)
             sums = torch.zeros(len(trajectories), len(names) + 1, dtype=torch.float64, device=world.device)
-        if real:
+        if real and (world.share is None or world.share.rank == 0):
             for k, name in enumerate(names):
                 sums[rows, k] = columns[name].double()
             sums[rows[0], -1] = loss.detach().double()

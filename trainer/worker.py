@@ -45,7 +45,7 @@ def _named_memory_errors() -> Generator[None]:
 @_named_memory_errors()
 def work(job: TrainJob) -> None:
     """Take part in `job` as the process that the environment says this is. Raises TbrmError, on every rank alike."""
-    world = join_world()
+    world = join_world(job.training.sequence_parallel)
     torch.manual_seed(job.seed)
     random.seed(job.seed)
     np.random.seed(job.seed % 2**32)

@@ -154,6 +154,9 @@ class TrainingConfig(Config):
     """Keep the optimizer state (`optimizer`), or the weights too (`all`, ZeRO 3 only), in CPU memory."""
     processes: int = Field(default=1, gt=0)
     """Processes on each machine, one for each GPU."""
+    sequence_parallel: int = Field(default=1, gt=0)
+    """Processes that share the tokens of one pack (DeepSpeed-Ulysses), for responses that do not fit one GPU. It must
+    divide the processes and the model's heads; not for objectives with a critic."""
     hostfile: str | None = None
     """A DeepSpeed hostfile: train on all the machines it lists. None: this machine only."""
     lora: LoraConfig | None = None
@@ -177,6 +180,10 @@ class TrainingConfig(Config):
             raise ValueError(f"offload: all moves split weights to the CPU: set zero_stage: 3, not {self.zero_stage}")
         if self.offload == "optimizer" and self.zero_stage == 0:
             raise ValueError("offload: optimizer needs zero_stage 1, 2 or 3")
+        if self.sequence_parallel > 1 and OBJECTIVE_NEEDS[self.objective].critic:
+            raise ValueError(f"sequence_parallel: the critic of {self.objective} cannot be shared yet; set it to 1")
+        if self.hostfile is None and self.processes % self.sequence_parallel:
+            raise ValueError(f"sequence_parallel: {self.sequence_parallel} does not divide processes: {self.processes}")
         if any(not 0 <= b < 1 for b in self.adam_betas):
             raise ValueError(f"adam_betas must lie in [0, 1), got {self.adam_betas}")
         if self.objective not in RESIDUAL_OBJECTIVES and (self.length_normalized or self.residual_clip is not None):

@@ -191,6 +191,16 @@ def test_a_hostfile_is_served_by_deepspeeds_launcher(
         train_policy(make_job("none", hostfile=str(tmp_path / "absent"), processes=2))
 
 
+@pytest.mark.parametrize(("objective", "zero_stage"), [("tbrm", 1), ("brm", 3)])
+def test_two_processes_share_each_pack(make_job: MakeJob, objective: str, zero_stage: int) -> None:
+    """Ulysses: an odd number of tokens, several sequences cut in the middle, the same numbers as one process."""
+    given = {"objective": objective, "zero_stage": zero_stage, "micro_batch_tokens": 101}
+    one = train_policy(make_job("one", **given)).metrics
+    two = train_policy(make_job("two", processes=2, sequence_parallel=2, **given)).metrics
+    for name in ("loss", "grad_norm", "logratio", "reward", "tokens"):
+        assert [r[name] for r in two] == pytest.approx([r[name] for r in one], rel=1e-4, abs=1e-6)
+
+
 def test_bfloat16_trains_and_keeps_its_type(make_job: MakeJob) -> None:
     from safetensors import safe_open
 
