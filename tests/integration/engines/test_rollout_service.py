@@ -12,7 +12,9 @@ from engines_store import TREE, shards, with_rollouts
 from assets.rollout_service import RolloutService, rollout_service
 from pipeline.builtin import save_tiny_arith
 from pipeline.config import Experiment
-from pipeline.policy import publish_policy, write_policy_json
+from pipeline.engines import Request, Sampling, load_engine
+from pipeline.models import load_tokenizer
+from pipeline.policy import publish_policy, resolve_policy, write_policy_json
 from pipeline.rollouts import run_rollouts
 from pipeline.store import Store
 
@@ -70,24 +72,28 @@ def test_generations_are_sampled_as_by_engines_of_their_own(
     assert "no rollout service" not in service.log.read_text()
 
 
-def test_a_dead_service_is_started_again_and_an_absent_one_replaced(
-    sampled: Experiment,
-    warm: Experiment,
-    store: Store,
-    service: RolloutService,
-    caplog: pytest.LogCaptureFixture,
+def test_a_lost_service_is_replaced_by_an_engine_of_the_stage_and_started_again(
+    sampled: Experiment, warm: Experiment, store: Store, service: RolloutService, caplog: pytest.LogCaptureFixture
 ) -> None:
+    assert warm.rollouts is not None
     service.ensure()
     family = below()
     assert len(family) == 2, "supervisor and service"
+    policy = resolve_policy(store, warm, 0)
+    tokenizer = load_tokenizer(policy.path)
+    requests = [Request(tokenizer.encode("12+45=", add_special_tokens=False), seed) for seed in range(4)]
+    sampling = Sampling(1.0, 1.0, 0, 6)
+    engine = load_engine(warm.rollouts, warm.policy, policy, tokenizer, 16, service.path)
+    before = engine.generate(requests, sampling)
     family[-1].kill()
+    assert engine.generate(requests, sampling) == before
+    assert "no rollout service" in caplog.text
+    engine.close()
     service.ensure()
     assert service.starts == 2
     assert set(below()).isdisjoint(family)
     service.close()
     assert below() == []
-    run_rollouts(warm, store, 0)
-    assert "no rollout service" in caplog.text
 
 
 def test_only_experiments_that_want_it_have_a_service(sampled: Experiment, store: Store, tmp_path: Path) -> None:
