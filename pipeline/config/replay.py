@@ -70,6 +70,9 @@ class ReplayConfig(Config):
 
     window: int = Field(default=1, ge=0)
     """Generations of the experiment's own trajectories, the current one included. 1 is on-policy, 0 uses none."""
+    lag: int = Field(default=0, ge=0)
+    """Age of the window's newest generation: 0 is the current one. Above, training runs that many generations behind
+    the sampling (the first generations, with nothing that old, train on generation 0)."""
     generation_weight: float | None = Field(default=None, gt=0)
     """Share of the window's generations together. Without any weight every trajectory of every source is used. With
     weights (a source without one counts 1) the mix is the largest in which the sources stand in that proportion and no

@@ -39,8 +39,8 @@ def find_sources(store: Store, experiment: Experiment, generation: int) -> list[
     needs_reference = OBJECTIVE_NEEDS[experiment.training.objective].reference
     reference = reference_id(store, experiment) if needs_reference else None
     sources: list[Source] = []
-    lags = range(min(replay.window, generation + 1) if experiment.rollouts else 0)
-    decays = [replay.generation_decay**lag for lag in lags]
+    lags = _lags(experiment, generation)
+    decays = [replay.generation_decay ** (lag - lags[0]) for lag in lags]
     for lag, decay in zip(lags, decays, strict=True):
         weight = (replay.generation_weight or 1.0) * decay / sum(decays)
         labels = (_table("rewards", replay.rewards), _table("ref_logprobs", replay.ref_logprobs))
@@ -53,6 +53,15 @@ def find_sources(store: Store, experiment: Experiment, generation: int) -> list[
             place, weight = (dataset, number), logged.weight or 1.0
             sources.append(_source(store, experiment, logged.name, place, labels, reference, 0, weight))
     return sources
+
+
+def _lags(experiment: Experiment, generation: int) -> list[int]:
+    """Ages of the experiment's own generations in the mix, the newest first."""
+    replay = experiment.replay
+    if experiment.rollouts is None or replay.window == 0:
+        return []
+    newest = min(replay.lag, generation)
+    return [lag for lag in range(newest, newest + replay.window) if lag <= generation]
 
 
 def _table(table: str, label: str | None) -> str:

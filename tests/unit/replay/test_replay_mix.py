@@ -36,6 +36,14 @@ def test_window_is_cut_at_the_first_generation(store: Store) -> None:
     assert {p.generation for p in resolve_mix(store, make_experiment({"window": 4}), 0).parts} == {0}
 
 
+def test_a_lag_trains_behind_the_sampling(store: Store) -> None:
+    for generation in range(4):
+        write_generation(store, "exp", generation)
+    replay = {"window": 2, "lag": 2}
+    trained_on = [{p.generation for p in resolve_mix(store, make_experiment(replay), g).parts} for g in range(4)]
+    assert trained_on == [{0}, {0}, {0}, {1, 0}]
+
+
 def test_tables_carry_rewards_and_reference_of_the_same_row(store: Store) -> None:
     made = write_generation(store, "exp", 0)
     for part, table in resolve_mix(store, make_experiment(), 0).tables(store):
