@@ -35,7 +35,7 @@ def write_page(study: ExactStudy, folder: Path, told: Told) -> list[Path]:
     results = {"study": study.name, "cpu_seconds": round(time.process_time() - started)} | results
     folder.mkdir(parents=True, exist_ok=True)
     data, picture, page = (folder / f"{study.name}.{suffix}" for suffix in ("json", "png", "md"))
-    data.write_text(json.dumps(_rounded(results), indent=1) + "\n", encoding="utf-8")
+    data.write_text(json.dumps(rounded(results), indent=1) + "\n", encoding="utf-8")
     draw_page(study, folder)
     return [data, picture, page]
 
@@ -63,12 +63,12 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Floats to five digits, so that the committed file is small and differences can be read."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, dict):
-        return {str(k): _rounded(v) for k, v in cast(dict[Any, Any], value).items()}
+        return {str(k): rounded(v) for k, v in cast(dict[Any, Any], value).items()}
     if isinstance(value, list | tuple):
-        return [_rounded(v) for v in cast(Sequence[Any], value)]
+        return [rounded(v) for v in cast(Sequence[Any], value)]
     return value

@@ -8,6 +8,7 @@ import torch
 from assets.studies.bandit import choices, descend
 from assets.studies.coverage import BETA, behaviour, fit_sample, problem
 from assets.studies.descent import Method, best_curve
+from assets.studies.digits import digits_so_far
 from assets.studies.identities import largest_errors
 from assets.studies.layered import random_layered
 from assets.studies.tabular import Tree, cells, scores_at, state_values, tabular_scores, trajectories, weighted
@@ -87,3 +88,12 @@ def test_descent_by_drawn_trajectories_follows_the_exact_one() -> None:
     exact, drawn = (best_curve(Method("tbrm", sampled=s), seed=0, at_steps=(0, 300)) for s in (False, True))
     assert exact.gaps[0] == drawn.gaps[0] == pytest.approx(1)
     assert max(exact.gaps[-1], drawn.gaps[-1]) < 1e-3
+
+
+@pytest.mark.parametrize(("response", "outcome"), [("123", 1.0), ("124", 0.0), ("12", 0.0), ("1234", 0.0), ("", 0.0)])
+def test_dense_rewards_sum_to_the_outcome(response: str, outcome: float) -> None:
+    label = digits_so_far(response, "123", {"response_token_ids": [*range(len(response)), 2]})
+    assert label["reward"] == outcome
+    assert len(label["token_rewards"]) == len(response) + 1
+    assert sum(label["token_rewards"]) == pytest.approx(outcome)
+    assert all(step > 0 for step, a, b in zip(label["token_rewards"], response, "123", strict=False) if a == b)

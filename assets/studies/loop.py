@@ -1,0 +1,35 @@
+"""One experiment's loop in this process: the same stages as `tbrm run`, without an orchestrator around them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.config import Experiment
+from pipeline.policy import publish_policy, read_policy_json, trained_policy_folder
+from pipeline.ref_logprobs import run_ref_logprobs
+from pipeline.rewards.stage import run_rewards
+from pipeline.rollouts import run_rollouts
+from pipeline.store import Store
+from trainer.base_policy import run_base_policy
+from trainer.stage import run_train
+
+TRAINED = ("kl", "value_first", "residual_abs", "grad_norm", "seconds")
+"""What is kept of the statistics of a generation's updates."""
+
+
+def run_generations(experiment: Experiment, store: Store) -> Iterator[dict[str, Any]]:
+    """Sample and label `generations` times and train in between; yields what each policy earned and how it was trained.
+
+    The last generation is sampled only, so `reward` tells of every policy from policy[0] on. Finished stages are
+    skipped, so a killed loop goes on where it was. Raises TbrmError like the stages do.
+    """
+    run_base_policy(experiment, store)
+    for generation in range(experiment.generations):
+        run_rollouts(experiment, store, generation)
+        row = {"generation": generation, "reward": run_rewards(experiment, store, generation).metrics["reward_mean"]}
+        if generation + 1 < experiment.generations:
+            run_ref_logprobs(experiment, store, generation)
+            trained = run_train(experiment, store, generation).metrics
+            row |= {name: trained[name] for name in TRAINED if name in trained}
+            folder = trained_policy_folder(store, experiment.name, generation)
+            publish_policy(store, experiment.name, generation + 1, folder, read_policy_json(folder)["parents"])
+        yield row

@@ -1,0 +1,96 @@
+"""All studies by name: on tables, on trained policies, or both halves under one name."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from assets.studies.empirical import run_arms
+from assets.studies.empirical_page import arms_figure, arms_table
+from assets.studies.exact import ExactStudy, draw_page, rounded, write_page
+from assets.studies.iteration_page import ITERATION
+from assets.studies.spec import Study, load_study, studies_folder
+from assets.studies.theory_page import THEORY
+from pipeline.errors import ConfigError
+from pipeline.store import Store
+
+EXACT: dict[str, ExactStudy] = {study.name: study for study in (THEORY, ITERATION)}
+
+
+@dataclass(frozen=True)
+class Halves:
+    """What a name stands for."""
+
+    exact: ExactStudy | None
+    policies: Study | None
+
+
+def find(name: str) -> Halves:
+    """Raises ConfigError naming the studies there are."""
+    exact = EXACT.get(name)
+    has_file = (studies_folder() / f"{name}.yaml").is_file()
+    if exact is None and not has_file:
+        raise ConfigError(f"there is no study {name!r}. Known studies: {', '.join(names())}")
+    return Halves(exact, load_study(name) if has_file else None)
+
+
+def names() -> list[str]:
+    """Every study, by name."""
+    return sorted({*EXACT, *(p.stem for p in studies_folder().glob("*.yaml"))})
+
+
+def run_study(name: str, size: str, store: Store, folder: Path, told: Callable[[str], None]) -> list[Path]:
+    """Run what is not finished, then write the page into `folder`. Returns the files written.
+
+    Raises ConfigError for a size that the study does not have.
+    """
+    halves = find(name)
+    if halves.exact is not None and size == "tiny":
+        write_page(halves.exact, folder, told)
+    if halves.policies is not None:
+        if size not in halves.policies.sizes:
+            raise ConfigError(f"study {name} has no size {size!r}, only {', '.join(halves.policies.sizes)}")
+        results = run_arms(halves.policies.sizes[size], store, told)
+        stem = _stem(name, halves)
+        folder.mkdir(parents=True, exist_ok=True)
+        data = json.dumps(rounded({"study": name, "size": size} | results), indent=1)
+        (folder / f"{stem}.json").write_text(data + "\n", encoding="utf-8")
+    draw_study(name, folder)
+    return sorted(folder.glob(f"{name}*"))
+
+
+def draw_study(name: str, folder: Path) -> None:
+    """Write picture and page from the numbers that lie in `folder`."""
+    halves = find(name)
+    page = folder / f"{name}.md"
+    parts = list[str]()
+    if halves.exact is not None:
+        draw_page(halves.exact, folder)
+        parts.append(page.read_text(encoding="utf-8").rstrip())
+    data = folder / f"{_stem(name, halves)}.json"
+    if halves.policies is not None and data.is_file():
+        parts.append(_policies_page(halves.policies, json.loads(data.read_text(encoding="utf-8")), data, not parts))
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _policies_page(study: Study, results: dict[str, Any], data: Path, whole: bool) -> str:
+    size = study.sizes[results["size"]]
+    arms_figure(results).savefig(data.with_suffix(".png"), metadata={"Software": None})
+    heading = [f"# {study.title}", f"**Claim.** {study.claim}"] if whole else [f"## {study.title}"]
+    command = f"tbrm study {results['study']} --size {results['size']}"
+    return "\n\n".join(
+        [
+            *heading,
+            *([f"```\n{command}\n```"] if whole else []),
+            f"`{results['size']}`: {size.seeds} seeds an arm, {results['cpu_seconds']} s of CPU in all. {size.cost} "
+            f"Intervals are 95% over seeds. All numbers: [{data.name}]({data.name}).",
+            f"![{study.title}]({data.stem}.png)",
+            arms_table(results, study.compare),
+            study.reading.strip(),
+        ]
+    )
+
+
+def _stem(name: str, halves: Halves) -> str:
+    return name if halves.exact is None else f"{name}_policies"

@@ -1,0 +1,63 @@
+"""Study files: every arm of every size is a valid experiment, and runs are named by what decides them."""
+
+import json
+
+import pytest
+
+from assets.studies.empirical_page import arms_figure, arms_table
+from assets.studies.registry import EXACT, find, names
+from assets.studies.spec import Arm, arm_experiment, base_experiment, load_study, studies_folder
+from pipeline.errors import ConfigError
+from pipeline.policy import PolicyRef
+
+BASE = PolicyRef("0123456789abcdef", "/somewhere/base")
+FILES = sorted(p.stem for p in studies_folder().glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_arm_is_a_valid_experiment_of_its_own(name: str) -> None:
+    study = load_study(name)
+    assert study.compare is None or study.compare in {a.name for a in study.sizes["tiny"].arms}
+    assert study.sizes["tiny"].seeds >= 5
+    for size in study.sizes.values():
+        bases = {arm.name: PolicyRef(f"policy of {arm.base}", BASE.path) for arm in size.arms}
+        runs = {arm_experiment(size, a, seed, bases[a.name]).name for a in size.arms for seed in range(size.seeds)}
+        assert len(runs) == len(size.arms) * size.seeds
+        for base in size.bases:
+            base_experiment(size, base)
+        assert {a.base for a in size.arms} <= {None, *size.bases}
+
+
+def test_a_run_is_named_by_its_settings_and_its_base_and_not_by_its_arm_or_place() -> None:
+    size = load_study(FILES[0]).sizes["tiny"]
+    one = arm_experiment(size, Arm(name="a"), 0, BASE)
+    assert one.name == arm_experiment(size, Arm(name="b"), 0, PolicyRef(BASE.policy_id, "/elsewhere")).name
+    others = [
+        arm_experiment(size, Arm(name="a"), 1, BASE),
+        arm_experiment(size, Arm(name="a", set={"training": {"beta": 0.5}}), 0, BASE),
+        arm_experiment(size, Arm(name="a"), 0, PolicyRef("f" * 16, BASE.path)),
+    ]
+    assert len({one.name, *(o.name for o in others)}) == 4
+
+
+def test_an_unknown_study_names_the_known_ones() -> None:
+    assert set(EXACT) <= set(names())
+    with pytest.raises(ConfigError, match="theory"):
+        find("nothing")
+
+
+def test_the_table_compares_by_seed_and_counts_diverged_runs() -> None:
+    def run(rewards: list[float], diverged: str | None = None) -> dict[str, object]:
+        rows = [{"generation": g, "reward": r, "kl": 1.0, "value_first": 9.0} for g, r in enumerate(rewards)]
+        return {"generations": rows, "diverged": diverged, "cpu_seconds": 1}
+
+    arms = [
+        {"arm": "tbrm", "base": "base", "runs": [run([0.5, 0.8]), run([0.5, 0.6])]},
+        {"arm": "brm", "base": "base", "runs": [run([0.5, 0.3]), run([0.5], "stopped")]},
+    ]
+    results = json.loads(json.dumps({"arms": arms}))
+    tbrm, brm = arms_table(results, "tbrm").splitlines()[2:]
+    assert tbrm.startswith("| tbrm | 0.500 | 0.700 [")
+    assert "| -0.300 [" in brm
+    assert brm.endswith("| 1 of 2 |")
+    arms_figure(results)
