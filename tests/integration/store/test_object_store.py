@@ -1,13 +1,14 @@
 """The same store code on an S3-compatible server."""
 
 import json
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pipeline.errors import StoreError
 from pipeline.policy import content_hash, publish_policy, resolve_policy, trained_policy_folder
@@ -27,11 +28,25 @@ from trainer.stage import run_train
 
 @pytest.fixture(scope="module")
 def server() -> Generator[str]:
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
+    """moto in a process of its own: vLLM, in the same test process, cannot start once Flask is imported."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        try:
+            until = time.monotonic() + 60
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                    break
+                except OSError:
+                    assert running.poll() is None, "moto's server ended"
+                    assert time.monotonic() < until, "moto's server does not answer"
+                    time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            running.terminate()
 
 
 @pytest.fixture
