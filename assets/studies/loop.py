@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.config import Experiment
+from pipeline.logged_labels import run_logged_labels
 from pipeline.policy import publish_policy, read_policy_json, trained_policy_folder
 from pipeline.ref_logprobs import run_ref_logprobs
 from pipeline.rewards.stage import run_rewards
@@ -23,6 +24,8 @@ def run_generations(experiment: Experiment, store: Store) -> Iterator[dict[str, 
     skipped, so a killed loop goes on where it was. Raises TbrmError like the stages do.
     """
     run_base_policy(experiment, store)
+    if experiment.replay.logged:
+        run_logged_labels(experiment, store)
     for generation in range(experiment.generations):
         run_rollouts(experiment, store, generation)
         row = {"generation": generation, "reward": run_rewards(experiment, store, generation).metrics["reward_mean"]}
