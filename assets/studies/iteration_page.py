@@ -79,8 +79,10 @@ def _left(stats: dict[str, float]) -> str:
 def _figure(results: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(10, 3.9), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2)
-    for color, row in enumerate(r for r in results["bandit"] if r["refresh"] != 10):
-        name = f"{row['objective']}, {row['class']}"
+    # TBRM goes the same way on the line and in the table.
+    shown = (r for r in results["bandit"] if r["refresh"] != 10 and (r["class"] == "table" or r["objective"] != "tbrm"))
+    for color, row in enumerate(shown):
+        name = "tbrm, line and table" if row["objective"] == "tbrm" else f"{row['objective']}, {row['class']}"
         left.plot(results["steps"], row["exact"], "o-", ms=3, color=f"C{color}", label=name)
         left.plot(results["steps"], [x["mean"] for x in row["sampled"]], ":", color=f"C{color}")
     for color, row in enumerate(r for r in results["layered"] if r["refresh"] != 10 and not r["sampled"]):
@@ -99,6 +101,7 @@ def _figure(results: dict[str, Any]) -> Figure:
     for axis in (left, right):
         axis.set(yscale="log", xlabel="gradient steps")
         axis.set_xscale("symlog", linthresh=10)
+        axis.set_xlim(0, results["steps"][-1])
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8)
     return figure
