@@ -56,19 +56,10 @@ class LocalLauncher(Launcher):
 
     def run(self, command: Sequence[str], env: Mapping[str, str], log: Path, processes: int = 1) -> Ended:
         log.parent.mkdir(parents=True, exist_ok=True)
-        caller_end, our_end = os.pipe()
         # More threads than cores cost a factor of five and more; torchrun would otherwise warn and choose one.
         threads = self.threads or int(os.environ.get("OMP_NUM_THREADS", "0")) or max(1, _cores() // processes)
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_SUPERVISOR), str(caller_end), str(self.grace_s), *command],
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **env},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(caller_end,),
-            start_new_session=True,
-        )
-        os.close(caller_end)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **env}
+        process, our_end = start_supervised(command, self.grace_s, environment, subprocess.PIPE)
         tail: deque[str] = deque(maxlen=_TAIL_LINES)
         assert process.stdout is not None
         reader = threading.Thread(target=_keep, args=(process.stdout, log, tail), daemon=True)
@@ -81,6 +72,27 @@ class LocalLauncher(Launcher):
             process.wait()
             reader.join(timeout=5.0)
         return Ended(process.returncode if process.returncode >= 0 else 128 - process.returncode, tuple(tail), log)
+
+
+def start_supervised(
+    command: Sequence[str], grace_s: float, env: Mapping[str, str], stdout: IO[bytes] | int
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start `command` under the supervisor; returns its process, and a file descriptor that holds it alive.
+
+    Closing that descriptor, or the end of this process, ends the whole tree: SIGTERM, after `grace_s` SIGKILL.
+    """
+    caller_end, our_end = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_SUPERVISOR), str(caller_end), str(grace_s), *command],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.STDOUT,
+        pass_fds=(caller_end,),
+        start_new_session=True,
+    )
+    os.close(caller_end)
+    return process, our_end
 
 
 def _cores() -> int:

@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from assets.supervisor import __file__ as supervisor
+from assets.launcher import start_supervised
 from pipeline.config import Experiment
 from pipeline.engines.warm_socket import Line, socket_path
 from pipeline.errors import TbrmError
@@ -50,17 +50,8 @@ class RolloutService:
 
     def _start(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        caller_end, self._our_end = os.pipe()
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", supervisor, str(caller_end), str(_GRACE_S), *self.command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=(caller_end,),
-                start_new_session=True,
-            )
-        os.close(caller_end)
+            self._process, self._our_end = start_supervised(self.command, _GRACE_S, os.environ, log)
         self.starts += 1
 
     def _answers(self) -> bool:
