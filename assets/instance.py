@@ -1,6 +1,9 @@
 """Dagster's own storage (runs, events, schedules): one folder per store root, configured by dagster.yaml."""
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 from dagster import DagsterInstance
@@ -9,6 +12,8 @@ from pipeline.errors import TbrmError
 from pipeline.store import Store
 
 POSTGRES_URL = "TBRM_POSTGRES_URL"
+_TABLES_LOCK = 0x7462726D
+"""Key of the advisory lock under which Dagster's tables are made: `tbrm` in ASCII."""
 _TEMPLATE = Path(__file__).resolve().parents[1] / "dagster.yaml"
 _OURS = "# Written by tbrm at every start, from the repository's dagster.yaml. Delete this line to keep changes.\n"
 _POSTGRES = f"""
@@ -49,5 +54,24 @@ def prepare_home(store: Store) -> Path:
 
 
 def open_instance(store: Store) -> DagsterInstance:
-    """The Dagster instance that belongs to a store root; a context manager."""
-    return DagsterInstance.from_config(str(prepare_home(store)))
+    """The Dagster instance that belongs to a store root; a context manager. Its tables are made when there are none."""
+    home = prepare_home(store)
+    # Dagster makes its tables without a lock: two runs that start at once on an empty database fail one another.
+    with _alone(home):
+        return DagsterInstance.from_config(str(home))
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Generator[None]:
+    """Wait until no other process opens an instance on this storage."""
+    if POSTGRES_URL in os.environ:
+        from sqlalchemy import create_engine, func, select
+        from sqlalchemy.pool import NullPool
+
+        with create_engine(os.environ[POSTGRES_URL], poolclass=NullPool).begin() as connection:
+            connection.execute(select(func.pg_advisory_xact_lock(_TABLES_LOCK)))
+            yield
+    else:
+        with (home / "_opening").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from assets.instance import prepare_home
+from assets.instance import POSTGRES_URL, open_instance, prepare_home
 from assets.supervisor import __file__ as supervisor_file
 from pipeline.errors import TbrmError
 from pipeline.store import Store, exclusive
@@ -38,6 +38,8 @@ def serve(store: Store, port: int) -> None:
     home = prepare_home(store)
     # Two daemons on one home would run every sensor twice.
     with exclusive(str(home / "running" / "ui")):
+        if POSTGRES_URL in os.environ:
+            open_instance(store).dispose()  # the servers below open it all at once, without a lock on an empty database
         click.echo(f"Dagster UI of {store.root}: http://{HOST}:{port}   (Ctrl-C stops it)", err=True)
         read_end, write_end = os.pipe()
         dagster = [sys.executable, "-m", "dagster", "dev", "-m", "assets.definitions", "-h", HOST, "-p", str(port)]

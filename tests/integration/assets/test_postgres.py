@@ -1,5 +1,8 @@
 """Dagster's history in Postgres: two experiments at once, against a real server that the test starts."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +25,29 @@ def postgres_url() -> Iterator[str]:
         pytest.skip(reason)
     with postgres_server() as url:
         yield url
+
+
+EIGHT_AT_ONCE = """
+import os
+from assets.instance import open_instance
+from pipeline.store import open_store
+children = []
+for _ in range(8):
+    if not (child := os.fork()):
+        with open_instance(open_store("data")) as instance:
+            os._exit(len(instance.get_runs()))
+    children.append(child)
+print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+"""
+
+
+@pytest.mark.usefixtures("no_dagster_home")
+@pytest.mark.parametrize("database", ["postgres", "sqlite"])
+def test_an_empty_database_opened_by_many_at_once(tmp_path: Path, database: str, postgres_url: str) -> None:
+    env = {**os.environ, POSTGRES_URL: postgres_url} if database == "postgres" else dict(os.environ)
+    command = [sys.executable, "-c", EIGHT_AT_ONCE]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == str([0] * 8), done.stderr
 
 
 @pytest.mark.usefixtures("no_dagster_home")
