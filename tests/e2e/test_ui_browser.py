@@ -25,7 +25,7 @@ SCREENSHOTS = os.environ.get("TBRM_SCREENSHOTS")
 GENERATIONS = 3 if SCREENSHOTS else 2  # more points to plot where pictures are taken
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: sh scripts/install-chromium.sh (as root)"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: sh scripts/install-system.sh (as root)"),
     pytest.mark.timeout(900),  # the whole browser, server and three generations on a busy machine
 ]
 STAGES = ("rollouts", "rewards", "ref_logprobs", "trained_policy")
