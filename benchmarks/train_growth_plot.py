@@ -24,7 +24,7 @@ def main() -> None:
             axis = figure.add_subplot(2, 3, 3 * line + column + 1)
             axis.plot(sizes, values, marker="o", ms=4)
             # Proportional growth from the first point, to see at a glance what is steeper or flatter.
-            axis.plot(sizes, [values[0] * size / sizes[0] for size in sizes], ls=":", color="grey", label="proportional")
+            axis.plot(sizes, [values[0] * size / sizes[0] for size in sizes], "k:", alpha=0.5, label="proportional")
             axis.set_xscale("log", base=2)
             axis.set_yscale("log", base=2)
             axis.set_xlabel(label)
