@@ -1,5 +1,6 @@
 """`tbrm study`: one claim tested, and its page written."""
 
+import os
 from pathlib import Path
 
 import click
@@ -16,8 +17,9 @@ from pipeline.store import Store
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("docs/studies"), help="Folder of NAME.md, .json and .png."
 )
+@click.option("--workers", type=click.IntRange(min=1), default=None, help="Runs at a time.  [default: one a core]")
 @store_options
-def study(name: str, size: str, out: Path, store: Store) -> None:
+def study(name: str, size: str, out: Path, workers: int | None, store: Store) -> None:
     """Run the study NAME, or `list` what there is, what it costs and how much of it is finished.
 
     An interrupted study goes on where it was; finished runs are reused by the hash of their settings.
@@ -30,7 +32,7 @@ def study(name: str, size: str, out: Path, store: Store) -> None:
                 click.echo(line)
         return
     find(name)
-    for path in run_study(name, size, store, out, click.echo):
+    for path in run_study(name, size, store, out, workers or len(os.sched_getaffinity(0)), click.echo):
         click.echo(path)
 
 

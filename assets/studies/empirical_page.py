@@ -1,6 +1,7 @@
 """The page of a study on trained policies: a table with intervals over seeds, a picture, the reading."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -9,23 +10,28 @@ from assets.studies.exact import markdown_table
 from assets.studies.statistics import over_seeds, shown
 
 
-def arms_table(results: dict[str, Any], compare: str | None) -> str:
-    """One line an arm: reward of the first and the last policy, the difference to `compare` by seed, KL and V."""
+def arms_table(results: dict[str, Any], compare: str | None, needs: Mapping[str, str] | None = None) -> str:
+    """One line an arm: reward of the first and the last policy, the difference to `compare` by seed, KL and V.
+
+    KL is that of the last policy from the reference, on its own samples. `needs` adds a column of words by arm.
+    """
     reference = next((a for a in results["arms"] if a["arm"] == compare), None)
-    head = ["arm", "policy[0]", "last policy", f"less {compare}", "KL to π_ref", "V(s_1)", "diverged"]
+    head = ["arm", "policy[0]", "last policy", f"less {compare}", "KL to π_ref", "V(s_1)", "diverged", "needs"]
     rows = [
         [
             arm["arm"],
             f"{_mean(_rewards(arm, 0)):.3f}",
             shown(over_seeds(_last(arm)), 3),
             _difference(arm, reference),
-            f"{_mean(_trained(arm, 'kl')):.1f}",
+            f"{_mean(_trained(arm, 'kl')):.2f}",
             f"{_mean(_trained(arm, 'value_first')):.1f}",
             f"{sum(run['diverged'] is not None for run in arm['runs'])} of {len(arm['runs'])}",
+            (needs or {}).get(arm["arm"], ""),
         ]
         for arm in results["arms"]
     ]
-    kept = [i for i in range(len(head)) if reference is not None or i != 3]
+    left_out = {name for name, there in (("needs", needs), (f"less {compare}", reference)) if there is None}
+    kept = [i for i, name in enumerate(head) if name not in left_out]
     return markdown_table([head[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 

@@ -13,15 +13,19 @@ from pipeline.store import Store
 from trainer.base_policy import run_base_policy
 from trainer.stage import run_train
 
-TRAINED = ("kl", "value_first", "residual_abs", "grad_norm", "seconds")
-"""What is kept of the statistics of a generation's updates."""
+TRAINED = (
+    *("value_first", "residual_abs", "grad_norm", "peak_memory_gb", "seconds", "seconds_rollout", "seconds_ref_prob"),
+    *("seconds_ppo_value", "seconds_ppo_update_value", "seconds_update_policy"),
+)
+"""What is kept of the statistics of a generation's updates; `seconds_*` are the paper's time segments (Fig. 2b)."""
 
 
 def run_generations(experiment: Experiment, store: Store) -> Iterator[dict[str, Any]]:
     """Sample and label `generations` times and train in between; yields what each policy earned and how it was trained.
 
-    The last generation is sampled only, so `reward` tells of every policy from policy[0] on. Finished stages are
-    skipped, so a killed loop goes on where it was. Raises TbrmError like the stages do.
+    The last generation is not trained on, so `reward` and `kl` (to the reference, on the policy's own samples, nats a
+    response) tell of every policy from policy[0] on. Finished stages are skipped, so a killed loop goes on where it
+    was. Raises TbrmError like the stages do.
     """
     run_base_policy(experiment, store)
     if experiment.replay.logged:
@@ -29,10 +33,11 @@ def run_generations(experiment: Experiment, store: Store) -> Iterator[dict[str, 
     for generation in range(experiment.generations):
         run_rollouts(experiment, store, generation)
         row = {"generation": generation, "reward": run_rewards(experiment, store, generation).metrics["reward_mean"]}
+        row["kl"] = run_ref_logprobs(experiment, store, generation).metrics["behaviour_kl"]
+        # Before the training, which may diverge and would take the row with it; what it adds is added to the same row.
+        yield row
         if generation + 1 < experiment.generations:
-            run_ref_logprobs(experiment, store, generation)
             trained = run_train(experiment, store, generation).metrics
             row |= {name: trained[name] for name in TRAINED if name in trained}
             folder = trained_policy_folder(store, experiment.name, generation)
             publish_policy(store, experiment.name, generation + 1, folder, read_policy_json(folder)["parents"])
-        yield row

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from assets.studies.costs_page import costs_figure, costs_table
 from assets.studies.empirical import run_arms
 from assets.studies.empirical_page import arms_figure, arms_table
 from assets.studies.exact import ExactStudy, draw_page, rounded, write_page
 from assets.studies.iteration_page import ITERATION
-from assets.studies.spec import Study, load_study, studies_folder
+from assets.studies.spec import Size, Study, load_study, studies_folder
 from assets.studies.theory_page import THEORY
+from pipeline.config.training import OBJECTIVE_NEEDS
 from pipeline.errors import ConfigError
 from pipeline.store import Store
 
@@ -40,8 +42,10 @@ def names() -> list[str]:
     return sorted({*EXACT, *(p.stem for p in studies_folder().glob("*.yaml"))})
 
 
-def run_study(name: str, size: str, store: Store, folder: Path, told: Callable[[str], None]) -> list[Path]:
-    """Run what is not finished, then write the page into `folder`. Returns the files written.
+def run_study(
+    name: str, size: str, store: Store, folder: Path, workers: int, told: Callable[[str], None]
+) -> list[Path]:
+    """Run what is not finished, `workers` runs at a time, then write the page into `folder`. Returns its files.
 
     Raises ConfigError for a size that the study does not have.
     """
@@ -51,7 +55,7 @@ def run_study(name: str, size: str, store: Store, folder: Path, told: Callable[[
     if halves.policies is not None:
         if size not in halves.policies.sizes:
             raise ConfigError(f"study {name} has no size {size!r}, only {', '.join(halves.policies.sizes)}")
-        results = run_arms(halves.policies.sizes[size], store, told)
+        results = run_arms(halves.policies.sizes[size], store, workers, told)
         stem = _stem(name, halves)
         folder.mkdir(parents=True, exist_ok=True)
         data = json.dumps(rounded({"study": name, "size": size} | results), indent=1)
@@ -76,7 +80,8 @@ def draw_study(name: str, folder: Path) -> None:
 
 def _policies_page(study: Study, results: dict[str, Any], data: Path, whole: bool) -> str:
     size = study.sizes[results["size"]]
-    arms_figure(results).savefig(data.with_suffix(".png"), metadata={"Software": None})
+    figure = costs_figure(results) if study.shows == "costs" else arms_figure(results)
+    figure.savefig(data.with_suffix(".png"), metadata={"Software": None})
     heading = [f"# {study.title}", f"**Claim.** {study.claim}"] if whole else [f"## {study.title}"]
     command = f"tbrm study {results['study']} --size {results['size']}"
     return "\n\n".join(
@@ -86,10 +91,28 @@ def _policies_page(study: Study, results: dict[str, Any], data: Path, whole: boo
             f"`{results['size']}`: {size.seeds} seeds an arm, {results['cpu_seconds']} s of CPU in all. {size.cost} "
             f"Intervals are 95% over seeds. All numbers: [{data.name}]({data.name}).",
             f"![{study.title}]({data.stem}.png)",
-            arms_table(results, study.compare),
+            costs_table(results, study.compare)
+            if study.shows == "costs"
+            else arms_table(results, study.compare, _needs(size) if study.shows == "needs" else None),
             study.reading.strip(),
         ]
     )
+
+
+def _needs(size: Size) -> dict[str, str]:
+    """What the objective of each arm needs beside the trajectories, their rewards and reference log-probs."""
+    objectives = {arm.name: arm.set.get("training", {}).get("objective", "tbrm") for arm in size.arms}
+    words = {
+        "groups": "several responses a prompt",
+        "pairs": "in pairs",
+        "behavior_logprobs": "behaviour log-probs",
+        "critic": "a critic",
+        "frozen_target": "a frozen target",
+    }
+    return {
+        arm: ", ".join(text for field, text in words.items() if getattr(OBJECTIVE_NEEDS[objective], field)) or "nothing"
+        for arm, objective in objectives.items()
+    }
 
 
 def _stem(name: str, halves: Halves) -> str:

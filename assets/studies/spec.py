@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pydantic import Field, ValidationError
 
@@ -50,6 +50,8 @@ class Study(Config):
     """What the paper says."""
     compare: str | None = None
     """Arm that the others are compared with, by seed."""
+    shows: Literal["rewards", "needs", "costs"] = "rewards"
+    """The page's table: what the arms earn; `needs`: and what their objectives need; `costs`: their time and memory."""
     sizes: dict[str, Size]
     """`tiny`, `small`, `paper`."""
     reading: str

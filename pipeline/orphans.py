@@ -1,7 +1,7 @@
-"""A vLLM plugin, which vLLM calls in each of its processes: engine core and workers die with who started them.
+"""Processes that end with the one that started them, however that ends.
 
-vLLM's own clean-up runs in the process that started the engine. When that one is killed, nobody runs it, and the engine
-would keep its memory for ever.
+Also a vLLM plugin, which vLLM calls in each of its processes: its own clean-up runs in the process that started the
+engine. When that one is killed, nobody runs it, and the engine would keep its memory for ever.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the parent ends; does nothing in the process that the engine was started from."""
+    """Ask the kernel for SIGKILL when the parent ends; does nothing in a process that multiprocessing did not start."""
     parent = multiprocessing.parent_process()
     if parent is None or not sys.platform.startswith("linux"):
         return

@@ -1,0 +1,68 @@
+"""A study killed in the middle and started again: what was finished is kept, and the numbers are those of one go."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.assets.tiny import write_tiny
+
+STUDY = """
+title: a very small study
+claim: none
+compare: one
+reading: none
+sizes:
+  tiny:
+    cost: seconds
+    experiment: tiny
+    seeds: 1
+    set: {prompts: {per_generation: 8}}
+    arms:
+      - {name: one}
+      - {name: two, set: {training: {objective: grpo}}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_tiny(tmp_path)
+    (tmp_path / "experiments" / "studies").mkdir()
+    (tmp_path / "experiments" / "studies" / "mini.yaml").write_text(STUDY)
+    return tmp_path
+
+
+def study(folder: Path, root: str, workers: int) -> subprocess.Popen[bytes]:
+    words = ["study", "mini", "--root", root, "--out", f"{root}_page", "--workers", str(workers)]
+    return subprocess.Popen([sys.executable, "-c", "from pipeline.cli import main; main()", *words], cwd=folder)
+
+
+def numbers(folder: Path, root: str) -> list[Any]:
+    """Rewards and KL of every run; the rest of its row is time."""
+    arms = json.loads((folder / f"{root}_page" / "mini.json").read_text())["arms"]
+    runs = [run for arm in arms for run in arm["runs"]]
+    return [[(row["reward"], row["kl"]) for row in run["generations"]] for run in runs]
+
+
+def test_killed_and_started_again(folder: Path) -> None:
+    killed = study(folder, "killed", 1)
+    finished = folder / "killed" / "studies"
+    deadline = time.monotonic() + 120
+    while not list(finished.glob("study_run_*.json")):
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    kept = {path: path.stat().st_mtime_ns for path in finished.glob("study_run_*.json")}
+    assert len(kept) == 1
+    assert study(folder, "killed", 2).wait() == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished runs are not run again"
+    assert study(folder, "whole", 2).wait() == 0
+    assert numbers(folder, "killed") == numbers(folder, "whole")
