@@ -89,6 +89,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _listen_to_ctrl_c() -> None:
+    """Also where the tests themselves run in a shell's background, which has its children ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def served(root: Path, folder: Path, env: dict[str, str] | None = None) -> Generator[Ui]:
     """`tbrm ui` on a free port, started in `folder` (which holds `experiments/`), stopped as by Ctrl-C."""
@@ -106,7 +111,9 @@ def served(root: Path, folder: Path, env: dict[str, str] | None = None) -> Gener
         str(port),
     ]
     with (folder / "ui.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=settings, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=folder, env=settings, stdout=log, stderr=log, preexec_fn=_listen_to_ctrl_c
+        )
     ui = Ui(f"http://127.0.0.1:{port}", root, process)
     try:
         deadline = time.monotonic() + 120
