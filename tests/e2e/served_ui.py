@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.integration.assets.tiny import listen_to_ctrl_c
+
 LOCATION = {"repositoryLocationName": "assets.definitions", "repositoryName": "__repository__"}
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 
@@ -89,11 +91,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _listen_to_ctrl_c() -> None:
-    """Also where the tests themselves run in a shell's background, which has its children ignore it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @contextlib.contextmanager
 def served(root: Path, folder: Path, env: dict[str, str] | None = None) -> Generator[Ui]:
     """`tbrm ui` on a free port, started in `folder` (which holds `experiments/`), stopped as by Ctrl-C."""
@@ -112,7 +109,7 @@ def served(root: Path, folder: Path, env: dict[str, str] | None = None) -> Gener
     ]
     with (folder / "ui.log").open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=folder, env=settings, stdout=log, stderr=log, preexec_fn=_listen_to_ctrl_c
+            command, cwd=folder, env=settings, stdout=log, stderr=log, preexec_fn=listen_to_ctrl_c
         )
     ui = Ui(f"http://127.0.0.1:{port}", root, process)
     try:

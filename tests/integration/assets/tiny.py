@@ -1,6 +1,7 @@
 """A very small experiment, real in every stage, for tests of the orchestration."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,20 @@ def tbrm(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start a `tbrm` command in `folder`, with one thread, and without a Dagster home from outside."""
     env = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "TBRM_ROOT")} | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments]
-    return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=listen_to_ctrl_c,
+    )
+
+
+def listen_to_ctrl_c() -> None:
+    """Also where the tests themselves run in a shell's background, which has its children ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen[str], timeout_s: float = 240.0) -> str:
