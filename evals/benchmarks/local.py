@@ -1,11 +1,11 @@
 """Benchmarks in a folder: one JSONL file each, with the fields id, problem and answer."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from evals.benchmarks.types import Row
 from pipeline.errors import TbrmError
+from pipeline.json_lines import json_lines
 from pipeline.prompts import Problem
 
 
@@ -19,18 +19,7 @@ def read_rows(path: Path, name: str) -> Iterator[tuple[str, Row]]:
     """(place, row) of every line of a JSONL file. Raises TbrmError naming file and line."""
     if not path.is_file():
         raise TbrmError(f"benchmark {name}: {path} does not exist")
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            where = f"{path} line {number}"
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise TbrmError(f"{where} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise TbrmError(f"{where} is not a JSON object")
-            yield where, row
+    yield from json_lines(path)
 
 
 def checked(problems: list[Problem], where: str) -> list[Problem]:

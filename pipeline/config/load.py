@@ -13,6 +13,8 @@ from pipeline.config.experiment import Experiment
 from pipeline.errors import ConfigError
 
 MAX_YAML_BYTES = 1_000_000
+# ValueError: bytes that are not UTF-8, or a number of thousands of digits.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
 class _Loader(yaml.SafeLoader):
@@ -69,7 +71,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is larger than {MAX_YAML_BYTES:,} bytes: not an experiment")
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except _NOT_YAML as error:
         raise ConfigError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of fields, not {type(tree).__name__}")
@@ -108,11 +110,11 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r}: write it as path.to.field=value")
     try:
         value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+    except _NOT_YAML as error:
+        raise ConfigError(f"--set {override!r:.200}: the value is not YAML: {error}") from error
     node: Any = tree
     for key in keys[:-1]:
-        if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+        if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
             node = node[int(key)]
             continue
         if not isinstance(node, dict):

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.config.prompts import Columns, PromptsConfig
 from pipeline.errors import TbrmError
+from pipeline.json_lines import json_lines
 from pipeline.prompts.arithmetic import arithmetic_problems
 from pipeline.prompts.problem import Problem
 from pipeline.store import seed_of
@@ -86,18 +87,7 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for number, row in enumerate(row for part in parts for row in part):
             yield f"{path} row {number}", row
         return
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path} line {number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise TbrmError(f"{where} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise TbrmError(f"{where} is not a JSON object")
-            yield where, row
+    yield from json_lines(path)
 
 
 def _hub_rows(config: PromptsConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:

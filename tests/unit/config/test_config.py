@@ -102,3 +102,11 @@ def test_stage_hash_depends_on_values_only() -> None:
     one, other = build_experiment(TREE, "a"), build_experiment(dict(reversed(TREE.items())), "b")
     assert stage_hash(one) == stage_hash(other)
     assert stage_hash(one) != stage_hash(build_experiment(TREE | {"seed": 1}, "c"))
+
+
+@pytest.mark.parametrize(
+    "value", ["1" * 5_000, "[" * 3_000, "&a [*a]", "\ud800"], ids=["digits", "depth", "alias", "surrogate"]
+)
+def test_values_that_no_parser_takes_are_refused_in_one_line(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"training\.beta"):
+        load_experiment("arith_tiny", [f"training.beta={value}"])

@@ -1,0 +1,24 @@
+"""Objects of a JSONL file that a user wrote: prompts, benchmarks."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import TbrmError
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, object) of every line that is not empty. Raises TbrmError naming file and line."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path} line {number}"
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8"))
+            except (ValueError, RecursionError) as error:
+                raise TbrmError(f"{where} is not JSON in UTF-8: {error}") from error
+            if not isinstance(row, dict):
+                raise TbrmError(f"{where} is not a JSON object")
+            yield where, row

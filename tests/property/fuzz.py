@@ -1,0 +1,88 @@
+"""The property tests of this folder for as long as asked, with fresh random seeds, and what they found.
+
+    python -m tests.property.fuzz --minutes 60 --out benchmarks/results/fuzzing.json
+
+Counts are added to those in the file, so that hours may be collected in pieces. A failure is printed as the suite would
+print it, counted, and the next target goes on.
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import json
+import os
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, seed, settings
+
+MODULES = ("readers", "import", "verifiers", "commands")
+ROUND = 50
+"""Examples of a target before the next one has its turn."""
+
+
+def targets() -> dict[str, Callable[[], None]]:
+    """Every property test by name."""
+    found: dict[str, Callable[[], None]] = {}
+    for module in MODULES:
+        loaded = importlib.import_module(f"tests.property.test_fuzz_{module}")
+        found |= {name: test for name, test in vars(loaded).items() if hasattr(test, "hypothesis")}
+    return found
+
+
+def _long_runs() -> None:
+    """Before the tests are imported: they keep the settings of that moment."""
+    settings.register_profile(
+        "fuzz", max_examples=ROUND, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
+    settings.load_profile("fuzz")
+
+
+def fuzz(minutes: float, first_seed: int, totals: dict[str, Any]) -> None:
+    """Take turns until the time is over; adds to `totals`."""
+    end = time.monotonic() + 60 * minutes
+    number = first_seed
+    _long_runs()
+    tests = targets()
+    while time.monotonic() < end:
+        for name, test in tests.items():
+            entry = totals.setdefault(name, {"examples": 0, "seconds": 0.0, "failures": []})
+            started, number = time.monotonic(), number + 1
+            said = io.StringIO()
+            try:
+                with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                    seed(number)(test)()
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                traceback.print_exc()
+                entry["failures"].append({"seed": number, "error": f"{type(error).__name__}: {error}"[:500]})
+            entry["examples"] += ROUND
+            entry["seconds"] = round(entry["seconds"] + time.monotonic() - started, 1)
+            if time.monotonic() > end:
+                return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    result: dict[str, Any] = {"cores": os.cpu_count(), "minutes": 0.0, "targets": {}}
+    if options.out.exists():
+        result = json.loads(options.out.read_text())
+    started = time.monotonic()
+    try:
+        fuzz(options.minutes, options.seed, result["targets"])
+    finally:
+        result["minutes"] = round(result["minutes"] + (time.monotonic() - started) / 60, 1)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
