@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import click
 
 from pipeline.cli_options import root_option, set_option
+from pipeline.errors import TbrmError
 from pipeline.store import exclusive, open_store
 
 
@@ -29,7 +30,10 @@ def run(experiment: str, root: str | None, overrides: Sequence[str]) -> None:
     home = prepare_home(store)
     terminal = Terminal()
     with exclusive(str(home / "running" / source.name)), open_instance(store) as instance:
-        last = run_loop(source, StoreLocation(root=store.root), LocalLauncher(), instance, terminal)
+        try:
+            last = run_loop(source, StoreLocation(root=store.root), LocalLauncher(), instance, terminal)
+        except KeyboardInterrupt:
+            raise TbrmError("stopped from outside (Ctrl-C or SIGTERM); the same command goes on from there") from None
     _summarize(source.name, experiment, root, overrides)
     option = f" --root {root}" if root else ""
     click.echo(f"\nOpen this run in the Dagster UI: tbrm ui{option}")

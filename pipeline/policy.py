@@ -53,8 +53,8 @@ def read_policy_json(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / POLICY_JSON
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise TbrmError(f"{path} cannot be read ({error}): the folder is not a finished policy") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise TbrmError(f"{path} cannot be read ({error}): the folder is not a finished policy; restore it") from error
 
 
 def trained_policy_folder(store: Store, dataset: str, generation: int) -> Path:
@@ -141,6 +141,27 @@ def resolve_candidate(store: Store, dataset: str, generation: int) -> PolicyRef:
         if (folder / POLICY_JSON).is_file():
             return PolicyRef(read_policy_json(folder)["policy_id"], str(folder), generation)
     return resolve_published(store, dataset, generation)
+
+
+def check_undamaged(policy: PolicyRef) -> None:
+    """Raise TbrmError unless the folder of a published policy still is what its policy_id says.
+
+    Reads all weights, as whoever loads them does right after; formats of weights carry no checksum of their own.
+    """
+    if policy.generation is None:
+        return  # named by what is in it, or by a hub or a server
+    expected, folder = policy.policy_id.partition("+")[0], Path(policy.path)
+    if not folder.is_dir():
+        raise TbrmError(f"{folder} is gone, where policy {expected} was published from; restore it")
+    try:
+        found = content_hash(folder)
+    except TbrmError:
+        found = "without weights"
+    if found != expected:
+        raise TbrmError(
+            f"{folder} is damaged: its files are {found}, published was {expected}; restore it. Without a copy, the "
+            "stage that made it makes it again (`tbrm train` with --replace, of the generation before)"
+        )
 
 
 def foreign_policy(path: str) -> PolicyRef:

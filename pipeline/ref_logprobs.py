@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipeline.config import Experiment, stage_hash
 from pipeline.models import device, load_model
-from pipeline.policy import PolicyRef, foreign_policy, published, resolve_policy
+from pipeline.policy import PolicyRef, check_undamaged, foreign_policy, published, resolve_policy
 from pipeline.progress import track
 from pipeline.scale_out import root_for_workers, work_through
 from pipeline.stage import StageReport
@@ -50,6 +50,7 @@ def run_ref_logprobs(
     config_hash = stage_hash(identity, experiment.policy.dtype, source.hash)
     if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
         return _report(manifest, started, skipped=True)
+    check_undamaged(policy)
     parents = {rollouts.name: source.hash, REFERENCE_PARENT: identity}
     with (
         partition.writer(config_hash, parents, replace) as writer,

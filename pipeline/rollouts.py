@@ -18,7 +18,7 @@ from pipeline.engines.warm_socket import socket_path
 from pipeline.errors import TbrmError
 from pipeline.generation_prompts import write_prompts
 from pipeline.models import load_tokenizer
-from pipeline.policy import PolicyRef, content_hash, foreign_policy, resolve_policy
+from pipeline.policy import PolicyRef, check_undamaged, content_hash, foreign_policy, resolve_policy
 from pipeline.progress import track
 from pipeline.scale_out import on_cluster, root_for_workers, work_through
 from pipeline.stage import StageReport
@@ -55,6 +55,7 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
     )
     if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
         return _report(manifest, started, skipped=True)
+    check_undamaged(policy)
     parents = {
         f"{experiment.name}/policy/generation={generation:04d}": policy.policy_id,
         f"{experiment.name}/prompts/generation={generation:04d}": prompts.hash,

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def write_checkpoint(checkpoint: Checkpoint, save: Callable[[Path], None], leade
     if leader:
         shutil.rmtree(temp, ignore_errors=True)
         temp.mkdir(parents=True)
-    save(temp)
+    with _named_write_errors(checkpoint.path):
+        save(temp)
     if not leader:
         return
     _write_meta(temp, replace(checkpoint, files=_hashes(temp)))
@@ -56,6 +58,23 @@ def write_checkpoint(checkpoint: Checkpoint, save: Callable[[Path], None], leade
     shutil.rmtree(checkpoint.path, ignore_errors=True)
     temp.rename(checkpoint.path)
     sync_folder(root)
+
+
+@contextmanager
+def _named_write_errors(path: Path) -> Generator[None]:
+    """Whatever a library makes of a write that the disk refused, the disk's own word comes out."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        raise TbrmError(
+            f"cannot write checkpoint {path}: {cause.strerror or cause}; the ones before it are whole. Mend the disk "
+            "and run the stage again"
+        ) from error
 
 
 def mark_exported(checkpoint: Checkpoint, policy_id: str) -> None:

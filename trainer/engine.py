@@ -163,7 +163,14 @@ def step(engine: Any) -> float:
 
 def save_engine(engine: Any, folder: Path, tag: str) -> None:
     """All ranks: weights, master weights and optimizer state under `folder`/`tag`."""
+    engine.checkpoint_engine.save = _save_file
     engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+
+
+def _save_file(state_dict: Any, path: str) -> None:
+    """Of a full disk torch, writing by itself, says that a position is unexpected; through a file the OSError stays."""
+    with Path(path).open("wb") as file:
+        torch.save(state_dict, file)
 
 
 def load_engine(engine: Any, folder: Path, tag: str) -> None:

@@ -1,5 +1,6 @@
 """The train stage of a generation: resolve the replay mix, run the job, commit the policy folder."""
 
+import itertools
 import logging
 import time
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from pipeline.config import Experiment, stage_hash
 from pipeline.errors import StoreError
 from pipeline.mirror import local_root, upload
-from pipeline.policy import resolve_policy, trained_policy_folder
+from pipeline.policy import check_undamaged, resolve_policy, trained_policy_folder
 from pipeline.replay import resolve_mix
 from pipeline.stage import StageReport
 from pipeline.store import Manifest, Store, exclusive
@@ -53,13 +54,14 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
     decisive = {name: value for name, value in training.items() if name not in NOT_IN_HASH}
     config_hash = stage_hash(decisive, experiment.policy.dtype, experiment.seed, policy.policy_id, mix_tree)
     with exclusive(str(state)):
-        manifest = committed(folder)
-        if manifest is not None:
-            if manifest.config_hash == config_hash and not replace:
-                upload(store, folder)
-                return _report(manifest, started, skipped=True)
+        manifest = None if replace else committed(folder)
+        if manifest is not None and manifest.config_hash == config_hash:
+            upload(store, folder)
+            return _report(manifest, started, skipped=True)
+        if folder.exists():
             _make_room(folder, manifest, config_hash, replace)
             forget(state)
+        check_undamaged(policy)
         rows = write_trajectories(mix_tables(store, mix), experiment.training, state)
         job = TrainJob(
             label=f"train[{generation}]",
@@ -108,13 +110,23 @@ def _stage_seconds(experiment: Experiment, store: Store, generation: int) -> dic
     return found
 
 
-def _make_room(folder: Path, manifest: Manifest, config_hash: str, replace: bool) -> None:
-    if not replace:
+def _make_room(folder: Path, manifest: Manifest | None, config_hash: str, replace: bool) -> None:
+    """Move what is there aside, damaged or not, when `replace` is given."""
+    if not replace and manifest is not None:
         raise StoreError(
             f"{folder} was trained with other settings or on other data ({manifest.config_hash}, now {config_hash}). "
             "Add --replace to train it anew; the old policy is kept beside it"
         )
-    folder.rename(folder.with_name(f"{folder.name}.replaced-{manifest.hash[:12]}"))
+    if not replace:
+        raise StoreError(
+            f"{folder} has no manifest: restore it. Add --replace to train the policy anew; what is there is kept "
+            "beside it"
+        )
+    for number in itertools.count():
+        aside = folder.with_name(f"{folder.name}.replaced-{number}")
+        if not aside.exists():
+            folder.rename(aside)
+            return
 
 
 def _report(manifest: Manifest, started: float, skipped: bool) -> StageReport:

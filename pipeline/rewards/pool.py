@@ -30,7 +30,9 @@ REBUILDS = 7
 """Times that a broken pool is built anew without a single task done in between, before giving up."""
 STALLED_S = 15.0
 """Seconds beyond the longest permitted task without any task ending, after which the pool counts as broken."""
-FROM_OUTSIDE = (-signal.SIGKILL, 255)
+CLOCK_JUMP_S = 1.0
+"""Pebble times tasks by the wall clock; a timeout during which it leapt further than this is none."""
+FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, 255)
 """Exit codes of workers that somebody else may have killed. 255: another thread of this process took the real one."""
 _PRELOADED = ["math_verify", "pipeline.rewards.worker", "pipeline.rewards.verifiers.math_verify"]
 
@@ -47,6 +49,8 @@ class Task:
         self.future: Future[list[RewardLabel]] = Future()
         self.killed = 0
         """Times its worker ended as if killed from outside."""
+        self.clock = 0.0
+        """Seconds from the monotonic clock to the wall clock when the task was started."""
 
 
 class VerifierPool:
@@ -89,6 +93,7 @@ class VerifierPool:
     def _start(self, task: Task) -> None:
         self._pool = self._pool or self._build()
         self._moved = time.monotonic()
+        task.clock = time.time() - self._moved
         try:
             task.future = self._pool.schedule(grade_batch, args=(task.rows, self.cpu_s), timeout=task.timeout_s)
         except RuntimeError:  # the pool broke since the last call
@@ -112,6 +117,8 @@ class VerifierPool:
             error = task.future.exception()
             if isinstance(error, BrokenProcessPool):
                 self._rebuild()  # an idle worker was killed from outside: no row is to blame
+            elif isinstance(error, TimeoutError) and _clock_jumped(task):
+                self._start(task)
             elif isinstance(error, ProcessExpired) and error.exitcode in FROM_OUTSIDE and not task.killed:
                 task.killed += 1  # by an operator, or by the system for its memory: the second time it is the row
                 self._start(task)
@@ -140,6 +147,10 @@ _HOPELESS = (
     "verifier workers die as soon as they start: raise rewards.memory_mb, or look at the messages above; a module that "
     "cannot be imported in a new process does this too"
 )
+
+
+def _clock_jumped(task: Task) -> bool:
+    return abs(time.time() - time.monotonic() - task.clock) > CLOCK_JUMP_S
 
 
 def _undecided(error: BaseException, timeout_s: float, cpu_s: float) -> RewardLabel:

@@ -107,13 +107,24 @@ class Store:
         Raises FileExistsError. Object stores do it by a conditional put (If-None-Match).
         """
         if not self.is_local:
-            self.fs.pipe_file(path, data, mode="create")
+            try:
+                self.fs.pipe_file(path, data, mode="create")
+            except FileExistsError:
+                if not self._holds(path, data):
+                    raise
             return
         with _temporary(Path(path), data) as temp:
             if not _link(temp, path):
                 if Path(path).exists():
                     raise FileExistsError(path)
                 temp.replace(path)
+
+    def _holds(self, path: str, data: bytes) -> bool:
+        """Whether what is there is ours: the answer to a put may be lost, and the client then puts a second time."""
+        try:
+            return self.read_bytes(path) == data
+        except FileNotFoundError:
+            return False
 
     def copy(self, source: str, target: str) -> None:
         """Copy a file within the store. Local files are linked: shards are replaced, never changed in place."""

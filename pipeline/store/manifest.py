@@ -68,9 +68,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
         tree["shards"] = tuple(ShardInfo(**shard) for shard in tree["shards"])
         manifest = Manifest(**tree)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(
-            f"{where} is not a manifest ({error}); delete it and run the stage again: finished shards are kept"
-        ) from error
+        raise StoreError(f"{where} is torn ({error}): restore it or run the stage again with --replace") from error
     if manifest.hash != stated:
         raise StoreError(
             f"{where} does not match its own hash: it was changed after it was written; restore it or run the stage "

@@ -49,7 +49,7 @@ class Partition:
                 f"(`tbrm {command} … --generation {self.generation}`)"
             ) from error
         except UnicodeDecodeError as error:
-            raise StoreError(f"{where} is not text: it was damaged; delete it and run the stage again") from error
+            raise StoreError(f"{where} is torn (not text): restore it or run the stage again with --replace") from error
         return parse_manifest(text, where)
 
     def writer(self, config_hash: str, parents: Mapping[str, str], replace: bool = False) -> PartitionWriter:

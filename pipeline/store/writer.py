@@ -133,14 +133,17 @@ class PartitionWriter:
                 self.store.fs.rm_file(path)
 
     def _make_room(self) -> None:
-        manifest = self.partition.manifest()
+        where = f"{self.partition.path}/{MANIFEST}"
         if not self.replace:
+            there = self.partition.manifest().config_hash
             raise StoreError(
-                f"{self.partition.name} is already committed with another configuration ({manifest.config_hash}, now "
+                f"{self.partition.name} is already committed with another configuration ({there}, now "
                 f"{self.config_hash}). Add --replace to write it anew; the old one is kept beside it"
             )
-        aside = f"{self.partition.path}.replaced-{manifest.hash[:12]}"
-        files = [*(shard.file for shard in manifest.shards), MANIFEST]
+        # What is there decides, not what the manifest lists: either may be damaged, the reason for many a --replace.
+        aside = f"{self.partition.path}.replaced-{checksum(self.store.read_bytes(where)).rpartition(':')[2][:12]}"
+        names = [path.rsplit("/", 1)[-1] for path in self.store.files(self.partition.path)]
+        files = [*(name for name in names if name.startswith("shard-")), MANIFEST]
         for file in files:  # the copy is complete before anything goes, whenever this process is killed
             self.store.copy(f"{self.partition.path}/{file}", f"{aside}/{file}")
         for file in reversed(files):  # the manifest first: a reader sees the old partition whole or none

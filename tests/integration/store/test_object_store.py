@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,9 +125,27 @@ def test_one_of_two_writers_wins_and_the_other_says_so(root: str) -> None:
             assert all(late.is_done(index) for index in range(SHARDS))
             writer.commit(SHARDS)
             with pytest.raises(StoreError, match="committed by another writer meanwhile"):
-                late.commit(SHARDS)
+                late.commit(SHARDS, {"seconds": 1.0})
     assert "_lock" not in names(partition.store, partition.path)
     assert partition.manifest().rows == 18
+
+
+def test_a_put_whose_answer_was_lost_is_not_taken_for_another_writer(root: str) -> None:
+    partition = open_store(root).partition("exp", "rollouts", 0)
+    put, puts = partition.store.fs.pipe_file, list[str]()
+
+    def put_twice(path: str, data: bytes, **options: Any) -> None:
+        puts.append(path)
+        put(path, data, **options)
+        if "mode" in options:  # the client did not hear of it, and tries again
+            put(path, data, **options)
+
+    partition.store.fs.pipe_file = put_twice
+    assert write(partition) == [0, 1, 2]
+    assert [path.rsplit("/", 1)[-1] for path in puts].count("_manifest.json") == 1
+    del partition.store.fs.pipe_file
+    with pytest.raises(FileExistsError):
+        partition.store.create(f"{partition.path}/_manifest.json", b"another")
 
 
 KILLED = """
