@@ -1,6 +1,6 @@
 """Rates of the store: write, scan, join and pack generated trajectories, beside plain pyarrow and `datasets`.
 
-    python benchmarks/store.py --rows 10000 100000 1000000     # -> benchmarks/results/store.json
+    python -m benchmarks.store --rows 10000 100000 1000000     # -> benchmarks/results/store.json
 
 Every measurement runs in a process of its own, and the fastest of its repeats counts. `peak_mb` is the largest
 anonymous memory (RssAnon): mapped files are pages that the kernel may drop at any time. Files are in the page cache
@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from store_rows import (
+
+from benchmarks.store_rows import (
     EXPERIMENT,
     PER_PROMPT,
     RESULTS,
@@ -33,7 +34,6 @@ from store_rows import (
     machine,
     write_store,
 )
-
 from pipeline.store import Store, open_store
 
 BATCH, PAD = 512, 0

@@ -1,6 +1,6 @@
 """How shards should be laid out: size, write and read rates of generated rollouts under each choice, one at a time.
 
-    python benchmarks/store_layout.py [--rows 65536] [--repeats 3]     # -> benchmarks/results/store_layout.json
+    python -m benchmarks.store_layout [--rows 65536] [--repeats 3]     # -> benchmarks/results/store_layout.json
 
 Files are in the page cache; the fastest of the repeats counts. The choice is explained in docs/data.md, "Files".
 """
@@ -16,7 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from store_rows import RESULTS, SHARD_ROWS, generated, machine
+
+from benchmarks.store_rows import RESULTS, SHARD_ROWS, generated, machine
 
 NAMES = ["prompt_id", "finish_reason", "policy_id", "sampling.engine", "sampling.engine_version"]
 """Columns of few different values."""
