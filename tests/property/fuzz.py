@@ -42,8 +42,8 @@ def _long_runs() -> None:
     settings.load_profile("fuzz")
 
 
-def fuzz(minutes: float, first_seed: int, totals: dict[str, Any]) -> None:
-    """Take turns until the time is over; adds to `totals`."""
+def fuzz(minutes: float, first_seed: int, totals: dict[str, Any], keep: Callable[[], None]) -> None:
+    """Take turns until the time is over; adds to `totals`, and keeps them after every turn."""
     end = time.monotonic() + 60 * minutes
     number = first_seed
     _long_runs()
@@ -63,6 +63,7 @@ def fuzz(minutes: float, first_seed: int, totals: dict[str, Any]) -> None:
                 entry["failures"].append({"seed": number, "error": f"{type(error).__name__}: {error}"[:500]})
             entry["examples"] += ROUND
             entry["seconds"] = round(entry["seconds"] + time.monotonic() - started, 1)
+            keep()
             if time.monotonic() > end:
                 return
 
@@ -76,12 +77,13 @@ def main() -> None:
     result: dict[str, Any] = {"cores": os.cpu_count(), "minutes": 0.0, "targets": {}}
     if options.out.exists():
         result = json.loads(options.out.read_text())
-    started = time.monotonic()
-    try:
-        fuzz(options.minutes, options.seed, result["targets"])
-    finally:
-        result["minutes"] = round(result["minutes"] + (time.monotonic() - started) / 60, 1)
+    before, started = result["minutes"], time.monotonic()
+
+    def keep() -> None:
+        result["minutes"] = round(before + (time.monotonic() - started) / 60, 1)
         options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+    fuzz(options.minutes, options.seed, result["targets"], keep)
 
 
 if __name__ == "__main__":
