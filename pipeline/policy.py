@@ -153,6 +153,7 @@ def check_undamaged(policy: PolicyRef) -> None:
     expected, folder = policy.policy_id.partition("+")[0], Path(policy.path)
     if not folder.is_dir():
         raise TbrmError(f"{folder} is gone, where policy {expected} was published from; restore it")
+    read_policy_json(folder)
     try:
         found = content_hash(folder)
     except TbrmError:

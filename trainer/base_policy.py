@@ -10,7 +10,14 @@ from pipeline.cli_options import experiment_options, json_option, print_report
 from pipeline.config import Experiment, stage_hash
 from pipeline.errors import StoreError
 from pipeline.mirror import local_root
-from pipeline.policy import pointer_path, publish_policy, write_policy_json
+from pipeline.policy import (
+    PolicyRef,
+    check_undamaged,
+    pointer_path,
+    publish_policy,
+    read_policy_json,
+    write_policy_json,
+)
 from pipeline.stage import Metric, StageReport
 from pipeline.store import Store, exclusive
 
@@ -50,6 +57,7 @@ def _base_model(experiment: Experiment, folder: Path, config_hash: str) -> Path:
     from pipeline.models import remove_folder, save_base_model
 
     if folder.is_dir():
+        check_undamaged(PolicyRef(read_policy_json(folder)["policy_id"], str(folder), 0))
         return folder
     partial = folder.with_name(f"{folder.name}.partial")
     remove_folder(partial)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tests.faults.process import Child
-from tests.faults.trial import Trial
+from tests.faults.trial import TooLate, Trial
 
 _JUMPS = (-3650 * 86400.0, -86400.0, -3600.0, -30.0, 30.0, 3600.0, 86400.0, 3650 * 86400.0)
 
@@ -29,7 +29,7 @@ def full_disk(trial: Trial) -> None:
             used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
             subprocess.run(["mount", "-o", f"remount,size={used + left}", str(data)], check=True)
 
-        child = trial.strike(fill)
+        child = trial.strike(fill, stages=("base-policy", "rollouts", "rewards", "ref-logprobs", "train"))
         trial.named(child, "No space left on device")
         subprocess.run(["mount", "-o", "remount,size=256m", str(data)], check=True)
         trial.resume()
@@ -98,7 +98,8 @@ def clock_jumps(trial: Trial) -> None:
         offset[:8] = struct.pack("d", jump)
 
     child = Child(trial.folder / "disturbed", trial.work(first))
-    child.wait_for(*trial.instant())
+    if not child.wait_for(*trial.instant()):
+        raise TooLate
     trial.note_committed()
     leap(jumps[0])
     time.sleep(trial.rng.uniform(0.0, 1.0))

@@ -1,10 +1,11 @@
 """What a trial is judged by: the final store, what was committed before the fault, and the identities in it."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from pipeline.errors import StoreError, TbrmError
-from pipeline.policy import check_undamaged, resolve_published
+from pipeline.policy import PolicyRef, check_undamaged, read_policy_json, resolve_published
 from pipeline.store import Partition, Store, open_store
 from pipeline.store.manifest import MANIFEST, Manifest, parse_manifest
 from tests.faults.experiment import NAME
@@ -33,9 +34,9 @@ def audit(root: str) -> dict[str, object]:
                     seen.update(ids)
         except StoreError as error:
             damage.append(str(error))
-    for generation in range(len(store.files(store.join(NAME, "policy")))):
+    for policy in _policies(store):
         try:
-            check_undamaged(resolve_published(store, NAME, generation))
+            check_undamaged(policy())
         except TbrmError as error:
             damage.append(str(error))
     for folder in _policy_folders(store):
@@ -101,6 +102,15 @@ def _partitions(store: Store) -> Iterator[Partition]:
         for table in store.tables(dataset):
             for generation in store.generations(dataset, table):
                 yield store.partition(dataset, table, generation)
+
+
+def _policies(store: Store) -> Iterator[Callable[[], PolicyRef]]:
+    """Published policies as stages find them, and those in the store's folders by their own `policy.json`."""
+    for generation in range(len(store.files(store.join(NAME, "policy")))):
+        yield partial(resolve_published, store, NAME, generation)
+    for folder in _policy_folders(store) if store.is_local else ():
+        if not folder.startswith(store.join(NAME, "policy") + "/"):
+            yield lambda folder=folder: PolicyRef(read_policy_json(folder)["policy_id"], folder, 0)
 
 
 def _policy_folders(store: Store) -> list[str]:

@@ -12,7 +12,7 @@ from unittest import mock
 
 from assets.supervisor import descendants
 from tests.faults.process import Child, send
-from tests.faults.trial import Trial
+from tests.faults.trial import TooLate, Trial
 
 DURABLE = ("link", "fsync", "rename", "replace", "unlink", "remove", "mkdir", "rmdir")
 """Calls of `os` that the promises about files rest on."""
@@ -97,6 +97,8 @@ def _worker(trial: Trial, number: int) -> None:
             child.thaw()
             break
         time.sleep(0.002)
+    else:
+        raise TooLate
     child.wait()
     trial.ended(child)
     trial.named(child, "verifier workers die")

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,21 @@ def become_warm() -> None:
     import trainer.worker  # noqa: F401  # pyright: ignore
 
     torch.set_num_threads(1)
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _inherit_orphans(True)
+
+
+def _inherit_orphans(flag: bool) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(flag), 0, 0, 0)
+
+
+@contextlib.contextmanager
+def starting_a_daemon() -> Generator[None]:
+    """What detaches itself meanwhile is meant to, and is nobody's orphan."""
+    _inherit_orphans(False)
+    try:
+        yield
+    finally:
+        _inherit_orphans(True)
 
 
 def import_all(names: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """Servers that a run leans on: the Dagster daemon is killed, Postgres is restarted."""
 
+import contextlib
 import os
 import pwd
 import signal
@@ -13,7 +14,7 @@ from assets.supervisor import descendants
 from tests.e2e.served_ui import served
 from tests.faults.experiment import NAME
 from tests.faults.orchestrated import LAST, Command, finish, go_on, start_from_template
-from tests.faults.process import command_line, send
+from tests.faults.process import command_line, send, starting_a_daemon
 from tests.faults.trial import Trial
 from tests.postgres_server import postgres_server
 
@@ -53,7 +54,9 @@ def restart_postgres(trial: Trial) -> None:
     start_from_template(trial)
     delay = trial.rng.uniform(2.0, 60.0)
     trial.outcome.instant = f"{delay:.3f} s after the start of `tbrm run`"
-    with postgres_server() as url:
+    with contextlib.ExitStack() as stack:
+        with starting_a_daemon():
+            url = stack.enter_context(postgres_server())
         env = {POSTGRES_URL: url}
         with psycopg2.connect(url) as connection, connection.cursor() as cursor:
             cursor.execute("show data_directory")
@@ -65,12 +68,13 @@ def restart_postgres(trial: Trial) -> None:
         trial.note_committed()
         owner = pwd.getpwnam("nobody").pw_uid if os.getuid() == 0 else os.getuid()
         trial.outcome.detail = "pg_ctl -m immediate restart"
-        subprocess.run(
-            ["pg_ctl", "-D", found[0], "-m", "immediate", "-w", "-l", f"{found[0]}/../log", "restart"],
-            cwd=found[0],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            user=owner,
-        )
+        with starting_a_daemon():
+            subprocess.run(
+                ["pg_ctl", "-D", found[0], "-m", "immediate", "-w", "-l", f"{found[0]}/../log", "restart"],
+                cwd=found[0],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                user=owner,
+            )
         finish(trial, command, "(?i)server closed|connection|terminat|psycopg2|OperationalError", env)

@@ -60,10 +60,14 @@ class Outcome:
         return asdict(self) | {"clean": self.clean}
 
 
+class TooLate(Exception):
+    """The run had ended before the fault: the trial has to be made again, with another instant."""
+
+
 class Trial:
     """What every fault needs at hand."""
 
-    def __init__(self, number: int, kind: str, seed: int, folder: Path, whole: Whole, known: Sequence[int]) -> None:
+    def __init__(self, number: int, kind: str, seed: str, folder: Path, whole: Whole, known: Sequence[int]) -> None:
         self.folder, self.whole, self.known = folder, whole, known
         name = f"{seed}/{number}/{kind}"
         self.rng = random.Random(name)
@@ -103,8 +107,11 @@ class Trial:
     ) -> Child:
         """Start the loop, `inject` at a random instant while the process is stopped, and wait for its end."""
         child = Child(self.folder / "disturbed", self.work(first))
-        child.wait_for(*self.instant(stages))
+        if not child.wait_for(*self.instant(stages)):
+            raise TooLate
         child.freeze()
+        if child.poll() is not None:
+            raise TooLate
         self.note_committed()
         inject(child)
         child.thaw()
