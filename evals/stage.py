@@ -20,7 +20,7 @@ from evals.scores import EntryRecord, read_entries, scores_of_table
 from evals.targets import Target
 from pipeline.config import Experiment, stage_hash
 from pipeline.errors import StoreError
-from pipeline.policy import resolve_candidate
+from pipeline.policy import check_undamaged, resolve_candidate
 from pipeline.rewards import Grader
 from pipeline.stage import StageReport
 from pipeline.store import Manifest, Partition, Stat, Store
@@ -66,6 +66,7 @@ def evaluate(
             f"{partition.name} holds scores of {', '.join(changed)} by another protocol or verifier. "
             "Add --replace to measure again; the old scores are kept beside it"
         )
+    check_undamaged(target.policy)
     sampler = Sampler(setting, target.policy, answerer)
     kept = [record for name, record in there.items() if name not in {entry.name for entry in todo}]
     tables = [partition.read_shard(index) for record in kept for index in record.shards]
