@@ -18,8 +18,11 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import TbrmError
 
-MEMORY_BYTES = 8 * 2**30
-BATCH_ROWS = 512
+MEMORY_BYTES = 3 * 2**30
+BATCH_ROWS = 64
+"""Decoded together: rows of the usual limit of 16 MiB then still fit the memory."""
+SENT_BYTES = 2**26
+"""At most about this much is sent, and held by the importer, at a time."""
 
 
 def read_columnar(path: Path) -> Iterator[pa.RecordBatch]:
@@ -70,8 +73,9 @@ def main(path: Path) -> int:
         schema, batches = _batches(path)
         with pa.ipc.new_stream(cast("io.IOBase", sys.stdout.buffer), schema) as sink:
             for batch in batches:
-                for start in range(0, batch.num_rows, BATCH_ROWS):
-                    sink.write_batch(batch.slice(start, BATCH_ROWS))
+                rows = max(1, min(BATCH_ROWS, SENT_BYTES * batch.num_rows // max(1, batch.nbytes)))
+                for start in range(0, batch.num_rows, rows):
+                    sink.write_batch(batch.slice(start, rows))
     except BrokenPipeError:
         return 0  # the importer stopped reading, and knows why
     except (pa.ArrowException, OSError, MemoryError) as error:

@@ -5,7 +5,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,16 +99,26 @@ def _suffix(path: Path) -> str:
 
 
 def _saved_dataset(folder: Path) -> list[Path]:
-    """Files of a folder written by `datasets`' save_to_disk, in its own order; empty for other folders."""
-    splits = [folder]
-    if (folder / "dataset_dict.json").is_file():
-        splits = [folder / name for name in json.loads((folder / "dataset_dict.json").read_text())["splits"]]
+    """Files of a folder written by `datasets`' save_to_disk, in its own order; empty for other folders.
+
+    Only names inside the folder are followed: what the index says is as little trusted as the rows.
+    """
+    index, splits = folder / "dataset_dict.json", [folder]
+    if index.is_file():
+        splits = [folder / Path(name).name for name in _listed(index, lambda tree: list(tree["splits"]))]
     files: list[Path] = []
     for split in splits:
         if (split / "state.json").is_file():
-            state = json.loads((split / "state.json").read_text())
-            files += [split / Path(entry["filename"]).name for entry in state["_data_files"]]
+            names = _listed(split / "state.json", lambda tree: [entry["filename"] for entry in tree["_data_files"]])
+            files += [split / Path(name).name for name in names]
     return files
+
+
+def _listed(path: Path, names: Callable[[Any], list[Any]]) -> list[str]:
+    try:
+        return [str(name) for name in names(json.loads(path.read_text(encoding="utf-8")))]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TbrmError(f"{path} is not the index of a saved data set ({error!r}): name its files instead") from error
 
 
 @contextmanager

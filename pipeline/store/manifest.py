@@ -67,8 +67,10 @@ def parse_manifest(text: str, where: str) -> Manifest:
         tree.pop("rows")
         tree["shards"] = tuple(ShardInfo(**shard) for shard in tree["shards"])
         manifest = Manifest(**tree)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{where} is torn ({error}): restore it or run the stage again with --replace") from error
+    if outside := [shard.file for shard in manifest.shards if "/" in shard.file or shard.file.startswith(".")]:
+        raise StoreError(f"{where} names a file outside its folder ({outside[0]!r}): it was not written by tbrm")
     if manifest.hash != stated:
         raise StoreError(
             f"{where} does not match its own hash: it was changed after it was written; restore it or run the stage "

@@ -1,0 +1,91 @@
+"""Files made to do harm: names that lead out of the folder, a few kilobytes that unpack to gigabytes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli import tbrm
+from pipeline.errors import StoreError, TbrmError
+from pipeline.logged.rows import find_files
+from pipeline.store.manifest import Manifest, ShardInfo, parse_manifest
+
+GOOD = json.dumps({"prompt": "1+1=", "response": "2", "answer": "2", "reward": 1.0}) + "\n"
+
+
+def imported(folder: Path, tokenizer: str, file: str, max_mb: int, *options: str) -> tuple[int, str]:
+    """Exit status and output of `tbrm import`, whose processes together never needed more than `max_mb`."""
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "import", file, "--tokenizer", tokenizer]
+    command += ["--name", "hostile", "--root", "root", *options]
+    with (folder / "output").open("wb") as output:
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert used.ru_maxrss < max_mb * 1024
+    return process.returncode, (folder / "output").read_text()
+
+
+@pytest.mark.parametrize("compression", ["gz", "zst"])
+def test_a_row_that_unpacks_to_a_gigabyte(tmp_path: Path, tokenizer: str, compression: str) -> None:
+    bomb = tmp_path / f"log.jsonl.{compression}"
+    with pa.output_stream(str(bomb), compression={"gz": "gzip", "zst": "zstd"}[compression]) as stream:
+        stream.write(GOOD.encode())
+        stream.write(b'{"prompt": "')
+        for _ in range(64):
+            stream.write(b"0" * 2**24)
+        stream.write(b'"}\n' + GOOD.replace("1+1", "2+0").encode())
+    assert bomb.stat().st_size < 2**21
+    limits = ("--max-bad-share", "0.5", "--max-row-mb", "1")
+    code, output = imported(tmp_path, tokenizer, bomb.name, 900, *limits)
+    assert code == 0, output
+    assert "--max-row-mb 1" in next((tmp_path / "root").rglob("quarantine/**/*.parquet")).read_bytes().decode("latin-1")
+
+
+def test_a_column_that_unpacks_to_gigabytes(tmp_path: Path, tokenizer: str) -> None:
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 4_096, pa.int32()), pa.array(["0" * 2**24]))
+    pq.write_table(pa.table({"prompt": text, "response": ["2"] * 4_096}), tmp_path / "log.parquet", compression="zstd")
+    assert (tmp_path / "log.parquet").stat().st_size < 2**20
+    code, output = imported(tmp_path, tokenizer, "log.parquet", 3_000)
+    assert code == 1
+    assert "error: " in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/b", "", ".", "x\ny"])
+def test_names_that_lead_elsewhere(tmp_path: Path, tokenizer: str, name: str) -> None:
+    (tmp_path / "log.jsonl").write_text(GOOD)
+    root = tmp_path / "data" / "root"
+    words = ["import", str(tmp_path / "log.jsonl"), "--tokenizer", tokenizer, "--name", name, "--root", str(root)]
+    result = CliRunner().invoke(tbrm, words)
+    assert result.exit_code == 1
+    assert result.output.startswith("error: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) in (["log.jsonl"], ["data", "log.jsonl"])
+    assert not list(root.rglob("*.parquet"))
+
+
+def test_an_index_that_leads_elsewhere(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "saved", tmp_path / "outside"
+    for path in (folder, outside):
+        path.mkdir()
+        (path / "secret.arrow").write_bytes(b"")
+        (path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "../outside/secret.arrow"}]}))
+    (folder / "dataset_dict.json").write_text(json.dumps({"splits": ["../outside"]}))
+    (folder / "outside").mkdir()
+    (folder / "outside" / "state.json").write_text((folder / "state.json").read_text())
+    assert find_files([str(folder)]) == [folder / "outside" / "secret.arrow"]
+    (folder / "dataset_dict.json").write_text('{"splits": ')
+    with pytest.raises(TbrmError, match="dataset_dict"):
+        find_files([str(folder)])
+
+
+@pytest.mark.parametrize("file", ["../../logged/other/shard-00000.parquet", "/etc/passwd", "..", ".hidden"])
+def test_a_manifest_of_other_peoples_files(file: str) -> None:
+    forged = Manifest("tiny", "rollouts", 0, "abc", "0.1.0", {}, (ShardInfo(file, 1, 1, "xxh3:0"),))
+    with pytest.raises(StoreError, match="outside its folder"):
+        parse_manifest(forged.to_json(), "_manifest.json")
