@@ -23,14 +23,15 @@ def arms_table(results: dict[str, Any], compare: str | None, needs: Mapping[str,
             f"{_mean(_rewards(arm, 0)):.3f}",
             shown(over_seeds(_last(arm)), 3),
             _difference(arm, reference),
-            f"{_mean(_trained(arm, 'kl')):.2f}",
-            f"{_mean(_trained(arm, 'value_first')):.1f}",
+            _number(_trained(arm, "kl"), 2),
+            _number(_trained(arm, "value_first"), 1),
             f"{sum(run['diverged'] is not None for run in arm['runs'])} of {len(arm['runs'])}",
             (needs or {}).get(arm["arm"], ""),
         ]
         for arm in results["arms"]
     ]
     left_out = {name for name, there in (("needs", needs), (f"less {compare}", reference)) if there is None}
+    left_out |= {"KL to π_ref"} if not any(_trained(arm, "kl") for arm in results["arms"]) else set()
     kept = [i for i, name in enumerate(head) if name not in left_out]
     return markdown_table([head[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
@@ -80,3 +81,9 @@ def _difference(arm: dict[str, Any], reference: dict[str, Any] | None) -> str:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else math.nan
+
+
+def _number(values: list[float], digits: int) -> str:
+    """The mean, or `-` where the objective has no such number."""
+    mean = _mean(values)
+    return f"{mean:.{digits}f}" if math.isfinite(mean) else "-"
