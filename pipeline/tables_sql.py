@@ -19,8 +19,7 @@ left join (select distinct on (dataset, generation, prompt_id)
                   dataset, generation, prompt_id, prompt_text, answer, source from prompts) p
      using (dataset, generation, prompt_id)
 left join (select * from rewards where label = '') w using (dataset, generation, trajectory_id)
-left join (select distinct on (dataset, generation, trajectory_id) * from ref_logprobs order by label) l
-     using (dataset, generation, trajectory_id)
+left join first_ref_logprobs l using (dataset, generation, trajectory_id)
 """
 MEMORY_LIMIT = "4GB"
 
@@ -40,6 +39,13 @@ def connect(store: Store) -> "duckdb.DuckDBPyConnection":
     for table, schema in SCHEMAS.items():
         parts = [_select(partition, paths, store) for partition, paths in files.get(table, [])]
         connection.execute(f"create view {table} as {' union all by name '.join(parts) or _empty(schema)}")
+    # The first label of each generation, chosen here: choosing among rows would sort every token's log-prob in memory.
+    first = {
+        (p.dataset, p.generation): (p, paths)
+        for p, paths in sorted(files.get("ref_logprobs", []), key=_label, reverse=True)
+    }
+    chosen = " union all by name ".join(_select(p, paths, store) for p, paths in first.values())
+    connection.execute(f"create view first_ref_logprobs as {chosen or _empty(SCHEMAS['ref_logprobs'])}")
     connection.execute(_TRAJECTORIES)
     if store.is_local:
         # Queries may come from anybody who can type; they get the tables, not the machine.
@@ -70,10 +76,16 @@ def run_sql(store: Store, query: str, limit: int) -> tuple[list[str], list[tuple
 
     try:
         result = connect(store).execute(query)
+        if result is None:  # pyright: ignore[reportUnnecessaryComparison]  # its stubs do not know of empty queries
+            raise TbrmError("the query is empty: write one, such as `select count(*) from trajectories`")
         names = [column[0] for column in result.description or []]
         return names, result.fetchmany(limit)
     except duckdb.Error as error:
         raise TbrmError(f"{error}\nViews: trajectories, {', '.join(SCHEMAS)}") from error
+
+
+def _label(entry: tuple[Partition, list[str]]) -> str:
+    return entry[0].table.partition("@")[2]
 
 
 def _select(partition: Partition, paths: list[str], store: Store) -> str:

@@ -104,3 +104,9 @@ def test_visible_keeps_ordinary_text() -> None:
     assert visible("é ∑ 漢\n\tx") == "é ∑ 漢\n\tx"
     assert visible("\x9b2J\x07\u200b") == "\\x9b2J\\x07\\u200b"
     assert Path(visible("a/b")).name == "b"
+
+
+def test_an_empty_query_is_an_error_of_ours(root: str) -> None:
+    result = CliRunner().invoke(tbrm, ["sql", " ", "--root", root])
+    assert result.exit_code == 1
+    assert result.output.startswith("error: the query is empty")
