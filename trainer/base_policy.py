@@ -1,6 +1,5 @@
 """policy[0]: the base model as a Hugging Face folder, warm-started by imitation where the experiment says so."""
 
-import json
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pipeline.policy import (
     check_undamaged,
     pointer_path,
     publish_policy,
+    published,
     read_policy_json,
     write_policy_json,
 )
@@ -33,9 +33,8 @@ def run_base_policy(experiment: Experiment, store: Store) -> StageReport:
     """
     started = time.monotonic()
     config_hash = stage_hash(experiment.policy.model_dump(exclude={"attention"}), experiment.seed)
-    pointer = pointer_path(store, experiment.name, 0)
-    if store.fs.exists(pointer):
-        made_with = json.loads(store.read_bytes(pointer))["parents"].get(CONFIG)
+    if store.fs.exists(pointer_path(store, experiment.name, 0)):
+        made_with = published(store, experiment.name, 0)["parents"].get(CONFIG)
         if made_with != config_hash:
             raise StoreError(
                 f"policy[0] of {experiment.name} was made with other settings of `policy` or `seed` ({made_with}, now "
@@ -48,8 +47,8 @@ def run_base_policy(experiment: Experiment, store: Store) -> StageReport:
         rows, metrics = 0, dict[str, Metric]()
         if experiment.policy.warm_start is not None:
             folder, rows, metrics = _imitated(experiment, store, folder, root / "warm_started", config_hash)
-        published = publish_policy(store, experiment.name, 0, folder, {CONFIG: config_hash})
-    metrics["policy_id"] = published.policy_id
+        policy = publish_policy(store, experiment.name, 0, folder, {CONFIG: config_hash})
+    metrics["policy_id"] = policy.policy_id
     return StageReport("base_policy", experiment.name, 0, rows, time.monotonic() - started, False, metrics)
 
 

@@ -1,6 +1,7 @@
 """policy[0]: an ordinary Hugging Face folder, made once, resumed after a kill, refused under other settings."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -8,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.config import Experiment
 from pipeline.config.policy import PolicyConfig
 from pipeline.errors import StoreError
-from pipeline.policy import read_policy_json, resolve_policy
+from pipeline.policy import pointer_path, read_policy_json, resolve_policy
 from pipeline.store import Store
 from trainer.base_policy import run_base_policy
 
@@ -32,6 +33,19 @@ def test_again_is_no_work_and_other_settings_are_refused(new_store: NewStore, sm
     assert run_base_policy(small, store).skipped
     with pytest.raises(StoreError, match="another name"):
         run_base_policy(small.model_copy(update={"seed": 6}), store)
+
+
+def test_a_torn_pointer_is_named_and_can_be_deleted(new_store: NewStore, small: Experiment) -> None:
+    store = new_store("torn")
+    run_base_policy(small, store)
+    pointer = Path(pointer_path(store, small.name, 0))
+    whole = pointer.read_bytes()
+    pointer.write_bytes(whole[:-6])
+    with pytest.raises(StoreError, match=r"policy.json is damaged .*delete it and run the stage"):
+        run_base_policy(small, store)
+    pointer.unlink()
+    run_base_policy(small, store)
+    assert pointer.read_bytes() == whole
 
 
 def test_a_log_of_other_problems_is_refused(new_store: NewStore, small: Experiment) -> None:
