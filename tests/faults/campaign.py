@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -121,7 +122,7 @@ def run_trial(number: int, kind: str, seed: str, folder: Path, whole: Whole, kno
     except TooLate:
         shutil.rmtree(folder)
         return run_trial(number, kind, f"{seed}+", folder, whole, known)
-    except (TimeoutError, RuntimeError) as error:
+    except (TimeoutError, RuntimeError, subprocess.SubprocessError) as error:
         outcome.different.append(f"{type(error).__name__}: {error}"[:2000])
         outcome.orphans = orphans(known)
     outcome.seconds = round(time.monotonic() - started, 2)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -78,6 +79,7 @@ class Child:
         code = 70
         try:
             os.setsid()
+            tempfile.tempdir = str(self.log.parent)  # what a killed process leaves there goes with the trial
             log = os.open(self.log, os.O_WRONLY | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)

@@ -37,10 +37,12 @@ def end_daemon(trial: Trial) -> None:
         daemons = [pid for pid in descendants(ui.process.pid) if "-m dagster._daemon run" in command_line(pid)]
         for pid in daemons[:1]:
             send(pid, number)
-        ended = ui.process.wait(timeout=120)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # after SIGTERM the daemon's process stays, doing nothing
+            ui.process.wait(timeout=40)
+        ended = ui.process.poll()
     text = (trial.folder / "ui.log").read_text(errors="replace")
-    trial.outcome.ended = f"exit status {ended}"
-    said = [line for line in text.splitlines() if "shut down unexpectedly" in line]
+    trial.outcome.ended = "served on" if ended is None else f"exit status {ended}"
+    said = [line for line in text.splitlines() if "shut down unexpectedly" in line or "Received interrupt" in line]
     trial.outcome.names_cause = bool(said)
     trial.outcome.message = said[-1] if said else text[-500:]
     with served(trial.folder / "data", trial.folder) as ui:
