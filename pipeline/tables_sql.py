@@ -36,16 +36,12 @@ def connect(store: Store) -> "duckdb.DuckDBPyConnection":
     if not store.is_local:
         connection.register_filesystem(store.fs)
     files = shard_files(store)
-    for table, schema in SCHEMAS.items():
-        parts = [_select(partition, paths, store) for partition, paths in files.get(table, [])]
-        connection.execute(f"create view {table} as {' union all by name '.join(parts) or _empty(schema)}")
+    for table in SCHEMAS:
+        _view(connection, table, table, files.get(table, []), store)
     # The first label of each generation, chosen here: choosing among rows would sort every token's log-prob in memory.
-    first = {
-        (p.dataset, p.generation): (p, paths)
-        for p, paths in sorted(files.get("ref_logprobs", []), key=_label, reverse=True)
-    }
-    chosen = " union all by name ".join(_select(p, paths, store) for p, paths in first.values())
-    connection.execute(f"create view first_ref_logprobs as {chosen or _empty(SCHEMAS['ref_logprobs'])}")
+    by_label = sorted(files.get("ref_logprobs", []), key=lambda entry: _label(entry[0]), reverse=True)
+    first = {(partition.dataset, partition.generation): (partition, paths) for partition, paths in by_label}
+    _view(connection, "first_ref_logprobs", "ref_logprobs", list(first.values()), store)
     connection.execute(_TRAJECTORIES)
     if store.is_local:
         # Queries may come from anybody who can type; they get the tables, not the machine.
@@ -84,21 +80,40 @@ def run_sql(store: Store, query: str, limit: int) -> tuple[list[str], list[tuple
         raise TbrmError(f"{error}\nViews: trajectories, {', '.join(SCHEMAS)}") from error
 
 
-def _label(entry: tuple[Partition, list[str]]) -> str:
-    return entry[0].table.partition("@")[2]
+def _view(
+    connection: "duckdb.DuckDBPyConnection",
+    name: str,
+    table: str,
+    entries: list[tuple[Partition, list[str]]],
+    store: Store,
+) -> None:
+    """One scan over all files of a table, with a small table that says which partition a file belongs to.
 
-
-def _select(partition: Partition, paths: list[str], store: Store) -> str:
-    listed = ", ".join(_quoted(path if store.is_local else store.fs.unstrip_protocol(path)) for path in paths)
-    label = partition.table.partition("@")[2]
+    (A scan for each partition, and their union, takes gigabytes for some hundred generations.)
+    """
+    if not entries:
+        connection.execute(f"create view {name} as {_empty(SCHEMAS[table])}")
+        return
+    connection.execute(f"create table {name}_files (file varchar, dataset varchar, generation int, label varchar)")
+    rows = [
+        (path if store.is_local else store.fs.unstrip_protocol(path), p.dataset, p.generation, _label(p))
+        for p, paths in entries
+        for path in paths
+    ]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    connection.execute(f"insert into {name}_files select unnest($1), unnest($2), unnest($3), unnest($4)", columns)
     # `rollouts` has a column `generation` of its own, with the same value.
-    own = (
-        ""
-        if "generation" in SCHEMAS[partition.table.partition("@")[0]].names
-        else f", {partition.generation} as generation"
+    own = "" if "generation" in SCHEMAS[table].names else ", f.generation"
+    listed = ", ".join(_quoted(str(row[0])) for row in rows)
+    scan = f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true, filename = 'file')"
+    connection.execute(
+        f"create view {name} as select f.dataset{own}, f.label, t.* exclude (file) "
+        f"from {scan} t join {name}_files f using (file)"
     )
-    where = f"read_parquet([{listed}], hive_partitioning = false)"
-    return f"select {_quoted(partition.dataset)} as dataset{own}, {_quoted(label)} as label, * from {where}"
+
+
+def _label(partition: Partition) -> str:
+    return partition.table.partition("@")[2]
 
 
 def _empty(schema: Any) -> str:
