@@ -57,7 +57,7 @@ def test_half_written_checkpoint_is_invisible_and_swept_up(tmp_path: Path) -> No
         raise OSError("disk full")
 
     write(tmp_path, 1)
-    with pytest.raises(TbrmError, match="cannot write checkpoint .*: disk full"):
+    with pytest.raises(TbrmError, match=r"cannot write checkpoint .*: disk full"):
         write_checkpoint(Checkpoint(checkpoint_path(tmp_path, 2), 2, 2, "hash", 1, 1), die, leader=True)
     found = newest_good(tmp_path, "hash", print)
     assert found is not None
