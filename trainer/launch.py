@@ -20,7 +20,8 @@ def command_line(processes: int, hostfile: str | None, job_file: Path) -> list[s
     """The launcher's command for a job of several processes."""
     module = ["-m", "trainer.worker", str(job_file)]
     if hostfile is None:
-        return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *module]
+        here = ["--standalone", f"--nproc-per-node={processes}"]
+        return [sys.executable, "-m", "trainer.torchrun", str(job_file), *here, *module]
     return [
         *(sys.executable, "-m", "deepspeed.launcher.runner", f"--hostfile={hostfile}", f"--num_gpus={processes}"),
         *("--module", "trainer.worker", str(job_file)),
@@ -49,6 +50,12 @@ def run_processes(processes: int, hostfile: str | None, job_file: Path) -> None:
         return
     if error_file.exists():
         raise TbrmError(error_file.read_text(encoding="utf-8"))
+    if code < 0:
+        name = signal.Signals(-code).name
+        raise TbrmError(
+            f"the launcher of the training processes was ended by signal {-code} ({name}); run the stage again to go "
+            "on from the last checkpoint"
+        )
     raise TbrmError(f"the training processes ended with exit code {code}; the first traceback above says why")
 
 

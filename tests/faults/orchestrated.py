@@ -115,8 +115,8 @@ def end_rank(trial: Trial) -> None:
     """SIGKILL or SIGTERM to one of two training processes, or to the torchrun above them."""
     two = ("--set", "training.processes=2")
     trial.whole = Whole(_digest_of_two(trial, two), {})
-    kind = trial.rng.choice(["trainer.worker", "trainer.worker", "torch.distributed.run"])
-    other = "torch.distributed.run" if kind == "trainer.worker" else "supervisor.py"
+    kind = trial.rng.choice(["trainer.worker", "trainer.worker", "trainer.torchrun"])
+    other = "trainer.torchrun" if kind == "trainer.worker" else "supervisor.py"
 
     def victims(command: Command) -> list[int]:
         command.wait_for(kind, without=other)
