@@ -20,7 +20,7 @@ from assets.supervisor import descendants
 from tests.faults.evidence import audit
 from tests.faults.experiment import GENERATIONS, NAME, write_experiment
 from tests.faults.process import command_line, in_child, orphans, send
-from tests.faults.trial import Trial, Whole
+from tests.faults.trial import TooLate, Trial, Whole
 
 LAST = GENERATIONS - 1
 _STAGES = ("rollouts", "rewards", "ref-logprobs", "train")
@@ -120,7 +120,7 @@ def end_rank(trial: Trial) -> None:
 
     def victims(command: Command) -> list[int]:
         command.wait_for(kind, without=other)
-        time.sleep(trial.rng.uniform(0.0, _STAGE_S))
+        time.sleep(trial.rng.uniform(0.0, _STAGE_S / 2))
         found = command.find(kind, without=other)
         trial.rng.shuffle(found)
         return found
@@ -175,6 +175,9 @@ def _strike(
     trial.note_committed()
     while not (found := victims(command)[:1]) and command.process.poll() is None:
         time.sleep(0.01)
+    if not found:
+        command.wait()
+        raise TooLate
     trial.outcome.detail = f"{number.name} to {len(found)} process"
     for pid in found:
         send(pid, number)
