@@ -119,9 +119,9 @@ def run_trial(number: int, kind: str, seed: str, folder: Path, whole: Whole, kno
         KINDS[kind].fault(trial)
         if not (outcome.same_store or outcome.different):
             trial.judge()
-    except TooLate:
-        shutil.rmtree(folder)
-        return run_trial(number, kind, f"{seed}+", folder, whole, known)
+    except (TooLate, ProcessLookupError):  # the latter: it ended between two looks at it
+        orphans(known)
+        return run_trial(number, kind, f"{seed}+", folder.with_name(f"{folder.name}x"), whole, known)
     except (TimeoutError, RuntimeError, subprocess.SubprocessError) as error:
         outcome.different.append(f"{type(error).__name__}: {error}"[:2000])
         outcome.orphans = orphans(known)
