@@ -58,8 +58,9 @@ def _signal_all(child: int, number: int) -> list[int]:
     for pid in below:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child, number)  # reaches the group where there is no /proc to walk
+    if not _ON_LINUX:  # no /proc to walk. There is one: a second signal would end what the first made a process start
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child, number)
     return below
 
 

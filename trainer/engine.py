@@ -75,6 +75,17 @@ def join_world(sequence_parallel: int = 1) -> World:
     return World(rank, size, device, join_share(sequence_parallel))
 
 
+def leave_world(world: World) -> None:
+    """Who stood alone leaves no process group behind.
+
+    vLLM, sampling next in this process, would end the group it finds, and DeepSpeed then train on with what is left.
+    """
+    if world.size == 1:
+        from deepspeed.comm import destroy_process_group
+
+        destroy_process_group()
+
+
 @contextlib.contextmanager
 def _no_compiler_noise() -> Generator[None]:
     """Importing DeepSpeed probes for libraries nobody here uses, and the probes' linker errors look like ours."""

