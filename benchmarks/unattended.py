@@ -58,7 +58,7 @@ def unattended(folder: Path, generations: int, timeout_s: float = 7200.0) -> dic
     started = time.monotonic()
     with served(folder / "data", folder) as ui:
         for name in NAMES:
-            _start(ui, name)
+            start(ui, name)
         _wait_for_the_end(ui, generations, time.monotonic() + timeout_s)
         seconds = time.monotonic() - started
     left = ui.stage_processes()
@@ -79,7 +79,7 @@ def unattended(folder: Path, generations: int, timeout_s: float = 7200.0) -> dic
     }
 
 
-def _start(ui: Ui, name: str) -> None:
+def start(ui: Ui, name: str) -> None:
     """Prepare policy[0], ask for generation 0, and switch the sensor on."""
     run = ui.launch(f"{name}_base_policy", [[name, "base_policy"]], None)
     assert ui.wait(run, 300) == "SUCCESS", ui.messages(run)
