@@ -1,30 +1,35 @@
-"""A logged data set of the scripted arithmetic behaviour policy: what the embedded experiment starts from."""
+"""A logged data set of a scripted behaviour policy: what experiments on an embedded policy start from."""
 
 import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.policy import WarmStart
-from pipeline.errors import StoreError
-from pipeline.prompts import load_problems, prompt_row
-from pipeline.prompts.arithmetic import behaviour_answer
+from pipeline.errors import StoreError, TbrmError
+from pipeline.prompts import Problem, load_problems, prompt_row
+from pipeline.prompts.arithmetic import wrong_sum
 from pipeline.store import SCHEMAS, Manifest, Store, code_version, seed_of, trajectory_id
 
-BEHAVIOUR = "scripted-arithmetic"
 _PER_SHARD = 8_192
+Mistake = Callable[[Problem, random.Random], str]
 
 
 def write_behaviour_log(experiment: Experiment, warm_start: WarmStart, store: Store, tokenizer: Any) -> Manifest:
     """Write `logged/<name>` (tables prompts and rollouts) once; later calls only read its manifest.
 
-    Held-out problems do not occur in it. Raises StoreError when the data set exists with other settings.
+    A response is right with probability `behaviour_accuracy`, else it is the mistake of the prompt set's kind. Held-out
+    problems do not occur in it. Raises StoreError when the data set exists with other settings.
     """
     dataset = f"logged/{warm_start.logged}"
     partition = store.partition(dataset, "rollouts")
     written = warm_start.model_dump(include={"logged", "trajectories", "behaviour_accuracy"})
-    config_hash = stage_hash(written, experiment.prompts.arithmetic, experiment.prompts.template, experiment.seed)
+    prompt_set = experiment.prompts
+    arithmetic = prompt_set.source == "arithmetic"
+    asked = prompt_set.arithmetic if arithmetic else prompt_set.model_dump(mode="json", exclude={"per_generation"})
+    config_hash = stage_hash(written, asked, prompt_set.template, experiment.seed)
     if partition.is_committed():
         manifest = partition.manifest()
         if manifest.config_hash != config_hash:
@@ -36,6 +41,8 @@ def write_behaviour_log(experiment: Experiment, warm_start: WarmStart, store: St
     problems = load_problems(experiment.prompts, experiment.seed)
     rng = random.Random(seed_of(experiment.seed, dataset))
     drawn = rng.choices(problems, k=warm_start.trajectories)
+    behaviour = f"scripted-{prompt_set.source}"
+    mistake: Mistake = (lambda problem, _: wrong_sum(problem.text)) if arithmetic else _answers_of_others(problems)
     prompts = store.partition(dataset, "prompts")
     shards = [drawn[i : i + _PER_SHARD] for i in range(0, len(drawn), _PER_SHARD)]
     with (
@@ -47,11 +54,32 @@ def write_behaviour_log(experiment: Experiment, warm_start: WarmStart, store: St
             rows = [prompt_row(problem, experiment.prompts.template, tokenizer) for problem in shard]
             unique = {row["prompt_id"]: row for row in rows}
             prompt_writer.write(index, pa.Table.from_pylist(list(unique.values()), SCHEMAS["prompts"]))
-            rollouts = [_trajectory(dataset, first + i, row, warm_start, tokenizer, rng) for i, row in enumerate(rows)]
+            rollouts = list[dict[str, Any]]()
+            for row, problem in zip(rows, shard, strict=True):
+                right = rng.random() < warm_start.behaviour_accuracy
+                text = problem.answer if right else mistake(problem, rng)
+                rollouts.append(_trajectory(dataset, first + len(rollouts), row, text, behaviour, tokenizer))
             rollout_writer.write(index, pa.Table.from_pylist(rollouts, SCHEMAS["rollouts"]))
             first += len(shard)
         prompt_writer.commit(len(shards))
-        return rollout_writer.commit(len(shards), {"behaviour_policy": BEHAVIOUR, "tokens": _tokens(drawn, tokenizer)})
+        return rollout_writer.commit(len(shards), {"behaviour_policy": behaviour, "tokens": _tokens(drawn, tokenizer)})
+
+
+def _answers_of_others(problems: Sequence[Problem]) -> Mistake:
+    """A mistake is the answer to another problem of the same source, drawn as often as it is one."""
+    answers: dict[str, list[str]] = {}
+    for problem in problems:
+        answers.setdefault(problem.source, []).append(problem.answer)
+    for source, found in answers.items():
+        if len(set(found)) == 1:
+            raise TbrmError(f"policy.warm_start.trajectories: all problems of {source} have one answer, {found[0]!r}")
+
+    def mistake(problem: Problem, rng: random.Random) -> str:
+        while (answer := rng.choice(answers[problem.source])) == problem.answer:
+            pass
+        return answer
+
+    return mistake
 
 
 def _tokens(drawn: list[Any], tokenizer: Any) -> int:
@@ -59,10 +87,8 @@ def _tokens(drawn: list[Any], tokenizer: Any) -> int:
 
 
 def _trajectory(
-    dataset: str, index: int, prompt: dict[str, Any], warm_start: WarmStart, tokenizer: Any, rng: random.Random
+    dataset: str, index: int, prompt: dict[str, Any], text: str, behaviour: str, tokenizer: Any
 ) -> dict[str, Any]:
-    a, b = (int(number) for number in prompt["prompt_text"].removesuffix("=").split("+"))
-    text = behaviour_answer(a, b, warm_start.behaviour_accuracy, rng)
     return {
         "trajectory_id": trajectory_id(dataset, 0, prompt["prompt_id"], index),
         "prompt_id": prompt["prompt_id"],
@@ -73,14 +99,14 @@ def _trajectory(
         "response_text": text,
         "finish_reason": "stop",
         "behavior_logprobs": None,
-        "policy_id": BEHAVIOUR,
+        "policy_id": behaviour,
         "generation": 0,
         "sampling": {
             "temperature": 1.0,
             "top_p": 1.0,
             "max_tokens": 0,
             "seed": 0,
-            "engine": BEHAVIOUR,
+            "engine": behaviour,
             "engine_version": code_version(),
         },
     }

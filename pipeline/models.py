@@ -1,6 +1,7 @@
 """Loading and saving models and tokenizers: safetensors only, no code from the folder is ever run."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,18 @@ def load_model(path: str, config: PolicyConfig, revision: str | None = None) -> 
         raise TbrmError(f"no model with safetensors weights can be loaded from {path}: {error}") from error
 
 
-def save_base_model(config: PolicyConfig, folder: Path, seed: int) -> None:
-    """Write the experiment's base model to `folder` as safetensors in the policy's dtype. Raises TbrmError."""
-    from pipeline.builtin import TINY_ARITH, save_tiny_arith
+def save_base_model(config: PolicyConfig, folder: Path, seed: int, texts: Iterable[str]) -> None:
+    """Write the experiment's base model to `folder` as safetensors in the policy's dtype. Raises TbrmError.
+
+    `texts` are what `builtin:tiny-words` makes its vocabulary from; other models do not look at them.
+    """
+    from pipeline.builtin import TINY_ARITH, TINY_WORDS, save_tiny_arith, save_tiny_words
 
     if config.base == TINY_ARITH:
         save_tiny_arith(folder, seed)
+        return
+    if config.base == TINY_WORDS:
+        save_tiny_words(folder, seed, texts)
         return
     if config.base.startswith(PACKAGE):
         _save_packaged_gguf(config, folder)

@@ -1,10 +1,13 @@
 """policy[0]: the base model as a Hugging Face folder, warm-started by imitation where the experiment says so."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
+from pipeline.builtin import TINY_WORDS
 from pipeline.cli_options import experiment_options, json_option, print_report
 from pipeline.config import Experiment, stage_hash
 from pipeline.errors import StoreError
@@ -18,6 +21,7 @@ from pipeline.policy import (
     read_policy_json,
     write_policy_json,
 )
+from pipeline.prompts import load_problems, render
 from pipeline.stage import Metric, StageReport
 from pipeline.store import Store, exclusive
 
@@ -32,7 +36,7 @@ def run_base_policy(experiment: Experiment, store: Store) -> StageReport:
     made with other settings: every later generation stands on it.
     """
     started = time.monotonic()
-    config_hash = stage_hash(experiment.policy.model_dump(exclude={"attention"}), experiment.seed)
+    config_hash = stage_hash(experiment.policy.model_dump(exclude={"attention"}), experiment.seed, *_words(experiment))
     if store.fs.exists(pointer_path(store, experiment.name, 0)):
         made_with = published(store, experiment.name, 0)["parents"].get(CONFIG)
         if made_with != config_hash:
@@ -61,9 +65,22 @@ def _base_model(experiment: Experiment, folder: Path, config_hash: str) -> Path:
     partial = folder.with_name(f"{folder.name}.partial")
     remove_folder(partial)
     partial.mkdir(parents=True)
-    save_base_model(experiment.policy, partial, experiment.seed)
+    save_base_model(experiment.policy, partial, experiment.seed, _texts(experiment))
     write_policy_json(partial, {CONFIG: config_hash})
     return partial.rename(folder)
+
+
+def _words(experiment: Experiment) -> list[dict[str, Any]]:
+    """What else decides the base model: the problems, where its vocabulary is theirs."""
+    problems = experiment.prompts.model_dump(mode="json", exclude={"per_generation"})
+    return [problems] if experiment.policy.base == TINY_WORDS else []
+
+
+def _texts(experiment: Experiment) -> Iterator[str]:
+    """All that a policy is asked and should answer."""
+    for problem in load_problems(experiment.prompts, experiment.seed):
+        yield render(experiment.prompts.template, problem.text, None)
+        yield problem.answer
 
 
 def _imitated(

@@ -63,6 +63,8 @@ class Experiment(Config):
             raise ValueError(
                 "nothing to train on: `rollouts: none` or `replay.window: 0` needs a data set in `replay.logged`"
             )
+        if self.policy.base.startswith("builtin:") and self.prompts.template == "chat":
+            raise ValueError(f"`prompts.template: chat`: {self.policy.base} has no chat template; use `raw`")
         needs = OBJECTIVE_NEEDS[self.training.objective]
         n = self.rollouts.n if self.rollouts else None
         if needs.groups and n == 1 and not logged:

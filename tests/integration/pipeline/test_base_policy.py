@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.config import Experiment
+from pipeline.config import Experiment, build_experiment
 from pipeline.config.policy import PolicyConfig
 from pipeline.errors import StoreError
 from pipeline.policy import pointer_path, read_policy_json, resolve_policy
-from pipeline.store import Store
+from pipeline.prompts import load_problems
+from pipeline.store import Store, open_store
+from tests.integration.pipeline.conftest import TREE
 from trainer.base_policy import run_base_policy
 
 NewStore = Callable[[str], Store]
@@ -61,3 +64,47 @@ def test_without_a_warm_start_it_is_the_base_model(new_store: NewStore, small: E
     report = run_base_policy(small.model_copy(update={"name": "plain", "policy": plain}), store)
     assert report.rows == 0
     assert resolve_policy(store, small.model_copy(update={"name": "plain"}), 0).policy_id == report.metrics["policy_id"]
+
+
+def test_any_prompt_set_can_be_learned_by_the_embedded_policy_with_words(tmp_path: Path) -> None:
+    """Its tokenizer decodes every problem back; the behaviour policy's mistakes are answers to other problems."""
+    tree = TREE | {
+        "name": "family",
+        "policy": {
+            "base": "builtin:tiny-words",
+            "dtype": "float32",
+            "warm_start": {
+                "logged": "relatives",
+                "trajectories": 400,
+                "steps": 2,
+                "batch": 8,
+                "behaviour_accuracy": 0.7,
+            },
+        },
+        "prompts": {
+            "source": "reasoning_gym",
+            "reasoning_gym": {"tasks": ["family_relationships"], "size": 60},
+            "template": "raw",
+            "per_generation": 24,
+        },
+    }
+    family, store = build_experiment(tree, "test"), open_store(str(tmp_path))
+    run_base_policy(family, store)
+    tokenizer = AutoTokenizer.from_pretrained(resolve_policy(store, family, 0).path)
+    for problem in load_problems(family.prompts, family.seed):
+        for text in (problem.text, problem.answer):
+            assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+    answers = {row["prompt_id"]: row["answer"] for row in rows(store, "prompts")}
+    said = [(row["response_text"], answers[row["prompt_id"]]) for row in rows(store, "rollouts")]
+    assert {text for text, _ in said} <= set(answers.values())
+    assert 0.6 < sum(text == answer for text, answer in said) / len(said) < 0.8
+    settings = tree["prompts"]
+    assert run_base_policy(
+        build_experiment(tree | {"prompts": settings | {"per_generation": 12}}, "test"), store
+    ).skipped
+    with pytest.raises(StoreError, match="another name"):
+        run_base_policy(build_experiment(tree | {"prompts": settings | {"template": "r1"}}, "test"), store)
+
+
+def rows(store: Store, table: str) -> list[dict[str, Any]]:
+    return [row for _, shard in store.partition("logged/relatives", table).iter_shards() for row in shard.to_pylist()]

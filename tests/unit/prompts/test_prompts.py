@@ -14,7 +14,7 @@ from pipeline.config import load_experiment
 from pipeline.config.prompts import PromptsConfig
 from pipeline.errors import TbrmError
 from pipeline.prompts import Problem, heldout_problems, load_problems, problems_of_generation, render
-from pipeline.prompts.arithmetic import behaviour_answer
+from pipeline.prompts.arithmetic import wrong_sum
 from pipeline.prompts.table import prompt_rows
 
 ROWS = [{"id": f"q{i}", "problem": f"What is {i}+{i}?", "answer": str(2 * i)} for i in range(5)]
@@ -64,13 +64,9 @@ def test_generations_draw_without_repetition_until_the_set_is_used_up() -> None:
         problems_of_generation(problems, 11, 0, seed=1)
 
 
-def test_the_behaviour_policy_is_wrong_by_the_carry() -> None:
-    import random
-
-    rng = random.Random(0)
-    answers = [int(behaviour_answer(27, 38, 0.5, rng)) for _ in range(2_000)]
-    assert set(answers) == {65, 55}
-    assert 0.45 < answers.count(65) / len(answers) < 0.55
+def test_a_wrong_sum_is_wrong_by_the_carry() -> None:
+    assert wrong_sum("27+38=") == "55"
+    assert wrong_sum("21+34=") == "65"
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "folder"])
