@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline.config import Experiment
 from pipeline.logged_labels import run_logged_labels
 from pipeline.policy import publish_policy, read_policy_json, trained_policy_folder
@@ -32,7 +34,9 @@ def run_generations(experiment: Experiment, store: Store) -> Iterator[dict[str, 
         run_logged_labels(experiment, store)
     for generation in range(experiment.generations):
         run_rollouts(experiment, store, generation)
-        row = {"generation": generation, "reward": run_rewards(experiment, store, generation).metrics["reward_mean"]}
+        row: dict[str, Any] = {"generation": generation}
+        row["reward"] = run_rewards(experiment, store, generation).metrics["reward_mean"]
+        row["reward_by_source"] = reward_by_source(store, experiment.name, generation)
         row["kl"] = run_ref_logprobs(experiment, store, generation).metrics["behaviour_kl"]
         # Before the training, which may diverge and would take the row with it; what it adds is added to the same row.
         yield row
@@ -41,3 +45,16 @@ def run_generations(experiment: Experiment, store: Store) -> Iterator[dict[str, 
             row |= {name: trained[name] for name in TRAINED if name in trained}
             folder = trained_policy_folder(store, experiment.name, generation)
             publish_policy(store, experiment.name, generation + 1, folder, read_policy_json(folder)["parents"])
+
+
+def reward_by_source(store: Store, dataset: str, generation: int) -> dict[str, float]:
+    """Mean reward of a generation's trajectories by the `source` of their prompts, such as a task's name."""
+    prompts, rollouts, rewards = (
+        store.partition(dataset, table, generation) for table in ("prompts", "rollouts", "rewards")
+    )
+    asked = pa.concat_tables(rows for _, rows in prompts.iter_shards(["prompt_id", "source"]))
+    said = pa.concat_tables(rows for _, rows in rollouts.iter_shards(["prompt_id"]))
+    labels = pa.concat_tables(rows for _, rows in rewards.iter_shards(["reward"]))  # in the order of the rollouts
+    earned = said.append_column("reward", labels["reward"]).join(asked, "prompt_id")
+    means = earned.group_by("source").aggregate([("reward", "mean")]).to_pylist()
+    return {str(row["source"]): float(row["reward_mean"]) for row in sorted(means, key=lambda row: str(row["source"]))}

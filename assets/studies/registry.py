@@ -11,6 +11,7 @@ from assets.studies.empirical import run_arms
 from assets.studies.empirical_page import arms_figure, arms_table
 from assets.studies.exact import ExactStudy, draw_page, rounded, write_page
 from assets.studies.iteration_page import ITERATION
+from assets.studies.sources_page import sources_table
 from assets.studies.spec import Size, Study, load_study, studies_folder
 from assets.studies.theory_page import THEORY
 from pipeline.config.training import OBJECTIVE_NEEDS
@@ -91,12 +92,18 @@ def _policies_page(study: Study, results: dict[str, Any], data: Path, whole: boo
             f"`{results['size']}`: {size.seeds} seeds an arm, {results['cpu_seconds']} s of CPU in all. {size.cost} "
             f"Intervals are 95% over seeds. All numbers: [{data.name}]({data.name}).",
             f"![{study.title}]({data.stem}.png)",
-            costs_table(results, study.compare)
-            if study.shows == "costs"
-            else arms_table(results, study.compare, _needs(size) if study.shows == "needs" else None),
+            _table(study, size, results),
             study.reading.strip(),
         ]
     )
+
+
+def _table(study: Study, size: Size, results: dict[str, Any]) -> str:
+    if study.shows == "costs":
+        return costs_table(results, study.compare)
+    if study.shows == "sources":
+        return sources_table(results, study.compare)
+    return arms_table(results, study.compare, _needs(size) if study.shows == "needs" else None)
 
 
 def _needs(size: Size) -> dict[str, str]:

@@ -50,8 +50,9 @@ class Study(Config):
     """What the paper says."""
     compare: str | None = None
     """Arm that the others are compared with, by seed."""
-    shows: Literal["rewards", "needs", "costs"] = "rewards"
-    """The page's table: what the arms earn; `needs`: and what their objectives need; `costs`: their time and memory."""
+    shows: Literal["rewards", "needs", "costs", "sources"] = "rewards"
+    """The page's table: what the arms earn; `needs`: and what their objectives need; `costs`: their time and memory;
+    `sources`: what they earn on each task of the prompt set."""
     sizes: dict[str, Size]
     """`tiny`, `small`, `paper`."""
     reading: str

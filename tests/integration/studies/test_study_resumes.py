@@ -47,6 +47,7 @@ def numbers(folder: Path, root: str) -> list[Any]:
     """Rewards and KL of every run; the rest of its row is time."""
     arms = json.loads((folder / f"{root}_page" / "mini.json").read_text())["arms"]
     runs = [run for arm in arms for run in arm["runs"]]
+    assert all(r["reward_by_source"] == {"arithmetic": r["reward"]} for run in runs for r in run["generations"])
     return [[(row["reward"], row["kl"]) for row in run["generations"]] for run in runs]
 
 

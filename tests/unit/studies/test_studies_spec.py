@@ -6,6 +6,7 @@ import pytest
 
 from assets.studies.empirical_page import arms_figure, arms_table
 from assets.studies.registry import EXACT, find, names
+from assets.studies.sources_page import sources_table
 from assets.studies.spec import Arm, arm_experiment, base_experiment, load_study, studies_folder
 from pipeline.errors import ConfigError
 from pipeline.policy import PolicyRef
@@ -61,3 +62,19 @@ def test_the_table_compares_by_seed_and_counts_diverged_runs() -> None:
     assert "| -0.300 [" in brm
     assert brm.endswith("| 1 of 2 |")
     arms_figure(results)
+
+
+def test_rewards_by_task_are_those_of_the_last_policy() -> None:
+    def run(*rewards: tuple[float, float]) -> dict[str, object]:
+        rows = [{"reward": (a + b) / 2, "reward_by_source": {"islands": a, "locks": b}} for a, b in rewards]
+        return {"generations": rows}
+
+    arms = [
+        {"arm": "tbrm", "runs": [run((0.2, 0.4), (0.8, 0.6)), run((0.2, 0.4), (0.8, 0.8))]},
+        {"arm": "grpo", "runs": [run((0.2, 0.4), (0.3, 0.5)), run((0.2, 0.4), (0.3, 0.7))]},
+    ]
+    head, _, base, tbrm, grpo = sources_table({"arms": arms}, "tbrm").splitlines()
+    assert head == "|  | islands | locks | all | less tbrm |"
+    assert base == "| policy[0] | 0.20 [0.20, 0.20] | 0.40 [0.40, 0.40] | 0.30 [0.30, 0.30] | - |"
+    assert tbrm.startswith("| tbrm | 0.80 [0.80, 0.80] | 0.70 [")
+    assert grpo.endswith("| -0.30 [-0.30, -0.30] |")
