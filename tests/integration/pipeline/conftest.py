@@ -1,14 +1,11 @@
 """A published policy[0] of a very small experiment, made once."""
 
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import Experiment, build_experiment
-from pipeline.store import Store, open_store
-from trainer.base_policy import run_base_policy
+from tests.integration.base_stores import NewStore, copies, with_base_policy
 
 TREE = {
     "name": "small",
@@ -32,16 +29,9 @@ def small() -> Experiment:
 
 @pytest.fixture(scope="session")
 def _published(tmp_path_factory: pytest.TempPathFactory, small: Experiment) -> Path:
-    root = tmp_path_factory.mktemp("published")
-    run_base_policy(small, open_store(str(root)))
-    return root
+    return with_base_policy(tmp_path_factory.mktemp("published"), small)
 
 
 @pytest.fixture
-def new_store(_published: Path, tmp_path: Path) -> Callable[[str], Store]:
-    """Makes stores that hold policy[0] and nothing sampled from it."""
-
-    def make(name: str) -> Store:
-        return open_store(str(shutil.copytree(_published, tmp_path / name)))
-
-    return make
+def new_store(_published: Path, tmp_path: Path) -> NewStore:
+    return copies(_published, tmp_path)

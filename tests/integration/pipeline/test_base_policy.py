@@ -1,6 +1,5 @@
 """policy[0]: an ordinary Hugging Face folder, made once, resumed after a kill, refused under other settings."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ from pipeline.errors import StoreError
 from pipeline.policy import pointer_path, read_policy_json, resolve_policy
 from pipeline.prompts import load_problems
 from pipeline.store import Store, open_store
+from tests.integration.base_stores import NewStore
 from tests.integration.pipeline.conftest import TREE
 from trainer.base_policy import run_base_policy
-
-NewStore = Callable[[str], Store]
 
 
 def test_it_is_an_ordinary_folder_with_parents(new_store: NewStore, small: Experiment) -> None:

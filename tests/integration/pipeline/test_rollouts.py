@@ -1,6 +1,6 @@
 """Sampling as a stage: the same bytes however it was interrupted or batched, and log-probs the trainer agrees with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from pipeline.policy import resolve_policy
 from pipeline.ref_logprobs import run_ref_logprobs
 from pipeline.rollouts import run_rollouts
 from pipeline.store import Store
-
-NewStore = Callable[[str], Store]
+from tests.integration.base_stores import NewStore
 
 
 def shards(store: Store) -> dict[str, bytes]:

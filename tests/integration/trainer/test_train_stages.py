@@ -1,8 +1,6 @@
 """The real stages of a generation, from the base model to a trained policy, for every objective of the YAML."""
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from pipeline.ref_logprobs import run_ref_logprobs
 from pipeline.rewards.stage import run_rewards
 from pipeline.rollouts import run_rollouts
 from pipeline.store import Store, open_store
+from tests.integration.base_stores import NewStore, copies
 from trainer.base_policy import run_base_policy
 from trainer.job import METRICS_FILE, read_metrics
 from trainer.stage import run_train
@@ -36,7 +35,6 @@ TREE: dict[str, Any] = {
     "rewards": {"components": {"length": 1.0, "length_free_tokens": 1, "length_max_tokens": 5}},
     "training": {"beta": 0.1, "learning_rate": 3e-4, "prompt_batch": 8, "updates_per_generation": 2},
 }
-NewStore = Callable[[str], Store]
 
 
 def experiment_with(**training: Any) -> Experiment:
@@ -58,7 +56,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def new_store(labelled: Path, tmp_path: Path) -> NewStore:
     """Copies of that store."""
-    return lambda name: open_store(str(shutil.copytree(labelled, tmp_path / name)))
+    return copies(labelled, tmp_path)
 
 
 def metrics_of(store: Store) -> list[dict[str, Any]]:
