@@ -35,8 +35,8 @@ class Task:
         self.done += n
         if self._bar is not None:
             self._bar.update(n)
-        elif time.monotonic() - self._last_line >= _line_every_s:
-            self._line()
+        elif self.done != self.total and time.monotonic() - self._last_line >= _line_every_s:
+            self._line()  # the last line is `close`'s
 
     def note(self, text: str) -> None:
         self._note = text
