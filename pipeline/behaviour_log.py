@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -45,24 +46,31 @@ def write_behaviour_log(experiment: Experiment, warm_start: WarmStart, store: St
     mistake: Mistake = (lambda problem, _: wrong_sum(problem.text)) if arithmetic else _answers_of_others(problems)
     prompts = store.partition(dataset, "prompts")
     shards = [drawn[i : i + _PER_SHARD] for i in range(0, len(drawn), _PER_SHARD)]
+
+    @cache
+    def encode(text: str) -> list[int]:
+        return [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+
     with (
         prompts.writer(config_hash, {}, replace=True) as prompt_writer,
         partition.writer(config_hash, {}) as rollout_writer,
     ):
         first = 0
         for index, shard in enumerate(shards):
-            rows = [prompt_row(problem, experiment.prompts.template, tokenizer) for problem in shard]
-            unique = {row["prompt_id"]: row for row in rows}
-            prompt_writer.write(index, pa.Table.from_pylist(list(unique.values()), SCHEMAS["prompts"]))
+            unique = {problem.id: problem for problem in shard}
+            rows = {name: prompt_row(problem, prompt_set.template, tokenizer) for name, problem in unique.items()}
+            prompt_writer.write(index, pa.Table.from_pylist(list(rows.values()), SCHEMAS["prompts"]))
             rollouts = list[dict[str, Any]]()
-            for row, problem in zip(rows, shard, strict=True):
+            for problem in shard:
                 right = rng.random() < warm_start.behaviour_accuracy
                 text = problem.answer if right else mistake(problem, rng)
-                rollouts.append(_trajectory(dataset, first + len(rollouts), row, text, behaviour, tokenizer))
+                row, number = rows[problem.id], first + len(rollouts)
+                rollouts.append(_trajectory(dataset, number, row, text, encode(text), behaviour))
             rollout_writer.write(index, pa.Table.from_pylist(rollouts, SCHEMAS["rollouts"]))
             first += len(shard)
         prompt_writer.commit(len(shards))
-        return rollout_writer.commit(len(shards), {"behaviour_policy": behaviour, "tokens": _tokens(drawn, tokenizer)})
+        tokens = sum(len(encode(problem.answer)) for problem in drawn)
+        return rollout_writer.commit(len(shards), {"behaviour_policy": behaviour, "tokens": tokens})
 
 
 def _answers_of_others(problems: Sequence[Problem]) -> Mistake:
@@ -82,19 +90,15 @@ def _answers_of_others(problems: Sequence[Problem]) -> Mistake:
     return mistake
 
 
-def _tokens(drawn: list[Any], tokenizer: Any) -> int:
-    return sum(len(tokenizer.encode(p.answer, add_special_tokens=False)) + 1 for p in drawn)
-
-
 def _trajectory(
-    dataset: str, index: int, prompt: dict[str, Any], text: str, behaviour: str, tokenizer: Any
+    dataset: str, index: int, prompt: dict[str, Any], text: str, token_ids: list[int], behaviour: str
 ) -> dict[str, Any]:
     return {
         "trajectory_id": trajectory_id(dataset, 0, prompt["prompt_id"], index),
         "prompt_id": prompt["prompt_id"],
         "sample_index": index,
         "prompt_token_ids": prompt["prompt_token_ids"],
-        "response_token_ids": [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id],
+        "response_token_ids": token_ids,
         "response_mask": None,
         "response_text": text,
         "finish_reason": "stop",

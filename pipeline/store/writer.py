@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from pipeline.store.partition import Partition
 
 
+@cache
 def code_version() -> str:
+    """Version of this package. Kept: every row of `rollouts` names it, and a look-up reads files."""
     return importlib.metadata.version("tbrm")
 
 
