@@ -153,8 +153,23 @@ def wrap(module: torch.nn.Module, config: Mapping[str, Any]) -> Any:
 
     trained = [p for p in module.parameters() if p.requires_grad]
     initialize: Any = deepspeed.initialize  # its annotations are wrong
-    engine, *_ = initialize(model=module, model_parameters=trained, config=dict(config))
+    with _no_compiler():
+        engine, *_ = initialize(model=module, model_parameters=trained, config=dict(config))
     return engine
+
+
+@contextlib.contextmanager
+def _no_compiler() -> Generator[None]:
+    """DeepSpeed looks at every optimizer it knows, and Muon's decorators load torch's compiler: seconds for nothing."""
+    name = "TORCHDYNAMO_DISABLE"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def set_learning_rate(engine: Any, learning_rate: float) -> None:
