@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from evals.plan import FullProtocol, Setting
+from pipeline.config.rollouts import is_endpoint
 from pipeline.engines import Request, Sampling, load_engine
 from pipeline.models import load_tokenizer
 from pipeline.policy import PolicyRef
@@ -82,7 +83,6 @@ class LocalAnswerer:
 def answerer_of(setting: Setting, policy: PolicyRef) -> Answerer:
     """Start what answers for `policy`. Raises TbrmError when it cannot be had."""
     from evals.endpoint import EndpointAnswerer
-    from pipeline.endpoint import is_endpoint
 
     if is_endpoint(policy.path):
         return EndpointAnswerer(policy.path, setting.evaluation.endpoint_requests)

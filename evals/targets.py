@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.endpoint import endpoint_policy, is_endpoint
+from pipeline.config.rollouts import is_endpoint
+from pipeline.endpoint import endpoint_policy
 from pipeline.errors import TbrmError
 from pipeline.policy import PolicyRef, foreign_policy, resolve_candidate
 from pipeline.store import Partition, Store

@@ -20,11 +20,6 @@ _FIRST_PAUSE_S = 0.5
 _TRY_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
-def is_endpoint(path: str) -> bool:
-    """Whether a policy's path is the address of a server."""
-    return path.startswith(("http://", "https://"))
-
-
 def endpoint_policy(address: str) -> PolicyRef:
     """The policy `URL#MODEL`; without a model the only one that the server has. Its id is `model@host:port`.
 

@@ -7,6 +7,11 @@ from pydantic import Field, model_validator
 from pipeline.config.base import Config
 
 
+def is_endpoint(path: str) -> bool:
+    """Whether a policy's path is the address of a server."""
+    return path.startswith(("http://", "https://"))
+
+
 class AgreementConfig(Config):
     """Comparison of the engine's log-probs with the trainer's, on a sample of each generation."""
 
@@ -72,7 +77,7 @@ class RolloutsConfig(Config):
     @property
     def endpoint(self) -> bool:
         """Whether the behaviour policy is a server."""
-        return self.policy is not None and self.policy.startswith(("http://", "https://"))
+        return self.policy is not None and is_endpoint(self.policy)
 
     @model_validator(mode="after")
     def _parts_agree(self) -> "RolloutsConfig":
