@@ -147,6 +147,12 @@ def child(name: str, root: str, size: int) -> None:
     )
 
 
+def resident_mb(pids: list[int]) -> float:
+    """Resident memory of these processes together."""
+    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 def open_graph(folder: Path) -> dict[str, float]:
     """From the start of `tbrm ui` to the whole asset graph, the graph asked for again; of the whole process tree."""
     query = "{ assetNodes { id groupName opNames dependencyKeys { path } assetChecksOrError { __typename } } }"
@@ -157,10 +163,7 @@ def open_graph(folder: Path) -> dict[str, float]:
         began = time.perf_counter()
         ui.query(query)
         again = time.perf_counter() - began
-        cpu, pages = cpu_seconds(ui.process.pid), 0
-        for pid in (ui.process.pid, *descendants(ui.process.pid)):
-            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    memory = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+        cpu, memory = cpu_seconds(ui.process.pid), resident_mb([ui.process.pid, *descendants(ui.process.pid)])
     seconds = {"seconds": round(cpu, 2), "wall": round(first, 2), "wall_again": round(again, 3)}
     return {"assets": nodes, **seconds, "peak_mb": round(memory)}
 

@@ -8,7 +8,6 @@ the runs at every sample. Slopes are least squares over the second half, when im
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -18,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from assets.supervisor import descendants
-from benchmarks.load import RESULTS
-from benchmarks.store_rows import machine
+from benchmarks.load import resident_mb
+from benchmarks.store_rows import RESULTS, machine
 from benchmarks.unattended import start
 from pipeline.store import open_store
 from tests.e2e.served_ui import LOCATION, Ui, served
@@ -38,9 +37,8 @@ def role_of(pid: int) -> str:
 
 def usage(pids: list[int]) -> dict[str, float]:
     """Resident MB, open files and threads of these processes together."""
-    page = os.sysconf("SC_PAGE_SIZE") / 2**20
     return {
-        "mb": round(sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * page, 1),
+        "mb": round(resident_mb(pids), 1),
         "files": sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids),
         "threads": sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in pids),
     }

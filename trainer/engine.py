@@ -153,13 +153,13 @@ def wrap(module: torch.nn.Module, config: Mapping[str, Any]) -> Any:
 
     trained = [p for p in module.parameters() if p.requires_grad]
     initialize: Any = deepspeed.initialize  # its annotations are wrong
-    with _no_compiler():
+    with _no_torch_compile():
         engine, *_ = initialize(model=module, model_parameters=trained, config=dict(config))
     return engine
 
 
 @contextlib.contextmanager
-def _no_compiler() -> Generator[None]:
+def _no_torch_compile() -> Generator[None]:
     """DeepSpeed looks at every optimizer it knows, and Muon's decorators load torch's compiler: seconds for nothing."""
     name = "TORCHDYNAMO_DISABLE"
     before = os.environ.get(name)
