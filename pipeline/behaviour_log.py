@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import Experiment, stage_hash
-from pipeline.config.policy import WarmStart
 from pipeline.errors import StoreError, TbrmError
 from pipeline.prompts import Problem, load_problems, prompt_row
 from pipeline.prompts.arithmetic import wrong_sum
@@ -18,15 +17,17 @@ _PER_SHARD = 8_192
 Mistake = Callable[[Problem, random.Random], str]
 
 
-def write_behaviour_log(experiment: Experiment, warm_start: WarmStart, store: Store, tokenizer: Any) -> Manifest:
-    """Write `logged/<name>` (tables prompts and rollouts) once; later calls only read its manifest.
+def write_behaviour_log(
+    experiment: Experiment, logged: str, trajectories: int, behaviour_accuracy: float, store: Store, tokenizer: Any
+) -> Manifest:
+    """Write `logged/<logged>` (tables prompts and rollouts) once; later calls only read its manifest.
 
     A response is right with probability `behaviour_accuracy`, else it is the mistake of the prompt set's kind. Held-out
     problems do not occur in it. Raises StoreError when the data set exists with other settings.
     """
-    dataset = f"logged/{warm_start.logged}"
+    dataset = f"logged/{logged}"
     partition = store.partition(dataset, "rollouts")
-    written = warm_start.model_dump(include={"logged", "trajectories", "behaviour_accuracy"})
+    written = {"logged": logged, "trajectories": trajectories, "behaviour_accuracy": behaviour_accuracy}
     prompt_set = experiment.prompts
     arithmetic = prompt_set.source == "arithmetic"
     asked = prompt_set.arithmetic if arithmetic else prompt_set.model_dump(mode="json", exclude={"per_generation"})
@@ -41,7 +42,7 @@ def write_behaviour_log(experiment: Experiment, warm_start: WarmStart, store: St
         return manifest
     problems = load_problems(experiment.prompts, experiment.seed)
     rng = random.Random(seed_of(experiment.seed, dataset))
-    drawn = rng.choices(problems, k=warm_start.trajectories)
+    drawn = rng.choices(problems, k=trajectories)
     behaviour = f"scripted-{prompt_set.source}"
     mistake: Mistake = (lambda problem, _: wrong_sum(problem.text)) if arithmetic else _answers_of_others(problems)
     prompts = store.partition(dataset, "prompts")
@@ -62,7 +63,7 @@ def write_behaviour_log(experiment: Experiment, warm_start: WarmStart, store: St
             prompt_writer.write(index, pa.Table.from_pylist(list(rows.values()), SCHEMAS["prompts"]))
             rollouts = list[dict[str, Any]]()
             for problem in shard:
-                right = rng.random() < warm_start.behaviour_accuracy
+                right = rng.random() < behaviour_accuracy
                 text = problem.answer if right else mistake(problem, rng)
                 row, number = rows[problem.id], first + len(rollouts)
                 rollouts.append(_trajectory(dataset, number, row, text, encode(text), behaviour))

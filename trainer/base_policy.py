@@ -93,7 +93,8 @@ def _imitated(
     warm = experiment.policy.warm_start
     assert warm is not None
     if warm.trajectories:
-        write_behaviour_log(experiment, warm, store, load_tokenizer(str(base)))
+        tokenizer = load_tokenizer(str(base))
+        write_behaviour_log(experiment, warm.logged, warm.trajectories, warm.behaviour_accuracy, store, tokenizer)
     if out.is_dir():  # finished by a run that was killed before it published
         return out, 0, {}
     report = run_imitation(experiment, store, base, out, warm, {CONFIG: config_hash})

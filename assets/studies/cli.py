@@ -43,6 +43,6 @@ def _lines(name: str, store: Store) -> list[str]:
     halves = find(name)
     lines = [f"{name:14} tiny   tables only: about two minutes of one core"] if halves.exact is not None else []
     for size, settings in (halves.policies.sizes if halves.policies is not None else {}).items():
-        done, every = finished_runs(settings, store) or 0, settings.seeds * len(settings.arms)
+        done, every = finished_runs(settings, store), settings.seeds * len(settings.arms)
         lines.append(f"{name:14} {size:6} {done} of {every} runs. {settings.cost}")
     return lines

@@ -2,22 +2,29 @@
 
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from typing import Any
 
 from assets.studies.loop import run_generations
-from assets.studies.spec import Arm, Size, arm_experiment, base_experiment
+from assets.studies.spec import Arm, Size, arm_experiment, base_experiment, ground_seed, logs_of_seed
+from pipeline.behaviour_log import write_behaviour_log
 from pipeline.errors import TbrmError
+from pipeline.logged_labels import run_logged_labels
+from pipeline.models import load_tokenizer
 from pipeline.orphans import die_with_parent
-from pipeline.policy import PolicyRef, resolve_published
+from pipeline.policy import PolicyRef, pointer_path, resolve_published
+from pipeline.progress import send_progress_to
 from pipeline.store import Store, open_store
 from trainer.base_policy import run_base_policy
 
 _RUNS = "studies"
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+"""Of the runs. With the second, torch looks for a GPU without touching it: where it was touched, none may be forked."""
 
 
 def run_arms(size: Size, store: Store, workers: int, told: Callable[[str], None]) -> dict[str, Any]:
@@ -25,27 +32,34 @@ def run_arms(size: Size, store: Store, workers: int, told: Callable[[str], None]
 
     A run that diverges (`training.max_residual`) is a result: it is kept with its error.
     """
+    started, first, every = time.monotonic(), next(iter(size.bases)), len(size.arms) * size.seeds
     with one_thread_processes(workers) as pool:
-        made = {name: pool.submit(_base, size, name, store.root) for name in size.bases}
-        bases = {name: future.result() for name, future in made.items()}
-        first = next(iter(size.bases))
-        futures = [
-            [pool.submit(_run, size, arm, seed, bases[arm.base or first], store.root) for seed in range(size.seeds)]
-            for arm in size.arms
-        ]
-        names = {
-            f: f"{arm.name}, seed {s}" for arm, runs in zip(size.arms, futures, strict=True) for s, f in enumerate(runs)
+        grounds = {
+            (name, seed): pool.submit(_ground, size, name, seed, store.root)
+            for name in size.bases
+            for seed in dict.fromkeys(ground_seed(size, name, seed) for seed in range(size.seeds))
         }
-        for done, future in enumerate(as_completed(names), 1):
+        runs = dict[Future[dict[str, Any]], tuple[int, int]]()
+        for seed in range(size.seeds):
+            bases = {name: grounds[name, ground_seed(size, name, seed)].result() for name in size.bases}
+            told(f"base policies of seed {seed}, after {time.monotonic() - started:.0f} s")
+            for index, arm in enumerate(size.arms):
+                runs[pool.submit(_run, size, arm, seed, bases[arm.base or first], store.root)] = index, seed
+        for done, future in enumerate(as_completed(runs), 1):
+            index, seed = runs[future]
             last = future.result()["generations"][-1]
-            told(f"{done} of {len(names)}: {names[future]}: policy[{last['generation']}] earns {last['reward']:.3f}")
-        arms = [[future.result() for future in runs] for runs in futures]
+            elapsed = time.monotonic() - started
+            told(
+                f"{done} of {every} runs, {elapsed:.0f} s, {elapsed / done * (every - done):.0f} s left. "
+                f"{size.arms[index].name}, seed {seed}: policy[{last['generation']}] earns {last['reward']:.3f}"
+            )
+    arms = [[f.result() for f, (index, _) in runs.items() if index == arm] for arm in range(len(size.arms))]
     return {
         "arms": [
-            {"arm": arm.name, "base": arm.base or first, "runs": runs}
-            for arm, runs in zip(size.arms, arms, strict=True)
+            {"arm": arm.name, "base": arm.base or first, "runs": finished}
+            for arm, finished in zip(size.arms, arms, strict=True)
         ],
-        "cpu_seconds": round(sum(run["cpu_seconds"] for runs in arms for run in runs)),
+        "cpu_seconds": round(sum(run["cpu_seconds"] for finished in arms for run in finished)),
     }
 
 
@@ -53,38 +67,61 @@ def run_arms(size: Size, store: Store, workers: int, told: Callable[[str], None]
 def one_thread_processes(workers: int) -> Generator[ProcessPoolExecutor]:
     """Fresh processes of one thread, whatever their number: sums are then the same to the last bit.
 
-    A process serves one run, so that the peak memory of a run is its own. Interrupted, what has not begun is dropped.
+    A process serves one run, so that the peak memory of a run is its own. It is forked from one that has imported what
+    all of them need, a quarter of the time of a run of the tiny policy. Interrupted, what has not begun is dropped.
     """
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    fresh = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, fresh, initializer=die_with_parent, max_tasks_per_child=1)
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
+    forked = multiprocessing.get_context("forkserver")
+    forked.set_forkserver_preload(["transformers.models.llama.modeling_llama", __name__])
+    pool = ProcessPoolExecutor(workers, forked, initializer=_quiet, max_tasks_per_child=1)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
-def finished_runs(size: Size, store: Store) -> int | None:
-    """How many of the size's runs are there; None while a base policy is missing."""
-    try:
-        bases = {n: resolve_published(store, base_experiment(size, n).name, 0) for n in size.bases}
-    except TbrmError:
-        return None
-    first = next(iter(size.bases))
-    every = ((arm, seed) for arm in size.arms for seed in range(size.seeds))
-    names = (arm_experiment(size, arm, seed, bases[arm.base or first]).name for arm, seed in every)
-    return sum(store.fs.exists(_result_path(store, name)) for name in names)
+def _quiet() -> None:
+    """Only the study itself says how far it is; what goes wrong in a run comes back as an error."""
+    from transformers.utils.logging import disable_progress_bar
+
+    die_with_parent()
+    send_progress_to(lambda _: None)
+    disable_progress_bar()
+    logging.disable(logging.WARNING)
 
 
-def _base(size: Size, name: str, root: str) -> PolicyRef:
-    store, experiment = open_store(root), base_experiment(size, name)
+def finished_runs(size: Size, store: Store) -> int:
+    """How many of the size's runs are there."""
+    found, first = 0, next(iter(size.bases))
+    for seed in range(size.seeds):
+        names = {base: base_experiment(size, base, seed).name for base in size.bases}
+        there = {b: name for b, name in names.items() if store.fs.exists(pointer_path(store, name, 0))}
+        bases = {base: resolve_published(store, name, 0) for base, name in there.items()}
+        arms = [arm for arm in size.arms if (arm.base or first) in bases]
+        runs = (arm_experiment(size, arm, seed, bases[arm.base or first]).name for arm in arms)
+        found += sum(store.fs.exists(_result_path(store, name)) for name in runs)
+    return found
+
+
+def _ground(size: Size, name: str, seed: int, root: str) -> PolicyRef:
+    """What runs that start together share: their base policy, and the labels of the logs that they train on."""
+    store, experiment = open_store(root), base_experiment(size, name, seed)
     run_base_policy(experiment, store)
-    return resolve_published(store, experiment.name, 0)
+    base = resolve_published(store, experiment.name, 0)
+    if experiment.replay.logged:
+        logs, tokenizer = logs_of_seed(size, name, seed), load_tokenizer(base.path)
+        for name in (logged.name for logged in experiment.replay.logged):
+            write_behaviour_log(
+                experiment, name, logs[name].trajectories, logs[name].behaviour_accuracy, store, tokenizer
+            )
+        run_logged_labels(experiment, store)
+    return base
 
 
 def _run(size: Size, arm: Arm, seed: int, base: PolicyRef, root: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from assets.studies.agreement import agreement
 from assets.studies.costs_page import costs_figure, costs_table
 from assets.studies.empirical import run_arms
 from assets.studies.empirical_page import arms_figure, arms_table
@@ -48,7 +49,7 @@ def run_study(
 ) -> list[Path]:
     """Run what is not finished, `workers` runs at a time, then write the page into `folder`. Returns its files.
 
-    Raises ConfigError for a size that the study does not have.
+    Where results of the same size lie in `folder` already, it says whether the new ones agree with them. Raises ConfigError for a size that the study does not have.
     """
     halves = find(name)
     if halves.exact is not None and size == "tiny":
@@ -59,8 +60,12 @@ def run_study(
         results = run_arms(halves.policies.sizes[size], store, workers, told)
         stem = _stem(name, halves)
         folder.mkdir(parents=True, exist_ok=True)
-        data = json.dumps(rounded({"study": name, "size": size} | results), indent=1)
-        (folder / f"{stem}.json").write_text(data + "\n", encoding="utf-8")
+        results, data = rounded({"study": name, "size": size} | results), folder / f"{stem}.json"
+        before = json.loads(data.read_text(encoding="utf-8")) if data.is_file() else {"size": None}
+        if before["size"] == size:
+            for line in agreement(before, results):
+                told(line)
+        data.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     draw_study(name, folder)
     return sorted(folder.glob(f"{name}*"))
 
@@ -89,7 +94,7 @@ def _policies_page(study: Study, results: dict[str, Any], data: Path, whole: boo
         [
             *heading,
             *([f"```\n{command}\n```"] if whole else []),
-            f"`{results['size']}`: {size.seeds} seeds an arm, {results['cpu_seconds']} s of CPU in all. {size.cost} "
+            f"`{results['size']}`: {size.seeds} seeds an arm, {results['cpu_seconds']} s of CPU in the runs. {size.cost} "
             f"Intervals are 95% over seeds. All numbers: [{data.name}]({data.name}).",
             f"![{study.title}]({data.stem}.png)",
             _table(study, size, results),

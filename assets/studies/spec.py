@@ -12,6 +12,9 @@ from pipeline.config.load import build_experiment, experiments_folder, find_expe
 from pipeline.errors import ConfigError
 from pipeline.policy import PolicyRef
 
+_BASE_SEED, _RUN_SEED = 2_000, 1_000
+"""Seed 0 of warm starts and of runs: problems of a run are not those that its base policy has imitated."""
+
 
 class Arm(Config):
     """One line of the study's table."""
@@ -24,6 +27,15 @@ class Arm(Config):
     """Name of the warm start in `bases`; None: the first."""
 
 
+class Log(Config):
+    """A logged data set of a scripted behaviour policy, which arms name in `replay.logged`."""
+
+    trajectories: int = Field(gt=0)
+    """How many it holds."""
+    behaviour_accuracy: float = Field(ge=0, le=1)
+    """Share of right answers."""
+
+
 class Size(Config):
     """What runs, and what it costs."""
 
@@ -32,11 +44,16 @@ class Size(Config):
     experiment: str
     """File in experiments/ that every arm starts from."""
     seeds: int = Field(default=5, gt=0)
-    """Runs of each arm; seed s changes sampling, batches and order, not the base policy."""
+    """Runs of each arm; seed s changes the warm start, the logs, sampling, batches and order."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Fields of the experiment, for every arm."""
     bases: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"base": {}})
-    """Fields that make a base policy; each is made once and shared by all arms and seeds that name it."""
+    """Fields that make a base policy; each is made once a seed and shared by all arms that name it."""
+    one_base: bool = False
+    """All seeds start from the same base policy and logs, where a warm start is costly: intervals then say nothing of
+    how base policies differ."""
+    logs: dict[str, Log] = Field(default_factory=dict)
+    """Logged data sets, each written once a seed."""
     arms: tuple[Arm, ...] = Field(min_length=1)
     """The lines of the table, in order."""
 
@@ -77,21 +94,52 @@ def load_study(name: str) -> Study:
         raise ConfigError(f"{path} is not a valid study:\n" + "\n".join(lines)) from error
 
 
-def base_experiment(size: Size, base: str) -> Experiment:
-    """The experiment whose policy[0] is the base policy `base`. Studies with equal settings share it."""
-    tree = _merged(_tree(size), size.bases[base]) | {"name": "unnamed"}
+def base_experiment(size: Size, base: str, seed: int) -> Experiment:
+    """The experiment whose policy[0] is the base policy `base` of a seed. Studies with equal settings share it.
+
+    A warm start is repeated for every seed: policies that imitate the same data differ, from seed to seed as from
+    machine to machine, by more than the runs that start from one of them. Its logged data sets are the `logs` that arms
+    on this base train on.
+    """
+    tree, seed = _merged(_tree(size), size.bases[base]), ground_seed(size, base, seed)
+    if warm := tree["policy"].get("warm_start"):
+        tree = _merged(tree, {"seed": _BASE_SEED + seed})
+        tree = _merged(tree, {"policy": {"warm_start": {"logged": _of_seed(warm["logged"], seed)}}})
+    arms = [arm for arm in size.arms if (arm.base or next(iter(size.bases))) == base]
+    trained_on = {log["name"] for arm in arms for log in arm.set.get("replay", {}).get("logged", [])}
+    replay = {"logged": [{"name": _of_seed(name, seed)} for name in size.logs if name in trained_on]}
+    tree |= {"name": "unnamed", "replay": replay}
     built = build_experiment(tree, f"base {base}")
     made_of = stage_hash(built.policy, built.prompts, built.seed)
     return build_experiment(tree | {"name": f"study_base_{made_of}"}, f"base {base}")
 
 
+def ground_seed(size: Size, base: str, seed: int) -> int:
+    """The seed of the base policy and the logs that a run of `seed` starts from: 0 where all seeds share them."""
+    warm_started = _merged(_tree(size), size.bases[base])["policy"].get("warm_start") is not None
+    return seed if warm_started and not size.one_base else 0
+
+
+def logs_of_seed(size: Size, base: str, seed: int) -> dict[str, Log]:
+    """The size's `logs` by the names that they have for a run of `seed`."""
+    return {_of_seed(name, ground_seed(size, base, seed)): log for name, log in size.logs.items()}
+
+
 def arm_experiment(size: Size, arm: Arm, seed: int, base: PolicyRef) -> Experiment:
     """The experiment of one arm and seed, from a base policy; its name holds the hash of all that decides it."""
     tree = _merged(_tree(size), arm.set)
-    policy = {**tree["policy"], "warm_start": None}
-    decisive = tree | {"policy": policy | {"base": base.policy_id}, "seed": 1_000 + seed, "description": ""}
+    policy, replay = {**tree["policy"], "warm_start": None}, tree.get("replay", {})
+    if logged := replay.get("logged"):
+        of_seed = ground_seed(size, arm.base or next(iter(size.bases)), seed)
+        named = [log | {"name": _of_seed(log["name"], of_seed)} for log in logged]
+        tree["replay"] = replay | {"logged": named}
+    decisive = tree | {"policy": policy | {"base": base.policy_id}, "seed": _RUN_SEED + seed, "description": ""}
     decisive["name"] = f"study_run_{stage_hash(decisive | {'name': ''})}"
     return build_experiment(decisive | {"policy": policy | {"base": base.path}}, f"arm {arm.name}")
+
+
+def _of_seed(logged: str, seed: int) -> str:
+    return f"{logged}_{seed}"
 
 
 def _tree(size: Size) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from assets.studies.agreement import agreement
 from assets.studies.empirical_page import arms_figure, arms_table
 from assets.studies.registry import EXACT, find, names
 from assets.studies.sources_page import sources_table
@@ -25,7 +26,10 @@ def test_every_arm_is_a_valid_experiment_of_its_own(name: str) -> None:
         runs = {arm_experiment(size, a, seed, bases[a.name]).name for a in size.arms for seed in range(size.seeds)}
         assert len(runs) == len(size.arms) * size.seeds
         for base in size.bases:
-            base_experiment(size, base)
+            experiment = base_experiment(size, base, 0)
+            again = base_experiment(size, base, 1)
+            warm_started = experiment.policy.warm_start is not None and not size.one_base
+            assert (experiment.name != again.name) == warm_started
         assert {a.base for a in size.arms} <= {None, *size.bases}
 
 
@@ -62,6 +66,17 @@ def test_the_table_compares_by_seed_and_counts_diverged_runs() -> None:
     assert "| -0.300 [" in brm
     assert brm.endswith("| 1 of 2 |")
     arms_figure(results)
+
+
+def test_a_study_run_again_is_compared_with_what_it_said_before() -> None:
+    def arm(name: str, *rewards: float) -> dict[str, object]:
+        return {"arm": name, "runs": [{"generations": [{"reward": reward}]} for reward in rewards]}
+
+    before = {"arms": [arm("same", 0.5, 0.6), arm("other", 0.10, 0.11), arm("single", 0.5), arm("gone", 1.0)]}
+    now = {"arms": [arm("same", 0.55, 0.65), arm("other", 0.80, 0.81), arm("single", 0.9), arm("added", 0.1)]}
+    head, *apart = agreement(before, now)
+    assert head.startswith("2 of 3 arms")
+    assert apart == ["  other: 0.105 before, 0.805 now"]
 
 
 def test_rewards_by_task_are_those_of_the_last_policy() -> None:
