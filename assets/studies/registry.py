@@ -49,7 +49,8 @@ def run_study(
 ) -> list[Path]:
     """Run what is not finished, `workers` runs at a time, then write the page into `folder`. Returns its files.
 
-    Where results of the same size lie in `folder` already, it says whether the new ones agree with them. Raises ConfigError for a size that the study does not have.
+    Where results of the same size lie in `folder` already, it says whether the new ones agree with them. Raises
+    ConfigError for a size that the study does not have.
     """
     halves = find(name)
     if halves.exact is not None and size == "tiny":
@@ -94,8 +95,8 @@ def _policies_page(study: Study, results: dict[str, Any], data: Path, whole: boo
         [
             *heading,
             *([f"```\n{command}\n```"] if whole else []),
-            f"`{results['size']}`: {size.seeds} seeds an arm, {results['cpu_seconds']} s of CPU in the runs. {size.cost} "
-            f"Intervals are 95% over seeds. All numbers: [{data.name}]({data.name}).",
+            f"`{results['size']}`: {size.seeds} seeds an arm, {results['cpu_seconds']} s of CPU in the runs. "
+            f"{size.cost} Intervals are 95% over seeds. All numbers: [{data.name}]({data.name}).",
             f"![{study.title}]({data.stem}.png)",
             _table(study, size, results),
             study.reading.strip(),
