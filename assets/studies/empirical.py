@@ -39,6 +39,7 @@ def run_arms(size: Size, store: Store, workers: int, told: Callable[[str], None]
             for name in size.bases
             for seed in dict.fromkeys(ground_seed(size, name, seed) for seed in range(size.seeds))
         }
+        told(f"{len(grounds)} base policies, then {every} runs, {workers} at a time")
         runs = dict[Future[dict[str, Any]], tuple[int, int]]()
         for seed in range(size.seeds):
             bases = {name: grounds[name, ground_seed(size, name, seed)].result() for name in size.bases}

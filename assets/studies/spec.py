@@ -110,7 +110,7 @@ def base_experiment(size: Size, base: str, seed: int) -> Experiment:
     replay = {"logged": [{"name": _of_seed(name, seed)} for name in size.logs if name in trained_on]}
     tree |= {"name": "unnamed", "replay": replay}
     built = build_experiment(tree, f"base {base}")
-    made_of = stage_hash(built.policy, built.prompts, built.seed)
+    made_of = stage_hash(built.policy, built.prompts.model_dump(exclude={"per_generation"}), built.seed)
     return build_experiment(tree | {"name": f"study_base_{made_of}"}, f"base {base}")
 
 
