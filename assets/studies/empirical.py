@@ -46,12 +46,12 @@ def run_arms(size: Size, store: Store, workers: int, told: Callable[[str], None]
             told(f"base policies of seed {seed}, after {time.monotonic() - started:.0f} s")
             for index, arm in enumerate(size.arms):
                 runs[pool.submit(_run, size, arm, seed, bases[arm.base or first], store.root)] = index, seed
-        for done, future in enumerate(as_completed(runs), 1):
+        for number, future in enumerate(as_completed(runs), 1):
             index, seed = runs[future]
             last = future.result()["generations"][-1]
-            elapsed = time.monotonic() - started
+            elapsed, done = time.monotonic() - started, sum(run.done() for run in runs)
             told(
-                f"{done} of {every} runs, {elapsed:.0f} s, {elapsed / done * (every - done):.0f} s left. "
+                f"{number} of {every} runs, {elapsed:.0f} s, {elapsed / done * (every - done):.0f} s left. "
                 f"{size.arms[index].name}, seed {seed}: policy[{last['generation']}] earns {last['reward']:.3f}"
             )
     arms = [[f.result() for f, (index, _) in runs.items() if index == arm] for arm in range(len(size.arms))]
