@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from typing import Any
 
 from assets.studies.loop import run_generations
-from assets.studies.spec import Arm, Size, arm_experiment, base_experiment, ground_seed, logs_of_seed
+from assets.studies.spec import Arm, Size, arm_experiment, base_experiment, base_of, ground_seed, logs_of_seed
 from pipeline.behaviour_log import write_behaviour_log
 from pipeline.errors import TbrmError
 from pipeline.logged_labels import run_logged_labels
@@ -32,7 +32,7 @@ def run_arms(size: Size, store: Store, workers: int, told: Callable[[str], None]
 
     A run that diverges (`training.max_residual`) is a result: it is kept with its error.
     """
-    started, first, every = time.monotonic(), next(iter(size.bases)), len(size.arms) * size.seeds
+    started, every = time.monotonic(), len(size.arms) * size.seeds
     with one_thread_processes(workers) as pool:
         grounds = {
             (name, seed): pool.submit(_ground, size, name, seed, store.root)
@@ -45,7 +45,7 @@ def run_arms(size: Size, store: Store, workers: int, told: Callable[[str], None]
             bases = {name: grounds[name, ground_seed(size, name, seed)].result() for name in size.bases}
             told(f"base policies of seed {seed}, after {time.monotonic() - started:.0f} s")
             for index, arm in enumerate(size.arms):
-                runs[pool.submit(_run, size, arm, seed, bases[arm.base or first], store.root)] = index, seed
+                runs[pool.submit(_run, size, arm, seed, bases[base_of(size, arm)], store.root)] = index, seed
         for number, future in enumerate(as_completed(runs), 1):
             index, seed = runs[future]
             last = future.result()["generations"][-1]
@@ -57,7 +57,7 @@ def run_arms(size: Size, store: Store, workers: int, told: Callable[[str], None]
     arms = [[f.result() for f, (index, _) in runs.items() if index == arm] for arm in range(len(size.arms))]
     return {
         "arms": [
-            {"arm": arm.name, "base": arm.base or first, "runs": finished}
+            {"arm": arm.name, "base": base_of(size, arm), "runs": finished}
             for arm, finished in zip(size.arms, arms, strict=True)
         ],
         "cpu_seconds": round(sum(run["cpu_seconds"] for finished in arms for run in finished)),
@@ -99,29 +99,33 @@ def _quiet() -> None:
 
 def finished_runs(size: Size, store: Store) -> int:
     """How many of the size's runs are there."""
-    found, first = 0, next(iter(size.bases))
+    found = 0
     for seed in range(size.seeds):
         names = {base: base_experiment(size, base, seed).name for base in size.bases}
         there = {b: name for b, name in names.items() if store.fs.exists(pointer_path(store, name, 0))}
         bases = {base: resolve_published(store, name, 0) for base, name in there.items()}
-        arms = [arm for arm in size.arms if (arm.base or first) in bases]
-        runs = (arm_experiment(size, arm, seed, bases[arm.base or first]).name for arm in arms)
+        arms = [arm for arm in size.arms if base_of(size, arm) in bases]
+        runs = (arm_experiment(size, arm, seed, bases[base_of(size, arm)]).name for arm in arms)
         found += sum(store.fs.exists(_result_path(store, name)) for name in runs)
     return found
 
 
 def _ground(size: Size, name: str, seed: int, root: str) -> PolicyRef:
-    """What runs that start together share: their base policy, and the labels of the logs that they train on."""
+    """What runs that start together share: their base policy, the logs that they train on, and the labels of these."""
     store, experiment = open_store(root), base_experiment(size, name, seed)
     run_base_policy(experiment, store)
     base = resolve_published(store, experiment.name, 0)
-    if experiment.replay.logged:
-        logs, tokenizer = logs_of_seed(size, name, seed), load_tokenizer(base.path)
-        for name in (logged.name for logged in experiment.replay.logged):
-            write_behaviour_log(
-                experiment, name, logs[name].trajectories, logs[name].behaviour_accuracy, store, tokenizer
-            )
-        run_logged_labels(experiment, store)
+    logs = logs_of_seed(size, name, seed)
+    for arm in (arm for arm in size.arms if base_of(size, arm) == name):
+        run = arm_experiment(size, arm, seed, base)
+        if not run.replay.logged or store.fs.exists(_result_path(store, run.name)):
+            continue
+        for logged in (source.name for source in run.replay.logged if source.name in logs):
+            log, tokenizer = logs[logged], load_tokenizer(base.path)
+            write_behaviour_log(experiment, logged, log.trajectories, log.behaviour_accuracy, store, tokenizer)
+        # The reference is policy[0] of the run, a copy of the base policy under an identity that all runs share.
+        run_base_policy(run, store)
+        run_logged_labels(run, store)
     return base
 
 

@@ -53,7 +53,7 @@ class Size(Config):
     """All seeds start from the same base policy and logs, where a warm start is costly: intervals then say nothing of
     how base policies differ."""
     logs: dict[str, Log] = Field(default_factory=dict)
-    """Logged data sets, each written once a seed."""
+    """Logged data sets, each written once a seed. Others that arms name must be in the store."""
     arms: tuple[Arm, ...] = Field(min_length=1)
     """The lines of the table, in order."""
 
@@ -98,20 +98,20 @@ def base_experiment(size: Size, base: str, seed: int) -> Experiment:
     """The experiment whose policy[0] is the base policy `base` of a seed. Studies with equal settings share it.
 
     A warm start is repeated for every seed: policies that imitate the same data differ, from seed to seed as from
-    machine to machine, by more than the runs that start from one of them. Its logged data sets are the `logs` that arms
-    on this base train on.
+    machine to machine, by more than the runs that start from one of them.
     """
     tree, seed = _merged(_tree(size), size.bases[base]), ground_seed(size, base, seed)
     if warm := tree["policy"].get("warm_start"):
         tree = _merged(tree, {"seed": _BASE_SEED + seed})
         tree = _merged(tree, {"policy": {"warm_start": {"logged": _of_seed(warm["logged"], seed)}}})
-    arms = [arm for arm in size.arms if (arm.base or next(iter(size.bases))) == base]
-    trained_on = {log["name"] for arm in arms for log in arm.set.get("replay", {}).get("logged", [])}
-    replay = {"logged": [{"name": _of_seed(name, seed)} for name in size.logs if name in trained_on]}
-    tree |= {"name": "unnamed", "replay": replay}
-    built = build_experiment(tree, f"base {base}")
+    built = build_experiment(tree | {"name": "unnamed"}, f"base {base}")
     made_of = stage_hash(built.policy, built.prompts.model_dump(exclude={"per_generation"}), built.seed)
     return build_experiment(tree | {"name": f"study_base_{made_of}"}, f"base {base}")
+
+
+def base_of(size: Size, arm: Arm) -> str:
+    """Name of the base policy that an arm starts from."""
+    return arm.base or next(iter(size.bases))
 
 
 def ground_seed(size: Size, base: str, seed: int) -> int:
@@ -130,8 +130,10 @@ def arm_experiment(size: Size, arm: Arm, seed: int, base: PolicyRef) -> Experime
     tree = _merged(_tree(size), arm.set)
     policy, replay = {**tree["policy"], "warm_start": None}, tree.get("replay", {})
     if logged := replay.get("logged"):
-        of_seed = ground_seed(size, arm.base or next(iter(size.bases)), seed)
-        named = [log | {"name": _of_seed(log["name"], of_seed)} for log in logged]
+        own = ground_seed(size, base_of(size, arm), seed)
+        named = [
+            log | {"name": _of_seed(log["name"], own) if log["name"] in size.logs else log["name"]} for log in logged
+        ]
         tree["replay"] = replay | {"logged": named}
     decisive = tree | {"policy": policy | {"base": base.policy_id}, "seed": _RUN_SEED + seed, "description": ""}
     decisive["name"] = f"study_run_{stage_hash(decisive | {'name': ''})}"

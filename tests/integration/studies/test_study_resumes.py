@@ -24,9 +24,12 @@ sizes:
     experiment: tiny
     seeds: 1
     set: {prompts: {per_generation: 8}}
+    logs: {mini_log: {trajectories: 64, behaviour_accuracy: 0.9}}
     arms:
       - {name: one}
       - {name: two, set: {training: {objective: grpo}}}
+      - {name: logged, set: {replay: {window: 0, logged: [{name: mini_log}]}}}
+      - {name: logged too, set: {training: {beta: 0.1}, replay: {window: 0, logged: [{name: mini_log}]}}}
 """
 
 
