@@ -102,8 +102,8 @@ def base_experiment(size: Size, base: str, seed: int) -> Experiment:
     """
     tree, seed = _merged(_tree(size), size.bases[base]), ground_seed(size, base, seed)
     if warm := tree["policy"].get("warm_start"):
-        tree = _merged(tree, {"seed": _BASE_SEED + seed})
-        tree = _merged(tree, {"policy": {"warm_start": {"logged": _of_seed(warm["logged"], seed)}}})
+        own = {"warm_start": {"logged": _of_seed(warm["logged"], seed)}}
+        tree = _merged(tree, {"seed": _BASE_SEED + seed, "policy": own})
     built = build_experiment(tree | {"name": "unnamed"}, f"base {base}")
     made_of = stage_hash(built.policy, built.prompts.model_dump(exclude={"per_generation"}), built.seed)
     return build_experiment(tree | {"name": f"study_base_{made_of}"}, f"base {base}")
