@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from assets.studies.statistics import over_seeds
+from assets.studies.statistics import last_rewards, over_seeds
 
 
 def agreement(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -12,8 +12,8 @@ def agreement(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     Two means over seeds agree when their difference is not larger than the 95% half-width √(w² + w'²) of that
     difference; by chance alone one arm in twenty does not. Arms that only one of the two has are not compared.
     """
-    old = {arm["arm"]: _last(arm) for arm in before["arms"]}
-    new = {arm["arm"]: _last(arm) for arm in now["arms"] if arm["arm"] in old}
+    old = {arm["arm"]: over_seeds(last_rewards(arm)) for arm in before["arms"]}
+    new = {arm["arm"]: over_seeds(last_rewards(arm)) for arm in now["arms"] if arm["arm"] in old}
     apart = [name for name in new if not _agree(old[name], new[name])]
     if not new:
         return []
@@ -25,7 +25,3 @@ def agreement(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _agree(old: dict[str, float], new: dict[str, float]) -> bool:
     width = math.hypot(old["high"] - old["mean"], new["high"] - new["mean"])
     return not abs(new["mean"] - old["mean"]) > width  # one seed has no interval: nothing to say against it
-
-
-def _last(arm: dict[str, Any]) -> dict[str, float]:
-    return over_seeds([run["generations"][-1]["reward"] for run in arm["runs"]])

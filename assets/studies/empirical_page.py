@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from assets.studies.exact import markdown_table
-from assets.studies.statistics import over_seeds, shown
+from assets.studies.statistics import last_rewards, over_seeds, shown
 
 
 def arms_table(results: dict[str, Any], compare: str | None, needs: Mapping[str, str] | None = None) -> str:
@@ -21,7 +21,7 @@ def arms_table(results: dict[str, Any], compare: str | None, needs: Mapping[str,
         [
             arm["arm"],
             f"{_mean(_rewards(arm, 0)):.3f}",
-            shown(over_seeds(_last(arm)), 3),
+            shown(over_seeds(last_rewards(arm)), 3),
             _difference(arm, reference),
             _number(_trained(arm, "kl"), 2),
             _number(_trained(arm, "value_first"), 1),
@@ -60,11 +60,6 @@ def _rewards(arm: dict[str, Any], generation: int) -> list[float]:
     return [run["generations"][generation]["reward"] for run in arm["runs"]]
 
 
-def _last(arm: dict[str, Any]) -> list[float]:
-    """A run that diverged counts with the last policy it had."""
-    return [run["generations"][-1]["reward"] for run in arm["runs"]]
-
-
 def _trained(arm: dict[str, Any], name: str) -> list[float]:
     return [
         [row[name] for row in run["generations"] if name in row][-1]
@@ -76,7 +71,7 @@ def _trained(arm: dict[str, Any], name: str) -> list[float]:
 def _difference(arm: dict[str, Any], reference: dict[str, Any] | None) -> str:
     if reference is None or arm is reference:
         return "-"
-    return shown(over_seeds([a - b for a, b in zip(_last(arm), _last(reference), strict=True)]), 3)
+    return shown(over_seeds([a - b for a, b in zip(last_rewards(arm), last_rewards(reference), strict=True)]), 3)
 
 
 def _mean(values: list[float]) -> float:

@@ -14,6 +14,11 @@ def over_seeds(values: Sequence[float]) -> dict[str, float]:
     return {"mean": interval.value, "low": interval.low, "high": interval.high}
 
 
+def last_rewards(arm: dict[str, Any]) -> list[float]:
+    """What the last policy of every run of an arm earns; a run that diverged counts with the last policy it had."""
+    return [run["generations"][-1]["reward"] for run in arm["runs"]]
+
+
 def shown(stats: dict[str, Any], digits: int = 2) -> str:
     """`-0.96 [-1.02, -0.90]`."""
     return f"{stats['mean']:.{digits}f} [{stats['low']:.{digits}f}, {stats['high']:.{digits}f}]"
