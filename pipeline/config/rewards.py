@@ -48,7 +48,7 @@ class RewardsConfig(Config):
     timeout_s: float = Field(default=10.0, gt=0)
     """Wall-clock seconds for one response. Generous: a busy machine must not change labels, `cpu_s` decides."""
     cpu_s: float = Field(default=2.0, gt=0)
-    """Processor seconds for one response, enforced by the kernel."""
+    """Processor seconds for one response, enforced by the kernel. Importing the verifier does not count."""
     memory_mb: int = Field(default=1_024, gt=0)
     """Address space in MiB that a verifier may take beyond what its worker process has at the start (Linux)."""
     timeout_reward: float = 0.0

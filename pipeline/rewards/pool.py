@@ -6,8 +6,8 @@ from a fork server, because
 - plain fork would copy a process that may hold torch, CUDA or Ray threads, whose locks stay locked in the child;
 - plain spawn imports sympy and Math-Verify anew for every worker, 0.5 s for each one that was killed.
 
-The fork server is a fresh process without threads that imports Math-Verify once; a worker is its fork, ready in
-milliseconds.
+The fork server is a fresh process without threads that imports Math-Verify and builds its parser once; a worker is its
+fork, ready in milliseconds.
 """
 
 import os
@@ -34,7 +34,7 @@ CLOCK_JUMP_S = 1.0
 """Pebble times tasks by the wall clock; a timeout during which it leapt further than this is none."""
 FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, 255)
 """Exit codes of workers that somebody else may have killed. 255: another thread of this process took the real one."""
-_PRELOADED = ["math_verify", "pipeline.rewards.worker", "pipeline.rewards.verifiers.math_verify"]
+_PRELOADED = ["pipeline.rewards.preload"]
 
 
 def available_cores() -> int:

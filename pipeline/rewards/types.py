@@ -47,6 +47,10 @@ def identity(response: str) -> str:
     return response
 
 
+def nothing_to_prepare() -> None:
+    """Of a verifier whose first row costs what the others do."""
+
+
 def no_shortcut(response: str, answer: str, require_boxed: bool) -> RewardLabel | None:
     """Leaves every response to a worker."""
     del response, answer, require_boxed
@@ -58,7 +62,8 @@ class Verifier:
 
     `grade` runs in a worker under limits. `reduce` and `shortcut` run in the calling process over hostile text, so they
     take linear time: `reduce` keeps the part of a response that decides its label (equal parts are graded once), and
-    `shortcut` decides what needs no worker, from that part, the gold answer and `require_boxed`.
+    `shortcut` decides what needs no worker, from that part, the gold answer and `require_boxed`. `prepare` runs once in
+    each worker before its first row and does what that row would otherwise pay for: imports, tables of a parser.
     """
 
     name: str
@@ -66,6 +71,7 @@ class Verifier:
     grade: Grade
     reduce: Callable[[str], str] = identity
     shortcut: Callable[[str, str, bool], RewardLabel | None] = no_shortcut
+    prepare: Callable[[], object] = nothing_to_prepare
 
 
 def verdict(correct: bool, extracted: str | None, formatted: bool = True, detail: str | None = None) -> RewardLabel:

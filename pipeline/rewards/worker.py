@@ -5,6 +5,7 @@ handler nor a thread would run. An interval timer of processor time kills the pr
 the address space is capped. The parent adds the wall clock and replaces what was killed.
 """
 
+import functools
 import os
 import resource
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pipeline.rewards.text import storable
-from pipeline.rewards.types import Extra, RewardLabel
+from pipeline.rewards.types import Extra, RewardLabel, Verifier
 from pipeline.rewards.verifiers import get_verifier
 
 EXIT_MEMORY = 86
@@ -44,11 +45,22 @@ def start_worker(memory_mb: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+@functools.cache
+def ready(name: str) -> Verifier:
+    """The verifier, imported and prepared: once a process, and on no row's budget of processor seconds."""
+    verifier = get_verifier(name)
+    verifier.prepare()
+    return verifier
+
+
 def grade_batch(rows: Sequence[Work], cpu_s: float) -> list[RewardLabel]:
     """Grade rows one after the other, each with its own budget of processor seconds.
 
     What a verifier raises ends the batch: the caller grades its rows again one by one and charges only the guilty one.
     """
+    with _Sendable():
+        for row in rows:
+            ready(row.verifier)
     try:
         return [_grade(row, cpu_s) for row in rows]
     finally:
@@ -59,7 +71,7 @@ def grade_batch(rows: Sequence[Work], cpu_s: float) -> list[RewardLabel]:
 def _grade(row: Work, cpu_s: float) -> RewardLabel:
     signal.setitimer(signal.ITIMER_PROF, cpu_s)
     with _Sendable():
-        label = get_verifier(row.verifier).grade(row.response, row.answer, row.extra)
+        label = ready(row.verifier).grade(row.response, row.answer, row.extra)
         return RewardLabel(
             float(label.reward),
             label.status,

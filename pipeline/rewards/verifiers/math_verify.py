@@ -89,4 +89,9 @@ def grade(response: str, answer: str, extra: Extra) -> RewardLabel:
         return RewardLabel(0.0, "error", extracted, f"not comparable: {type(error).__name__}: {error}"[:500])
 
 
-VERIFIER = Verifier("math_verify", f"{importlib.metadata.version('math-verify')}+1", grade, reduce, shortcut)
+def prepare() -> None:
+    """The first expression builds the parser's tables, 0.1 to 0.3 s of a processor: more than all but hostile rows."""
+    grade(f"{BOX}\\frac{{2}}{{9}}}}", "2/9", {})
+
+
+VERIFIER = Verifier("math_verify", f"{importlib.metadata.version('math-verify')}+1", grade, reduce, shortcut, prepare)

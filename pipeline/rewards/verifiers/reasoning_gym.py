@@ -1,6 +1,7 @@
 """reasoning-gym: the package's own scorer of the task, which may give partial credit."""
 
 import functools
+import importlib
 import importlib.metadata
 from typing import Any
 
@@ -40,4 +41,10 @@ def grade(response: str, answer: str, extra: Extra) -> RewardLabel:
     return RewardLabel(score, "ok", response, None, {"correctness": score, "format": 1.0})
 
 
-VERIFIER = Verifier("reasoning_gym", f"{importlib.metadata.version('reasoning-gym')}+1", grade, extract)
+VERIFIER = Verifier(
+    "reasoning_gym",
+    f"{importlib.metadata.version('reasoning-gym')}+1",
+    grade,
+    extract,
+    prepare=functools.partial(importlib.import_module, "reasoning_gym"),  # a second of a processor
+)

@@ -77,6 +77,14 @@ def test_a_verifier_that_misbehaves_costs_one_row(deed: str, status: str, reason
     assert [label.reward for label in labels[:6] + labels[7:]] == [1.0] * 11
 
 
+@pytest.mark.parametrize("verifier", ["slow_to_import:equal", "math_verify"])
+def test_no_row_pays_for_the_start_of_its_worker(verifier: str) -> None:
+    items = [GradeItem(f"\\boxed{{\\frac{{{i}}}{{7}}}}", f"\\boxed{{\\frac{{{i}}}{{7}}}}") for i in range(1, 5)]
+    config = RewardsConfig(verifier=verifier, workers=1, cpu_s=0.1, timeout_s=60, batch=1)
+    with Grader(config) as grader:
+        assert [label.reward for label in grader.grade(items)] == [1.0] * 4
+
+
 def _workers() -> list[int]:
     return [child.pid for child in multiprocessing.active_children() if child.pid and "pebble" in child.name]
 
