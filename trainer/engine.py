@@ -12,10 +12,13 @@ from typing import Any
 import torch
 
 from pipeline.config.training import TrainingConfig
+from pipeline.environment import environment
 from pipeline.errors import TbrmError
 from trainer.ulysses import Share, join_share
 
 _QUIET_STEPS = 10**9
+_NO_TORCH_COMPILE = {"TORCHDYNAMO_DISABLE": "1"}
+"""DeepSpeed looks at every optimizer it knows, and Muon's decorators load torch's compiler: seconds for nothing."""
 
 
 @dataclass(frozen=True)
@@ -153,23 +156,9 @@ def wrap(module: torch.nn.Module, config: Mapping[str, Any]) -> Any:
 
     trained = [p for p in module.parameters() if p.requires_grad]
     initialize: Any = deepspeed.initialize  # its annotations are wrong
-    with _no_torch_compile():
+    with environment(_NO_TORCH_COMPILE):
         engine, *_ = initialize(model=module, model_parameters=trained, config=dict(config))
     return engine
-
-
-@contextlib.contextmanager
-def _no_torch_compile() -> Generator[None]:
-    """DeepSpeed looks at every optimizer it knows, and Muon's decorators load torch's compiler: seconds for nothing."""
-    name = "TORCHDYNAMO_DISABLE"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
 
 
 def set_learning_rate(engine: Any, learning_rate: float) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -13,6 +12,7 @@ from typing import Any
 from assets.studies.loop import run_generations
 from assets.studies.spec import Arm, Size, arm_experiment, base_experiment, base_of, ground_seed, logs_of_seed
 from pipeline.behaviour_log import write_behaviour_log
+from pipeline.environment import environment
 from pipeline.errors import TbrmError
 from pipeline.logged_labels import run_logged_labels
 from pipeline.models import load_tokenizer
@@ -46,12 +46,13 @@ def run_arms(size: Size, store: Store, workers: int, told: Callable[[str], None]
             told(f"base policies of seed {seed}, after {time.monotonic() - started:.0f} s")
             for index, arm in enumerate(size.arms):
                 runs[pool.submit(_run, size, arm, seed, bases[base_of(size, arm)], store.root)] = index, seed
+        began = time.monotonic()  # runs wait until all base policies are there
         for number, future in enumerate(as_completed(runs), 1):
             index, seed = runs[future]
             last = future.result()["generations"][-1]
-            elapsed, done = time.monotonic() - started, sum(run.done() for run in runs)
+            now, done = time.monotonic(), sum(run.done() for run in runs)
             told(
-                f"{number} of {every} runs, {elapsed:.0f} s, {elapsed / done * (every - done):.0f} s left. "
+                f"{number} of {every} runs, {now - started:.0f} s, {(now - began) / done * (every - done):.0f} s left. "
                 f"{size.arms[index].name}, seed {seed}: policy[{last['generation']}] earns {last['reward']:.3f}"
             )
     arms = [[f.result() for f, (index, _) in runs.items() if index == arm] for arm in range(len(size.arms))]
@@ -71,20 +72,14 @@ def one_thread_processes(workers: int) -> Generator[ProcessPoolExecutor]:
     A process serves one run, so that the peak memory of a run is its own. It is forked from one that has imported what
     all of them need, a quarter of the time of a run of the tiny policy. Interrupted, what has not begun is dropped.
     """
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    os.environ.update(_ENVIRONMENT)
     forked = multiprocessing.get_context("forkserver")
     forked.set_forkserver_preload(["transformers.models.llama.modeling_llama", __name__])
-    pool = ProcessPoolExecutor(workers, forked, initializer=_quiet, max_tasks_per_child=1)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    with environment(_ENVIRONMENT):
+        pool = ProcessPoolExecutor(workers, forked, initializer=_quiet, max_tasks_per_child=1)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _quiet() -> None:
