@@ -24,10 +24,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 SCREENSHOTS = os.environ.get("TBRM_SCREENSHOTS")
 GENERATIONS = 3 if SCREENSHOTS else 2  # more points to plot where pictures are taken
 CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: sh scripts/install-system.sh (as root)"),
-    pytest.mark.timeout(900),  # the whole browser, server and three generations on a busy machine
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: sh scripts/install-system.sh (as root)")
 STAGES = ("rollouts", "rewards", "ref_logprobs", "trained_policy")
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
