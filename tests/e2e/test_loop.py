@@ -1,7 +1,6 @@
 """`tbrm run` as a user runs it: the loop, twice the same, strictly on-policy, and purely offline, from YAML alone."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import yaml
 
 from pipeline.builtin import save_tiny_arith
 from pipeline.store import Store, open_store
+from tests.integration.assets.tiny import finish, tbrm
 
 TREE: dict[str, Any] = {
     "name": "loop",
@@ -30,15 +30,19 @@ TREE: dict[str, Any] = {
 
 def run(folder: Path, **changes: Any) -> tuple[Store, str]:
     """`tbrm run` of the experiment with these changes; the store and what was printed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "loop.yaml"
-    path.write_text(yaml.safe_dump(TREE | changes))
-    env = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "TBRM_ROOT")} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", str(path), "--root", "data"]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=280)
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output
-    return open_store(str(folder / "data")), output
+    (done,) = run_at_once(folder, **changes)
+    return done
+
+
+def run_at_once(*folders: Path, **changes: Any) -> list[tuple[Store, str]]:
+    """The same in several folders side by side."""
+    runs = list[subprocess.Popen[str]]()
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "loop.yaml").write_text(yaml.safe_dump(TREE | changes))
+        runs.append(tbrm(folder, "run", "loop.yaml", "--root", "data"))
+    outputs = [finish(started, timeout_s=600) for started in runs]
+    return [(open_store(str(folder / "data")), output) for folder, output in zip(folders, outputs, strict=True)]
 
 
 def policy_ids(store: Store, generations: int) -> list[str]:
@@ -47,8 +51,7 @@ def policy_ids(store: Store, generations: int) -> list[str]:
 
 
 def test_two_runs_end_with_the_same_policies_and_a_summary(tmp_path: Path) -> None:
-    first, output = run(tmp_path / "a")
-    second, _ = run(tmp_path / "b")
+    (first, output), (second, _) = run_at_once(tmp_path / "a", tmp_path / "b")
     ids = policy_ids(first, 2)
     assert ids == policy_ids(second, 2)
     assert len(set(ids)) == 3

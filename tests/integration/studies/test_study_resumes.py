@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.integration.assets.tiny import write_tiny
@@ -54,18 +55,27 @@ def numbers(folder: Path, root: str) -> list[Any]:
     return [[(row["reward"], row["kl"]) for row in run["generations"]] for run in runs]
 
 
+def _under_way(root: Path) -> bool:
+    """Whether a run trains that has a predecessor with a result."""
+    done = {path.stem for path in (root / "studies").glob("study_run_*.json")}
+    return any(path.parents[2].name not in done for path in root.glob("study_run_*/training_state/*/*"))
+
+
 def test_killed_and_started_again(folder: Path) -> None:
     killed = study(folder, "killed", 1)
     finished = folder / "killed" / "studies"
     deadline = time.monotonic() + 120
-    while not list(finished.glob("study_run_*.json")):
+    while not (list(finished.glob("study_run_*.json")) and _under_way(folder / "killed")):
         assert killed.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    processes = psutil.Process(killed.pid).children(recursive=True)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    assert not alive
     kept = {path: path.stat().st_mtime_ns for path in finished.glob("study_run_*.json")}
-    assert len(kept) == 1
+    assert len(kept) == 1, "the run under way ended with its study"
     assert study(folder, "killed", 2).wait() == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished runs are not run again"
     assert study(folder, "whole", 2).wait() == 0
