@@ -49,9 +49,6 @@ class Size(Config):
     """Fields of the experiment, for every arm."""
     bases: dict[str, dict[str, Any]] = Field(default_factory=lambda: {"base": {}})
     """Fields that make a base policy; each is made once a seed and shared by all arms that name it."""
-    one_base: bool = False
-    """All seeds start from the same base policy and logs, where a warm start is costly: intervals then say nothing of
-    how base policies differ."""
     logs: dict[str, Log] = Field(default_factory=dict)
     """Logged data sets, each written once a seed. Others that arms name must be in the store."""
     arms: tuple[Arm, ...] = Field(min_length=1)
@@ -115,9 +112,9 @@ def base_of(size: Size, arm: Arm) -> str:
 
 
 def ground_seed(size: Size, base: str, seed: int) -> int:
-    """The seed of the base policy and the logs that a run of `seed` starts from: 0 where all seeds share them."""
+    """The seed of the base policy and the logs that a run of `seed` starts from; 0 without a warm start."""
     warm_started = _merged(_tree(size), size.bases[base])["policy"].get("warm_start") is not None
-    return seed if warm_started and not size.one_base else 0
+    return seed if warm_started else 0
 
 
 def logs_of_seed(size: Size, base: str, seed: int) -> dict[str, Log]:

@@ -28,7 +28,7 @@ def test_every_arm_is_a_valid_experiment_of_its_own(name: str) -> None:
         for base in size.bases:
             experiment = base_experiment(size, base, 0)
             again = base_experiment(size, base, 1)
-            warm_started = experiment.policy.warm_start is not None and not size.one_base
+            warm_started = experiment.policy.warm_start is not None
             assert (experiment.name != again.name) == warm_started
         assert {a.base for a in size.arms} <= {None, *size.bases}
 
