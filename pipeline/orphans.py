@@ -16,7 +16,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """End with the process that started this one, by SIGKILL; does nothing where multiprocessing did not start it.
+    """End at once with the process that started this one; does nothing where multiprocessing did not start it.
 
     The kernel sees to it for a child of that process. A child of its fork server waits for the news in a thread: the
     server itself lives on as long as any of its children does.
