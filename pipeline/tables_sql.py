@@ -28,7 +28,8 @@ def connect(store: Store) -> "duckdb.DuckDBPyConnection":
     """An in-memory DuckDB with a view for every table, over exactly the shards that manifests list.
 
     Every view has the columns `dataset`, `generation` and `label` (the version behind `@`, empty for none). Rows are
-    read from Parquet when a query asks for them. Nothing can be written: the connection sees no other file.
+    read from Parquet when a query asks for them. The connection opens no other file, local or remote, sees no variable
+    of this program and loads no extension. It could write to the shards it reads, so `run_sql` takes queries only.
     """
     import duckdb
 
@@ -43,11 +44,11 @@ def connect(store: Store) -> "duckdb.DuckDBPyConnection":
     first = {(partition.dataset, partition.generation): (partition, paths) for partition, paths in by_label}
     _view(connection, "first_ref_logprobs", "ref_logprobs", list(first.values()), store)
     connection.execute(_TRAJECTORIES)
-    if store.is_local:
-        # Queries may come from anybody who can type; they get the tables, not the machine.
-        allowed = [path for entries in files.values() for _, paths in entries for path in paths]
-        connection.execute("set allowed_paths = $paths", {"paths": allowed})
-        connection.execute("set enable_external_access = false")
+    # Queries may come from anybody who can type; they get the tables, not the machine.
+    allowed = [_address(store, path) for entries in files.values() for _, paths in entries for path in paths]
+    connection.execute("set allowed_paths = $paths", {"paths": allowed})
+    connection.execute("set enable_external_access = false")
+    connection.execute("set python_enable_replacements = false")
     connection.execute("set lock_configuration = true")
     return connection
 
@@ -67,17 +68,39 @@ def shard_files(store: Store) -> dict[str, list[tuple[Partition, list[str]]]]:
 
 
 def run_sql(store: Store, query: str, limit: int) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """(column names, at most `limit` rows) of a query. Raises TbrmError with DuckDB's own message."""
+    """(column names, at most `limit` rows) of one SELECT.
+
+    Raises TbrmError for anything else, and with DuckDB's own message for a query that fails.
+    """
     import duckdb
 
     try:
-        result = connect(store).execute(query)
-        if result is None:  # pyright: ignore[reportUnnecessaryComparison]  # its stubs do not know of empty queries
-            raise TbrmError("the query is empty: write one, such as `select count(*) from trajectories`")
+        connection = connect(store)
+        result = connection.execute(_one_select(connection, query))
         names = [column[0] for column in result.description or []]
         return names, result.fetchmany(limit)
     except duckdb.Error as error:
         raise TbrmError(f"{error}\nViews: trajectories, {', '.join(SCHEMAS)}") from error
+
+
+def _one_select(connection: "duckdb.DuckDBPyConnection", query: str) -> "duckdb.Statement":
+    """The parsed query. Raises TbrmError unless it is one statement that reads: DuckDB's parser says what it is."""
+    import duckdb
+
+    try:
+        query.encode()
+    except UnicodeEncodeError as error:
+        raise TbrmError(f"the query is not text: character {error.start + 1} is no part of UTF-8") from error
+    statements = connection.extract_statements(query)
+    if not statements:
+        raise TbrmError("the query is empty: write one, such as `select count(*) from trajectories`")
+    if len(statements) > 1:
+        raise TbrmError(f"the query has {len(statements)} statements: run one SELECT at a time")
+    if statements[0].type != duckdb.StatementType.SELECT:
+        raise TbrmError(
+            f"the query is no SELECT but {statements[0].type.name}: `tbrm sql` reads the store and changes nothing"
+        )
+    return statements[0]
 
 
 def _view(
@@ -94,22 +117,27 @@ def _view(
     if not entries:
         connection.execute(f"create view {name} as {_empty(SCHEMAS[table])}")
         return
-    connection.execute(f"create table {name}_files (file varchar, dataset varchar, generation int, label varchar)")
+    connection.execute(f"create table {name}_files (shard_path varchar, dataset varchar, generation int, label varchar)")
     rows = [
-        (path if store.is_local else store.fs.unstrip_protocol(path), p.dataset, p.generation, _label(p))
+        (_address(store, path), p.dataset, p.generation, _label(p))
         for p, paths in entries
         for path in paths
     ]
     columns = [list(column) for column in zip(*rows, strict=True)]
     connection.execute(f"insert into {name}_files select unnest($1), unnest($2), unnest($3), unnest($4)", columns)
-    # `rollouts` has a column `generation` of its own, with the same value.
+    # `rollouts` has a column `generation` of its own, with the same value. No table has a column `shard_path`.
     own = "" if "generation" in SCHEMAS[table].names else ", f.generation"
     listed = ", ".join(_quoted(str(row[0])) for row in rows)
-    scan = f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true, filename = 'file')"
+    scan = f"read_parquet([{listed}], hive_partitioning = false, union_by_name = true, filename = 'shard_path')"
     connection.execute(
-        f"create view {name} as select f.dataset{own}, f.label, t.* exclude (file) "
-        f"from {scan} t join {name}_files f using (file)"
+        f"create view {name} as select f.dataset{own}, f.label, t.* exclude (shard_path) "
+        f"from {scan} t join {name}_files f using (shard_path)"
     )
+
+
+def _address(store: Store, path: str) -> str:
+    """What DuckDB calls a file of the store: with the protocol, where it is no local one."""
+    return path if store.is_local else store.fs.unstrip_protocol(path)
 
 
 def _label(partition: Partition) -> str:
