@@ -5,13 +5,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from evals.history import STAGES, GenerationRecord, read_history
 from evals.intervals import Interval
 from pipeline.config import Experiment
 from pipeline.store import Store
+from pipeline.terminal_console import PlainConsole
 
 PICTURE = "curves.png"
 
@@ -22,12 +22,11 @@ def summarize(experiment: Experiment, store: Store) -> None:
     if not history:
         return
     # Wide enough for the numbers where the output is a file or a log.
-    console = Console(width=None if Console().is_terminal else 160, soft_wrap=False)
+    console = PlainConsole(width=None if PlainConsole().is_terminal else 160, soft_wrap=False)
     console.print(_table(experiment, history))
     console.print(
         "accuracy in % with 95% interval; row g: scores of policy[g], its trajectories, and the training on them",
         style="dim",
-        markup=False,
         highlight=False,
     )
     path = store.join(experiment.name, PICTURE)

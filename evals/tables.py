@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -13,6 +12,7 @@ from evals.metrics import summarize
 from evals.paper import COLUMNS, TABLE_1
 from evals.patterns import Group
 from evals.scores import Scores
+from pipeline.terminal_console import PlainConsole
 from pipeline.terminal_text import visible
 
 
@@ -69,7 +69,7 @@ def print_leaderboard(found: Sequence[Standing], paper: bool) -> None:
     print_table(table)
     protocols = {(name, standing.protocol[name]) for standing in found for name in standing.protocol}
     for name, protocol in sorted(protocols):
-        Console(soft_wrap=True, highlight=False).print(f"{name}: {protocol}")
+        PlainConsole(soft_wrap=True, highlight=False).print(f"{name}: {protocol}")
 
 
 def print_patterns(groups: Sequence[Group], examples: bool) -> None:
@@ -78,11 +78,11 @@ def print_patterns(groups: Sequence[Group], examples: bool) -> None:
     for group in groups:
         seen = f"{group.responses:,} of {group.available:,}"
         rates = (group.rates[p.name].percent() if p.name in group.rates else "" for p in PATTERNS)
-        table.add_row(visible(group.label), seen, f"{group.prompts:,}", *rates)
+        table.add_row(group.label, seen, f"{group.prompts:,}", *rates)
     print_table(table)
     if not examples:
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = PlainConsole(highlight=False, soft_wrap=True)
     for example in (example for group in groups for example in group.examples):
         console.print(
             visible(f"{example.pattern} by {example.rule}, {example.group}, {example.response}"),
@@ -101,6 +101,6 @@ def _cell(standing: Standing, name: str) -> str:
 
 def print_table(table: Table) -> None:
     """Print a table as wide as the terminal, or 200 columns into a file."""
-    console = Console()
+    console = PlainConsole()
     # A pipe has no width of its own: tables are not cut to a guess.
-    Console(width=None if console.is_terminal else 200, highlight=False).print(table)
+    PlainConsole(width=None if console.is_terminal else 200, highlight=False).print(table)

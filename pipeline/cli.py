@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pipeline.errors import TbrmError
+from pipeline.terminal_text import visible
 
 GROUP = "tbrm.commands"
 EXIT_USER_ERROR = 1
@@ -30,7 +31,7 @@ class _LazyGroup(click.Group):
             return super().invoke(ctx)
         except TbrmError as error:
             if not ctx.find_root().params.get("errors_raised"):
-                click.echo(f"error: {error}", err=True)
+                click.echo(f"error: {visible(str(error))}", err=True)
                 ctx.exit(EXIT_USER_ERROR)
             raise
 

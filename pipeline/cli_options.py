@@ -10,6 +10,7 @@ import click
 from pipeline.config import load_experiment
 from pipeline.stage import StageReport
 from pipeline.store import open_store
+from pipeline.terminal_text import visible
 
 Command = Callable[..., Any]
 
@@ -70,5 +71,5 @@ def print_report(report: StageReport, as_json: bool) -> StageReport:
     what = "was already there" if report.skipped else f"{report.rows:,} rows in {report.seconds:.1f} s"
     click.echo(f"{report.dataset} {report.stage} generation {report.generation}: {what}")
     for name, value in report.metrics.items():
-        click.echo(f"  {name:32} {value:.6g}" if isinstance(value, float) else f"  {name:32} {value}")
+        click.echo(f"  {name:32} {value:.6g}" if isinstance(value, float) else f"  {name:32} {visible(str(value))}")
     return report

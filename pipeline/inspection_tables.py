@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from pipeline.terminal_text import visible
+from pipeline.terminal_console import PlainConsole
 
 _WIDTH = 30
 
@@ -16,12 +15,12 @@ def print_overview(found: Sequence[Mapping[str, Any]]) -> None:
     table = Table("data set", "rows by table")
     for one in found:
         table.add_row(one["dataset"], ", ".join(f"{name} {rows:,}" for name, rows in one["rows"].items()))
-    Console().print(table)
+    PlainConsole().print(table)
 
 
 def print_inspection(found: Mapping[str, Any]) -> None:
     """Tables, generations, rewards as a histogram, agreement of label versions, quarantine."""
-    console = Console()
+    console = PlainConsole()
     tables = Table("table", "generations", "rows", "shards", "MB", title=str(found["dataset"]), title_justify="left")
     for one in found["tables"]:
         size = f"{one['bytes'] / 1e6:.2f}"
@@ -41,11 +40,11 @@ def print_inspection(found: Mapping[str, Any]) -> None:
     if found["quarantine"]:
         table = Table("quarantined because", "rows")
         for reason, rows in found["quarantine"].items():
-            table.add_row(visible(reason), f"{rows:,}")
+            table.add_row(reason, f"{rows:,}")
         console.print(table)
 
 
-def _print_generations(console: Console, generations: Sequence[Mapping[str, Any]]) -> None:
+def _print_generations(console: PlainConsole, generations: Sequence[Mapping[str, Any]]) -> None:
     newest = max((one["generation"] for one in generations), default=0)
     table = Table(
         "generation", "age", "trajectories", "tokens", "median", "p95", "longest", "finish", "behaviour policy"
@@ -60,13 +59,13 @@ def _print_generations(console: Console, generations: Sequence[Mapping[str, Any]
             f"{one['median_length']:.0f}",
             f"{one['p95_length']:.0f}",
             str(one["longest"]),
-            visible(finish),
-            visible(", ".join(one["behaviour_policies"])),
+            finish,
+            ", ".join(one["behaviour_policies"]),
         )
     console.print(table)
 
 
-def _print_rewards(console: Console, version: str, rewards: Mapping[str, Any]) -> None:
+def _print_rewards(console: PlainConsole, version: str, rewards: Mapping[str, Any]) -> None:
     statuses = ", ".join(f"{name} {count:,}" for name, count in rewards["statuses"].items())
     console.print(f"{version}: mean {rewards['mean']:.4f}, standard deviation {rewards['std']:.4f}; {statuses}")
     most = max(one["count"] for one in rewards["histogram"])

@@ -117,12 +117,10 @@ def _view(
     if not entries:
         connection.execute(f"create view {name} as {_empty(SCHEMAS[table])}")
         return
-    connection.execute(f"create table {name}_files (shard_path varchar, dataset varchar, generation int, label varchar)")
-    rows = [
-        (_address(store, path), p.dataset, p.generation, _label(p))
-        for p, paths in entries
-        for path in paths
-    ]
+    connection.execute(
+        f"create table {name}_files (shard_path varchar, dataset varchar, generation int, label varchar)"
+    )
+    rows = [(_address(store, path), p.dataset, p.generation, _label(p)) for p, paths in entries for path in paths]
     columns = [list(column) for column in zip(*rows, strict=True)]
     connection.execute(f"insert into {name}_files select unnest($1), unnest($2), unnest($3), unnest($4)", columns)
     # `rollouts` has a column `generation` of its own, with the same value. No table has a column `shard_path`.

@@ -39,12 +39,13 @@ def diagnostics(experiment: str, generation: int, overrides: Sequence[str], stor
         tree = {"percentiles": PERCENTILES, "sources": [asdict(source) for source in found]}
         click.echo(json.dumps(tree))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from pipeline.terminal_console import PlainConsole
 
     table = Table(title=f"{name} generation {generation}: training data against policy[{generation}]")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "source" else "right", no_wrap=column == "source")
     for source in found:
         table.add_row(*cells(source))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    PlainConsole(width=None if sys.stdout.isatty() else 160).print(table)

@@ -13,6 +13,7 @@ from pipeline.config.prompts import Columns
 from pipeline.errors import ConfigError
 from pipeline.prompts.problem import Problem
 from pipeline.store import Store
+from pipeline.terminal_text import visible
 
 
 @click.command()
@@ -68,7 +69,8 @@ def contamination(
     for pair in pairs[:show]:
         answer = "same answer" if pair.same_answer else "another answer"
         click.echo(
-            f"  {pair.prompt_id} is {pair.problem_id} ({pair.benchmark}): {pair.kind} {pair.overlap:.2f}, {answer}"
+            f"  {visible(pair.prompt_id)} is {visible(pair.problem_id)} ({pair.benchmark}): {pair.kind} "
+            f"{pair.overlap:.2f}, {answer}"
         )
     if len(pairs) > show:
         click.echo(f"  … and {len(pairs) - show} more: --show {len(pairs)}")

@@ -7,8 +7,10 @@ import click
 
 from pipeline.cli_options import json_option, store_options
 from pipeline.store import Store
+from pipeline.terminal_text import visible
 
 if TYPE_CHECKING:
+    from rich.text import Text
     from rich.tree import Tree
 
     from pipeline.lineage import Node
@@ -24,10 +26,10 @@ def lineage(policy_or_score: str, store: Store, as_json: bool) -> None:
     POLICY_OR_SCORE is EXPERIMENT:GENERATION (its scores where there are any, else the policy), a policy_id, a policy
     folder, or a partition such as arith_tiny/rollouts/generation=0001.
     """
-    from rich import print as show
     from rich.tree import Tree
 
     from pipeline.lineage import trace
+    from pipeline.terminal_console import PlainConsole
 
     found = trace(store, policy_or_score)
     if as_json:
@@ -35,7 +37,7 @@ def lineage(policy_or_score: str, store: Store, as_json: bool) -> None:
         return
     tree = Tree(_label(found))
     _grow(tree, found)
-    show(tree)
+    PlainConsole().print(tree)
 
 
 def _grow(tree: "Tree", node: "Node") -> None:
@@ -43,8 +45,12 @@ def _grow(tree: "Tree", node: "Node") -> None:
         _grow(tree.add(_label(parent)), parent)
 
 
-def _label(node: "Node") -> str:
-    from rich.markup import escape
+def _label(node: "Node") -> "Text":
+    from rich.text import Text
 
-    facts = "".join(f"\n  [dim]{escape(key)}[/dim] {escape(value)}" for key, value in node.facts.items())
-    return f"[bold]{escape(node.name)}[/bold]" + (" (as above)" if node.repeated else facts)
+    label = Text(visible(node.name), style="bold")
+    if node.repeated:
+        return label.append(" (as above)", style="not bold")
+    for key, value in node.facts.items():
+        label.append(f"\n  {visible(key)}", style="not bold dim").append(f" {visible(value)}", style="not bold")
+    return label

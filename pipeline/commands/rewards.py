@@ -10,6 +10,7 @@ from pipeline.commands.labelling import labelling_options, places, print_reports
 from pipeline.config import load_experiment
 from pipeline.stage import StageReport
 from pipeline.store import Store
+from pipeline.terminal_text import visible
 
 
 @click.group(invoke_without_command=True)
@@ -93,7 +94,7 @@ def audit(
         click.echo(
             f"  {'REWARDED ' if line.reward > 0 else 'unrewarded'} {line.trajectory_id[:12]} gold {line.answer!r:.60}"
         )
-        click.echo(f"    {line.verifier}: {line.extracted_answer!r:.60} {line.detail or ''}".rstrip())
-        click.echo(f"    plain: {line.second_answer!r:.60} {line.second_detail or ''}".rstrip())
+        click.echo(f"    {line.verifier}: {line.extracted_answer!r:.60} {visible(line.detail or '')}".rstrip())
+        click.echo(f"    plain: {line.second_answer!r:.60} {visible(line.second_detail or '')}".rstrip())
     if len(listed) > show:
         click.echo(f"  … and {len(listed) - show} more: --show {len(listed)}")

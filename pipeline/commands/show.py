@@ -33,13 +33,14 @@ def show(trajectory_id: str, store: Store, as_json: bool) -> None:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.panel import Panel
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
-    console.print(Panel(Text(visible(str(found["prompt_text"]))), title="prompt", title_align="left"))
+    from pipeline.terminal_console import PlainConsole
+
+    console = PlainConsole()
+    console.print(Panel(str(found["prompt_text"]), title="prompt", title_align="left"))
     colour = "green" if found["reward"] is not None and found["reward"] > 0.5 else "red"
     text = Text(visible(str(found["response_text"])), style=colour if found["reward"] is not None else "")
     console.print(Panel(text, title=f"response, {found['response_tokens']} tokens", title_align="left"))
@@ -47,7 +48,7 @@ def _print(found: dict[str, Any]) -> None:
     hidden = {"prompt_text", "response_text", "labels"}
     for key, value in found.items():
         if key not in hidden and value is not None:
-            table.add_row(key, Text(visible(f"{value:.6g}" if isinstance(value, float) else str(value))))
+            table.add_row(key, f"{value:.6g}" if isinstance(value, float) else str(value))
     console.print(table)
     labels = Table(
         "label table", "value", "status", "extracted answer", "made by", title="all labels", title_justify="left"
@@ -56,5 +57,5 @@ def _print(found: dict[str, Any]) -> None:
         cells = (
             str(label[name] if label[name] is not None else "") for name in ("table", "value", "status", "answer", "by")
         )
-        labels.add_row(*(Text(visible(cell)) for cell in cells))
+        labels.add_row(*cells)
     console.print(labels)

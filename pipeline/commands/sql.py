@@ -6,7 +6,6 @@ import click
 
 from pipeline.cli_options import json_option, store_options
 from pipeline.store import Store
-from pipeline.terminal_text import visible
 
 
 @click.command()
@@ -28,13 +27,14 @@ def sql(query: str, limit: int, store: Store, as_json: bool) -> None:
         for row in rows:
             click.echo(json.dumps(dict(zip(names, row, strict=True)), default=str))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from pipeline.terminal_console import PlainConsole
 
     table = Table(*names)
     for row in rows:
-        table.add_row(*(visible(_cell(value)) for value in row))
-    Console().print(table, markup=False)
+        table.add_row(*(_cell(value) for value in row))
+    PlainConsole().print(table)
 
 
 def _cell(value: object) -> str:
