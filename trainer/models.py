@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
+from pipeline.errors import TbrmError
 from pipeline.models import load_model
 from trainer.backbone import hidden_states
 from trainer.checkpoint import Checkpoint
@@ -75,11 +76,18 @@ class Models:
 def build_models(job: TrainJob, world: World, critic: bool, resume: Checkpoint | None) -> Models:
     """Engines with the weights of `job.start`, ready for `load_models`.
 
-    A checkpoint of another number of processes or ZeRO stage is converted first, by rank 0.
+    A checkpoint of another number of processes or ZeRO stage is converted first, by rank 0. Raises TbrmError for one
+    that cannot be: to or from stage 0.
     """
     training = job.training
     universal = resume is not None and _other_shape(resume, world, training.zero_stage)
     if universal and resume is not None:
+        if 0 in (resume.zero_stage, training.zero_stage):
+            raise TbrmError(
+                f"{resume.path} was written with training.zero_stage: {resume.zero_stage}, now {training.zero_stage}: "
+                "stage 0 and the others cannot read each other's optimizer state. Set the stage as it was, or "
+                "training.optimizer_state: fresh for the next generation"
+            )
         if world.leader:
             for tag in (POLICY, CRITIC) if critic else (POLICY,):
                 to_universal(resume.path, tag)

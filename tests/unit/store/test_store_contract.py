@@ -57,10 +57,13 @@ def test_ordinary_names_are_places_below_the_root(store: Store, part: str) -> No
 
 
 def test_a_store_lists_what_was_committed(store: Store) -> None:
-    for dataset, table, generation in [
-        *(("exp", "rollouts", 10), ("exp", "rollouts", 2), ("logged/theirs", "prompts", 0), ("logged/mine", "prompts", 0)),
-        *(("second", "rewards@v2", 0), ("evaluated", "scores", 0)),
-    ]:  # fmt: skip
+    partitions = [
+        ("exp", "rollouts", 10),
+        ("exp", "rollouts", 2),
+        ("second", "rewards@v2", 0),
+        ("evaluated", "scores", 0),
+    ]
+    for dataset, table, generation in [*partitions, ("logged/theirs", "prompts", 0), ("logged/mine", "prompts", 0)]:
         with store.partition(dataset, table, generation).writer(CONFIG, {}) as writer:
             writer.commit(0)
     with store.partition("exp", "rollouts", 3).writer(CONFIG, {}):
