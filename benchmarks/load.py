@@ -23,8 +23,8 @@ from benchmarks.orchestration import cpu_seconds
 from benchmarks.store_rows import PER_PROMPT, REFERENCE, RESULTS, generated, machine
 from pipeline.config import Experiment, build_experiment
 from pipeline.store import Store, open_store
-from tests.e2e.served_ui import served
-from tests.integration.assets.tiny import write_tiny
+from tests.support.served_ui import served
+from tests.support.tiny import write_tiny
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "load.png"
 NAME, SHARDS, ROWS = "long", 50, 100

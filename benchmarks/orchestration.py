@@ -25,8 +25,8 @@ from dagster import DagsterEventType, DagsterInstance
 from assets.instance import open_instance
 from assets.supervisor import descendants
 from pipeline.store import open_store
-from tests.e2e.served_ui import Ui, served
-from tests.integration.assets.tiny import write_tiny
+from tests.support.served_ui import Ui, served
+from tests.support.tiny import write_tiny
 
 STAGES = ("rollouts", "rewards", "ref_logprobs", "trained_policy")
 BROWSER_FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]

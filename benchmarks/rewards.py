@@ -208,7 +208,7 @@ def best_scaling(runs: dict[str, list[dict[str, Any]]]) -> float:
 def hostile() -> dict[str, Any]:
     """The 200 hostile responses between 200 honest ones."""
     sys.path.insert(0, str(ROOT / "tests" / "integration" / "rewards"))
-    from hostile_responses import hostile_items  # type: ignore[import-not-found]
+    from tests.support.hostile_responses import hostile_items  # type: ignore[import-not-found]
 
     items: list[GradeItem] = []
     for number, bad in enumerate(hostile_items()):

@@ -21,8 +21,8 @@ from benchmarks.load import resident_mb
 from benchmarks.store_rows import RESULTS, machine
 from benchmarks.unattended import start
 from pipeline.store import open_store
-from tests.e2e.served_ui import LOCATION, Ui, served
-from tests.integration.assets.tiny import write_tiny
+from tests.support.served_ui import LOCATION, Ui, served
+from tests.support.tiny import write_tiny
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "soak.png"
 NAME, GENERATIONS = "soak", 9_999

@@ -23,9 +23,9 @@ from assets.instance import POSTGRES_URL, open_instance
 from assets.stages import GPU_POOL, ROLLOUTS, TRAINED_POLICY, stages_of
 from pipeline.config import load_experiment
 from pipeline.store import open_store
-from tests.e2e.served_ui import LOCATION, Ui, served
-from tests.integration.assets.tiny import write_tiny
-from tests.postgres_server import postgres_server
+from tests.support.postgres_server import postgres_server
+from tests.support.served_ui import LOCATION, Ui, served
+from tests.support.tiny import write_tiny
 
 NAMES = ("one", "two")
 LOCK_WORDS = ("database is locked", "deadlock", "could not obtain lock", "lock timeout", "OperationalError")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.served_ui import Ui, served
-from tests.integration.assets.tiny import write_tiny
+from tests.support.served_ui import Ui, served
+from tests.support.tiny import write_tiny
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

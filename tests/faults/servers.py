@@ -11,12 +11,12 @@ import psycopg2
 
 from assets.instance import POSTGRES_URL
 from assets.supervisor import descendants
-from tests.e2e.served_ui import served
 from tests.faults.experiment import NAME
 from tests.faults.orchestrated import LAST, Command, finish, go_on, start_from_template
 from tests.faults.process import command_line, send, starting_a_daemon
 from tests.faults.trial import Trial
-from tests.postgres_server import postgres_server
+from tests.support.postgres_server import postgres_server
+from tests.support.served_ui import served
 
 _ASSETS = ("rollouts", "rewards", "ref_logprobs", "trained_policy")
 

@@ -1,4 +1,4 @@
-"""The property tests of this folder for as long as asked, with fresh random seeds, and what they found.
+"""The property tests for as long as asked, with fresh random seeds, and what they found.
 
     python -m tests.property.fuzz --minutes 60 --out benchmarks/results/fuzzing.json
 
@@ -20,7 +20,11 @@ from typing import Any
 
 from hypothesis import HealthCheck, seed, settings
 
-MODULES = ("readers", "import", "verifiers", "commands")
+MODULES = (
+    *("unit.property.test_fuzz_readers", "unit.property.test_fuzz_import"),
+    *("process.property.test_fuzz_columnar", "process.property.test_fuzz_verifiers"),
+    "process.property.test_fuzz_commands",
+)
 ROUND = 50
 """Examples of a target before the next one has its turn."""
 
@@ -29,7 +33,7 @@ def targets() -> dict[str, Callable[[], None]]:
     """Every property test by name."""
     found: dict[str, Callable[[], None]] = {}
     for module in MODULES:
-        loaded = importlib.import_module(f"tests.property.test_fuzz_{module}")
+        loaded = importlib.import_module(f"tests.{module}")
         found |= {name: test for name, test in vars(loaded).items() if hasattr(test, "hypothesis")}
     return found
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
-from tests.e2e.served_ui import free_port
+from tests.support.served_ui import free_port
 
 
 def why_no_postgres() -> str | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.integration.assets.tiny import listen_to_ctrl_c
+from tests.support.tiny import listen_to_ctrl_c
 
 LOCATION = {"repositoryLocationName": "assets.definitions", "repositoryName": "__repository__"}
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
-from tests.e2e.served_ui import free_port
+from tests.support.served_ui import free_port
 
 _START_S = 30.0
 _CONF = """

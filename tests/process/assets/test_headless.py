@@ -10,7 +10,7 @@ import pytest
 from dagster import AssetCheckKey, AssetKey, AssetRecordsFilter, DagsterInstance, DagsterRunStatus
 
 from pipeline.store import open_store
-from tests.integration.assets.tiny import finish, tbrm, write_tiny
+from tests.support.tiny import finish, tbrm, write_tiny
 
 ASSETS = ("base_policy", "policy", "rollouts", "rewards", "ref_logprobs", "trained_policy")
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from evals_store import publish
 
 from pipeline.store import Store, open_store
+from tests.support.evals_store import publish
 
 
 @pytest.fixture

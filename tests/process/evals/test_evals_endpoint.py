@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-from evals_store import publish, tiny_experiment
-from openai_server import Served, serve
 
 from evals.plan import Changes, changed, plan_entries, setting_of
 from evals.scores import read_scores
@@ -13,6 +11,8 @@ from evals.targets import target_of
 from pipeline import endpoint
 from pipeline.errors import TbrmError
 from pipeline.store import Store
+from tests.support.evals_store import publish, tiny_experiment
+from tests.support.openai_server import Served, serve
 
 
 @pytest.fixture

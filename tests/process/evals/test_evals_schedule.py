@@ -15,7 +15,6 @@ from dagster._core.test_utils import (
 )
 from dagster._core.workspace.load_target import PythonFileTarget
 from dagster._scheduler.scheduler import launch_scheduled_runs
-from evals_store import EXPERIMENT, publish
 
 from assets.checks import no_regression
 from assets.definitions import build_definitions
@@ -25,6 +24,7 @@ from evals.scores import read_scores
 from evals.stage import run_evaluate
 from pipeline.errors import ConfigError
 from pipeline.store import Store, open_store
+from tests.support.evals_store import EXPERIMENT, publish
 
 CODE = """
 from assets.definitions import build_definitions

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from evals_store import publish, tiny_experiment
 
 from evals.compare import compare_policies
 from evals.leaderboard import standings
@@ -21,11 +20,12 @@ from evals.stage import run_evaluate
 from pipeline.cli import tbrm
 from pipeline.errors import StoreError, TbrmError
 from pipeline.store import Store
+from tests.support.evals_store import publish, tiny_experiment
 
 KILLED = """
 import os, signal, sys
 sys.path[:0] = {path!r}
-from evals_store import tiny_experiment
+from tests.support.evals_store import tiny_experiment
 from evals.responses import Sampler
 from evals.stage import run_evaluate
 from pipeline.store import open_store
@@ -85,7 +85,7 @@ def test_another_protocol_needs_replace(store: Store) -> None:
 
 
 def test_killed_evaluation_resumes_with_the_same_responses(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = KILLED.format(path=[str(Path(__file__).parent), str(Path.cwd())], root=store.root)
+    script = KILLED.format(path=[str(Path.cwd())], root=store.root)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert not store.partition("exp", "scores", 0).is_committed()

@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.builtin import save_tiny_arith
 from pipeline.store import Store, open_store
-from tests.integration.assets.tiny import finish, tbrm
+from tests.support.tiny import finish, tbrm
 
 TREE: dict[str, Any] = {
     "name": "loop",

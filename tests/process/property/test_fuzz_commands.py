@@ -12,8 +12,8 @@ from assets.studies.loop import run_generations
 from pipeline.cli import tbrm
 from pipeline.config import load_experiment
 from pipeline.store import open_store
-from tests.integration.assets.tiny import write_tiny
 from tests.property.mutation import SCALARS
+from tests.support.tiny import write_tiny
 
 COMMANDS = [
     *("config show", "config validate", "inspect", "show", "sql", "lineage", "leaderboard", "compare", "diagnostics"),

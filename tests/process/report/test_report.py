@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from report_store import SCRIPT, TREE
 
 from evals.patterns import pattern_groups
 from evals.report import write_report
@@ -17,6 +16,7 @@ from pipeline.cli import tbrm
 from pipeline.config import Experiment, build_experiment
 from pipeline.errors import StoreError, TbrmError
 from pipeline.store import Store, open_store
+from tests.support.report_store import SCRIPT, TREE
 
 
 class Tags(HTMLParser):

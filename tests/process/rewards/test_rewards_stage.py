@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
-from reward_store import experiment, fill
 
 from pipeline.errors import StoreError, TbrmError
 from pipeline.rewards.audit import audit_experiment
 from pipeline.rewards.stage import run_rewards
 from pipeline.store import Store, check_aligned, open_store
+from tests.support.reward_store import experiment, fill
 
 HERE = Path(__file__).parent
 
@@ -101,8 +101,8 @@ def test_a_killed_stage_repeats_at_most_one_shard_and_ends_with_the_same_bytes(t
     config = "verifier='user_verifiers:slow', audit_sample=0"
     script = tmp_path / "label.py"
     script.write_text(
-        f"import sys\nsys.path.insert(0, {str(HERE)!r})\n"
-        "from reward_store import experiment\nfrom pipeline.rewards.stage import run_rewards\n"
+        f"import sys\nsys.path[:0] = [{str(HERE)!r}, {str(Path.cwd())!r}]\n"
+        "from tests.support.reward_store import experiment\nfrom pipeline.rewards.stage import run_rewards\n"
         "from pipeline.store import open_store\n"
         f"if __name__ == '__main__':\n    run_rewards(experiment({config}), open_store({store.root!r}), 0)\n"
     )

@@ -14,11 +14,11 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from hostile_responses import hostile_items
 
 from pipeline.config.rewards import RewardsConfig
 from pipeline.errors import TbrmError
 from pipeline.rewards import GradeItem, Grader, pool
+from tests.support.hostile_responses import hostile_items
 
 HERE = Path(__file__).parent
 

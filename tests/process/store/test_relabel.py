@@ -15,7 +15,7 @@ from pipeline.ref_logprobs import reference_label, run_ref_logprobs
 from pipeline.replay import resolve_mix
 from pipeline.rewards.stage import run_rewards
 from pipeline.store import Store
-from tests.integration.store.tiny_store import LOGGED, make_experiment, make_store
+from tests.support.tiny_store import LOGGED, make_experiment, make_store
 from trainer.stage import run_train
 
 

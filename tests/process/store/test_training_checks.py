@@ -16,7 +16,7 @@ from pipeline.cli import tbrm
 from pipeline.config import Experiment
 from pipeline.ref_logprobs import run_ref_logprobs
 from pipeline.store import Store
-from tests.integration.store.tiny_store import LOGGED, make_experiment, make_store
+from tests.support.tiny_store import LOGGED, make_experiment, make_store
 from trainer.diagnostics import DIAGNOSTICS_FILE, coverage, read_diagnostics, to_json
 from trainer.stage import run_train
 

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.integration.assets.tiny import write_tiny
+from tests.support.tiny import write_tiny
 
 STUDY = """
 title: a very small study

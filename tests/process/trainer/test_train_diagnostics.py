@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.builtin import save_tiny_arith
 from pipeline.models import load_model
-from tests.integration.trainer.conftest import MODEL
+from tests.process.trainer.conftest import MODEL
 from trainer.data import TrajectoryTable
 from trainer.diagnostics import DIAGNOSTICS_FILE, SourceDiagnostics, parse_diagnostics
 from trainer.job import TrainJob, train_policy

@@ -15,7 +15,7 @@ from pipeline.ref_logprobs import run_ref_logprobs
 from pipeline.rewards.stage import run_rewards
 from pipeline.rollouts import run_rollouts
 from pipeline.store import Store, open_store
-from tests.integration.base_stores import NewStore, copies
+from tests.support.base_stores import NewStore, copies
 from trainer.base_policy import run_base_policy
 from trainer.job import METRICS_FILE, read_metrics
 from trainer.stage import run_train

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.builtin import save_tiny_arith
-from tests.e2e.served_ui import LOCATION, Ui, served
-from tests.integration.assets.tiny import write_tiny
+from tests.support.served_ui import LOCATION, Ui, served
+from tests.support.tiny import write_tiny
 
 STAGES = ("rollouts", "rewards", "ref_logprobs", "trained_policy")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.served_ui import LOCATION, Ui, served
-from tests.integration.assets.tiny import tbrm, write_tiny
+from tests.support.served_ui import LOCATION, Ui, served
+from tests.support.tiny import tbrm, write_tiny
 
 LOOP = [["tiny", name] for name in ("rollouts", "rewards", "ref_logprobs", "trained_policy")]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.served_ui import free_port
-from tests.slurm_cluster import slurm_cluster, why_no_slurm
+from tests.support.served_ui import free_port
+from tests.support.slurm_cluster import slurm_cluster, why_no_slurm
 
 
 @pytest.fixture(scope="package")

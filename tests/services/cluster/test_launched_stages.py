@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.store import open_store
-from tests.integration.assets.tiny import finish, tbrm, write_tiny
+from tests.support.tiny import finish, tbrm, write_tiny
 
 FOLLOWER = """
 import sys

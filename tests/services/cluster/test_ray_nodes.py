@@ -13,7 +13,7 @@ from pipeline.ref_logprobs import run_ref_logprobs
 from pipeline.rewards.stage import run_rewards
 from pipeline.rollouts import run_rollouts
 from pipeline.store import Store, open_store
-from tests.integration.assets.tiny import finish, tbrm, write_tiny
+from tests.support.tiny import finish, tbrm, write_tiny
 from trainer.base_policy import run_base_policy
 
 TABLES = ("rollouts", "rewards", "ref_logprobs")

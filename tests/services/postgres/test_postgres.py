@@ -12,8 +12,8 @@ from dagster import DagsterRunStatus
 from assets.instance import POSTGRES_URL, open_instance
 from benchmarks.unattended import unattended
 from pipeline.store import open_store
-from tests.integration.assets.tiny import finish, tbrm, write_tiny
-from tests.postgres_server import postgres_server, why_no_postgres
+from tests.support.postgres_server import postgres_server, why_no_postgres
+from tests.support.tiny import finish, tbrm, write_tiny
 
 pytest.importorskip("dagster_postgres", reason="dagster-postgres is not installed: pip install -e '.[postgres]'")
 

@@ -18,8 +18,8 @@ from pipeline.replay import resolve_mix
 from pipeline.rewards.stage import run_rewards
 from pipeline.rollouts import run_rollouts
 from pipeline.store import Store, lease, open_store
-from tests.integration.rewards import reward_store
-from tests.integration.store.tiny_store import make_experiment as small_experiment
+from tests.support import reward_store
+from tests.support.tiny_store import make_experiment as small_experiment
 from tests.unit.replay.replay_store import make_experiment, make_store, write_generation
 from tests.unit.store.test_store_kills import CONFIG, SHARDS, shard, write
 from trainer.base_policy import run_base_policy

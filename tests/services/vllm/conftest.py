@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from engines_store import TREE
 
 from pipeline.config import Experiment, build_experiment
-from tests.integration.base_stores import NewStore, copies, with_base_policy
+from tests.support.base_stores import NewStore, copies, with_base_policy
+from tests.support.engines_store import TREE
 
 
 @pytest.fixture(scope="session")

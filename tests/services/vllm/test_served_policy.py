@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engines_store import rows, with_rollouts
 
 from assets.supervisor import __file__ as supervisor
 from pipeline.config import Experiment
 from pipeline.models import load_model
 from pipeline.policy import resolve_policy
 from pipeline.rollouts import run_rollouts
-from tests.integration.base_stores import NewStore
+from tests.support.base_stores import NewStore
+from tests.support.engines_store import rows, with_rollouts
 from trainer.scoring import score_trajectories
 
 if importlib.util.find_spec("vllm") is None:

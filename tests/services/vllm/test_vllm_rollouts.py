@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engines_store import rows, shards, with_rollouts
 
 from pipeline.config import Experiment
 from pipeline.engines import Request, Sample, Sampling, load_engine
@@ -18,7 +17,8 @@ from pipeline.rewards.stage import run_rewards
 from pipeline.rollouts import run_rollouts
 from pipeline.stage import StageReport
 from pipeline.store import Store, seed_of
-from tests.integration.base_stores import NewStore
+from tests.support.base_stores import NewStore
+from tests.support.engines_store import rows, shards, with_rollouts
 from trainer.scoring import score_trajectories
 from trainer.stage import run_train
 

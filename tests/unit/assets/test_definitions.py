@@ -8,7 +8,7 @@ from dagster import AssetKey, DagsterInstance, StaticPartitionsDefinition
 from assets.definitions import load_definitions
 from assets.instance import POSTGRES_URL, dagster_home, open_instance, prepare_home
 from pipeline.store import Store, open_store
-from tests.integration.assets.tiny import write_tiny
+from tests.support.tiny import write_tiny
 
 OFFLINE = """
 name: offline

@@ -1,9 +1,6 @@
 """An engine that does not start: the reason and the log in one error, wherever it was written."""
 
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,25 +9,6 @@ from pipeline.engines.vllm_start import reasons
 from pipeline.errors import TbrmError
 
 PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
-
-
-def test_what_the_engines_processes_wrote_is_told_and_still_goes_where_it_went(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv(PROCESS, "1")
-    child = "import sys; sys.stderr.write('cause\\nout of memory\\n')"
-
-    def start() -> None:
-        subprocess.run([sys.executable, "-c", child], check=True)
-        raise RuntimeError("Engine core initialization failed")
-
-    with pytest.raises(TbrmError) as caught, reasons("/policy"):
-        start()
-    message = str(caught.value)
-    assert "vLLM could not start on /policy: RuntimeError: Engine core initialization failed" in message
-    assert "Last lines of its log:\n  cause\n  out of memory" in message
-    os.write(2, b"afterwards\n")
-    assert capfd.readouterr().err == "cause\nout of memory\nafterwards\n"
 
 
 def test_what_this_process_logged_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

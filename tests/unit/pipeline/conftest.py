@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import Experiment, build_experiment
-from tests.integration.base_stores import NewStore, copies, with_base_policy
+from tests.support.base_stores import NewStore, copies, with_base_policy
 
 TREE = {
     "name": "small",

@@ -12,8 +12,8 @@ from pipeline.errors import StoreError
 from pipeline.policy import pointer_path, read_policy_json, resolve_policy
 from pipeline.prompts import load_problems
 from pipeline.store import Store, open_store
-from tests.integration.base_stores import NewStore
-from tests.integration.pipeline.conftest import TREE
+from tests.support.base_stores import NewStore
+from tests.unit.pipeline.conftest import TREE
 from trainer.base_policy import run_base_policy
 
 

@@ -15,7 +15,7 @@ from pipeline.policy import resolve_policy
 from pipeline.ref_logprobs import run_ref_logprobs
 from pipeline.rollouts import run_rollouts
 from pipeline.store import Store
-from tests.integration.base_stores import NewStore
+from tests.support.base_stores import NewStore
 
 
 def shards(store: Store) -> dict[str, bytes]:

@@ -1,0 +1,103 @@
+"""What holds for every test: its tier, taken from its folder, and what a tier may do."""
+
+import multiprocessing.process
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+TIERS = ("unit", "process", "services", "browser", "faults")
+HERE = Path(__file__).parent
+
+# Briefly in the suite, for minutes in `python -m tests.property.fuzz`.
+settings.register_profile(
+    "suite", max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile("suite")
+
+
+def tier_of(path: Path) -> str:
+    """The folder below `tests/` that a test file lies in."""
+    tier = path.relative_to(HERE).parts[0]
+    if tier not in TIERS:
+        raise pytest.UsageError(f"{path}: tests lie in one of {', '.join(TIERS)} below {HERE}")
+    return tier
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(tier_of(item.path))
+
+
+class _Guard:
+    """Refuses to start processes while a test of the unit tier runs."""
+
+    test: str | None = None
+
+    def refuse(self, what: str) -> None:
+        if self.test is not None and not _looking_around():
+            pytest.fail(f"{self.test} starts a process ({what}): tests that do lie in tests/process, not in tests/unit")
+
+
+_GUARD = _Guard()
+
+
+def _looking_around() -> bool:
+    """Whether a library asks gcc or ldconfig about the machine: while it is imported, or DeepSpeed at its first job."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file == "<frozen importlib._bootstrap>" or "/deepspeed/ops/" in file:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _hook(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "os.exec"):
+        _GUARD.refuse(f"{event} {arguments[1] if event == 'subprocess.Popen' else ''}")
+
+
+sys.addaudithook(_hook)
+_start = multiprocessing.process.BaseProcess.start
+
+
+def _guarded_start(process: multiprocessing.process.BaseProcess) -> None:
+    # A process of a fork server is started elsewhere, where no hook of this process sees it.
+    _GUARD.refuse(f"multiprocessing {process.name}")
+    _start(process)
+
+
+multiprocessing.process.BaseProcess.start = _guarded_start
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    if not item.get_closest_marker("unit"):
+        return (yield)
+    from tests.support.graded_here import graded_here
+
+    _GUARD.test = item.nodeid
+    try:
+        with graded_here():
+            return (yield)
+    finally:
+        _GUARD.test = None
+
+
+@pytest.fixture
+def no_dagster_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a Dagster home nor a store root from outside; both are restored afterwards."""
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    monkeypatch.setenv("TBRM_ROOT", "")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a tokenizer with one token a byte, so that any text has tokens and they decode back."""
+    from tests.support.byte_tokenizer import save_byte_tokenizer
+
+    return save_byte_tokenizer(tmp_path_factory.mktemp("bytes"))
