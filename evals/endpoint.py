@@ -4,17 +4,37 @@ Templates are written out by us and sent to `/completions`; with the template `c
 `/chat/completions`. The server tokenizes: a tokenizer that puts a token before every text does so here too.
 """
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from typing import Any
 
+from pydantic import Field
+
 from evals.answers import Answer, Question
 from evals.plan import FullProtocol
-from pipeline.endpoint import call
+from pipeline.endpoint import Answered, call
 from pipeline.errors import TbrmError
 from pipeline.prompts import render
+
+
+class _Message(Answered):
+    content: str | None = None
+
+
+class _Choice(Answered):
+    finish_reason: str | None = None
+    text: str | None = None
+    message: _Message | None = None
+
+
+class _Usage(Answered):
+    completion_tokens: int = Field(ge=0)
+
+
+class _Completion(Answered):
+    choices: list[_Choice] = Field(min_length=1, max_length=1)
+    usage: _Usage
 
 
 class EndpointAnswerer:
@@ -41,19 +61,20 @@ class EndpointAnswerer:
             "max_tokens": protocol.max_tokens,
             "seed": question.seed % 2**31,
         }
-        if protocol.template == "chat":
+        chat = protocol.template == "chat"
+        if chat:
             prompt = question.problem.text
             body["messages"] = [{"role": "user", "content": prompt}]
-            reply = call(f"{self.url}/chat/completions", body)
         else:
             prompt = body["prompt"] = render(protocol.template, question.problem.text, None)
-            reply = call(f"{self.url}/completions", body)
-        try:
-            choice = reply["choices"][0]
-            text = choice["message"]["content"] if protocol.template == "chat" else choice["text"]
-            tokens, reason = int(reply["usage"]["completion_tokens"]), str(choice["finish_reason"])
-        except (KeyError, IndexError, TypeError) as error:
-            raise TbrmError(
-                f"{self.url} answered without {error}: {json.dumps(reply)[:300]}. It is not OpenAI-compatible"
-            ) from error
-        return Answer(prompt, [], text or "", None, tokens, "length" if reason == "length" else "stop")
+        where = "chat/completions" if chat else "completions"
+        # A prompt has no more tokens than bytes.
+        answer = call(f"{self.url}/{where}", body, _Completion, len(prompt.encode()) + protocol.max_tokens)
+        choice, tokens = answer.choices[0], answer.usage.completion_tokens
+        if tokens > protocol.max_tokens:
+            told = f"{tokens:,} tokens, where max_tokens is {protocol.max_tokens:,}"
+            raise TbrmError(f"{self.url} ({self.model}) answers with {told}")
+        if (choice.message if chat else choice.text) is None:
+            raise TbrmError(f"{self.url} ({self.model}) answers without choices.0.{'message' if chat else 'text'}")
+        text = choice.message.content if chat and choice.message else choice.text
+        return Answer(prompt, [], text or "", None, tokens, "length" if choice.finish_reason == "length" else "stop")

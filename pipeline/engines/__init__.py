@@ -8,6 +8,7 @@ from pipeline.config.rollouts import RolloutsConfig
 from pipeline.engines.base import Engine, FinishReason, Request, Sample, Sampling
 from pipeline.engines.choice import Choice, choose_engine
 from pipeline.policy import PolicyRef
+from pipeline.tokenizer import vocabulary_of
 
 
 def load_engine(
@@ -28,7 +29,9 @@ def load_engine(
     if choice.name == "openai":
         from pipeline.engines.openai_engine import OpenAIEngine
 
-        return OpenAIEngine(policy, rollouts.batch_size, [int(tokenizer.eos_token_id)], rollouts.stop)
+        end = [int(tokenizer.eos_token_id)]
+        rows = vocabulary_of(tokenizer.name_or_path, tokenizer)
+        return OpenAIEngine(policy, rollouts.batch_size, end, rollouts.stop, tokenizer, rows)
     stop_ids = stop_token_ids(policy.path, tokenizer)
     if choice.name == "vllm":
         from pipeline.engines.vllm_engine import VllmEngine

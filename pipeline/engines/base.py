@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 FinishReason = Literal["stop", "length"]
+LOGPROB_ABOVE_ZERO = 1e-3
+"""Rounding that a log-prob told by somebody else may show; above it, it is none."""
 
 
 @dataclass(frozen=True)

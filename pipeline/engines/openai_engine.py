@@ -5,24 +5,50 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from pipeline.endpoint import call
-from pipeline.engines.base import Request, Sample, Sampling
+from pipeline.endpoint import Answered, call
+from pipeline.engines.base import LOGPROB_ABOVE_ZERO, FinishReason, Request, Sample, Sampling
 from pipeline.errors import TbrmError
 from pipeline.policy import PolicyRef
+
+
+class _Logprobs(Answered):
+    token_logprobs: list[float] | None = None
+
+
+class _Choice(Answered):
+    finish_reason: FinishReason
+    text: str | None = None
+    token_ids: list[int] | None = None
+    logprobs: _Logprobs | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+class _Completion(Answered):
+    choices: list[_Choice]
 
 
 class OpenAIEngine:
     """See Engine. Asks `/completions` with token ids, `requests` at a time; vLLM and SGLang servers tell ids back.
 
-    Its log-probs are the server's: of a vLLM server raw ones, as this project's own engines store them.
+    Its log-probs are the server's: of a vLLM server raw ones, as this project's own engines store them. An answer is
+    checked as a row of a log is: `tokenizer` spells it, and its ids lie below `vocabulary`.
     """
 
     name = "openai"
     version = "v1"
 
-    def __init__(self, policy: PolicyRef, requests: int, stop_ids: Sequence[int], stop: Sequence[str]) -> None:
+    def __init__(
+        self,
+        policy: PolicyRef,
+        requests: int,
+        stop_ids: Sequence[int],
+        stop: Sequence[str],
+        tokenizer: Any,
+        vocabulary: int,
+    ) -> None:
         self.url, _, self.model = policy.path.partition("#")
         self.stop_ids, self.stop = list(stop_ids), list(stop)
+        self.tokenizer, self.vocabulary = tokenizer, vocabulary
         self._pool = ThreadPoolExecutor(requests)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Sample]:
@@ -48,14 +74,57 @@ class OpenAIEngine:
             body["top_k"] = sampling.top_k
         if self.stop:
             body |= {"stop": self.stop, "include_stop_str_in_output": True}
-        choice = call(f"{self.url}/completions", body)["choices"][0]
-        ids, told = choice.get("token_ids"), choice.get("logprobs") or {}
-        logprobs = told.get("token_logprobs")
-        if ids is None or logprobs is None or len(ids) != len(logprobs):
-            raise TbrmError(
-                f"{self.url} ({self.model}) answers without token ids and their log-probs: trajectories are stored as "
-                "token ids, and text is never tokenized again. Use a server with `return_token_ids` (vLLM), or import "
-                "the responses with `tbrm import`"
+        prompt, longest = request.prompt_token_ids, sampling.max_tokens
+        answer = call(f"{self.url}/completions", body, _Completion, len(prompt) + longest)
+        if len(answer.choices) != 1:
+            raise self._bad("choices", f"{len(answer.choices)} responses where one was asked for")
+        return self._checked(answer.choices[0], prompt, longest)
+
+    def _checked(self, choice: _Choice, prompt: Sequence[int], longest: int) -> Sample:
+        """The response as rows of a log are taken: ids of the vocabulary, as many log-probs, none above 0."""
+        ids, logprobs = choice.token_ids, choice.logprobs.token_logprobs if choice.logprobs else None
+        if ids is None or logprobs is None:
+            raise self._bad(
+                "token_ids" if ids is None else "logprobs.token_logprobs",
+                "missing: trajectories are stored as token ids with their log-probs, and text is never tokenized "
+                "again. Use a server with `return_token_ids` (vLLM), or import the responses with `tbrm import`",
             )
-        reason = "length" if choice["finish_reason"] == "length" else "stop"
-        return Sample([int(i) for i in ids], [float(value) for value in logprobs], reason)
+        if not 0 < len(ids) <= longest:
+            raise self._bad("token_ids", f"{len(ids):,} tokens, where 1 to {longest:,} (rollouts.max_tokens) may be")
+        if len(logprobs) != len(ids):
+            raise self._bad("logprobs.token_logprobs", f"{len(logprobs):,} values for {len(ids):,} tokens")
+        if beyond := next((each for each in ids if not 0 <= each < self.vocabulary), None):
+            raise self._bad(
+                "token_ids",
+                f"token id {beyond} is outside the vocabulary of {self.vocabulary:,}: the server has another tokenizer",
+            )
+        if (highest := max(logprobs)) > LOGPROB_ABOVE_ZERO:
+            raise self._bad("logprobs.token_logprobs", f"a log-probability of {highest:g} is above 0")
+        if choice.prompt_token_ids not in (None, prompt):
+            raise self._bad("prompt_token_ids", "the server answered another prompt than it was asked")
+        if choice.text and not self._spells(ids, choice.text):
+            raise self._bad("token_ids", "decode to another text than the answer's: the server has another tokenizer")
+        return Sample(ids, logprobs, choice.finish_reason)
+
+    def _spells(self, ids: Sequence[int], text: str) -> bool:
+        """Whether `ids` are the tokens of `text`.
+
+        Servers leave out special tokens, the token that ended the response, white space between special tokens and
+        half a character at the end; a text that ended it may end within a token.
+        """
+        said = _letters(text)
+        spelled = [
+            _letters(self.tokenizer.decode(part, skip_special_tokens=skip))
+            for part in (ids, ids[:-1])
+            for skip in (False, True)
+        ]
+        return said in spelled or (bool(self.stop) and any(one.startswith(said) for one in spelled))
+
+    def _bad(self, field: str, reason: str) -> TbrmError:
+        return TbrmError(
+            f"{self.url} ({self.model}), field {field!r} of its answer: {reason}. Nothing of it was stored"
+        )
+
+
+def _letters(text: str) -> str:
+    return "".join(text.split()).replace("\ufffd", "")

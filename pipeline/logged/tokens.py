@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.engines.base import LOGPROB_ABOVE_ZERO
 from pipeline.logged.chat import Segment, render_chat, split_conversation
 from pipeline.logged.fields import Bad, BadField, Candidate, Messages
 from pipeline.prompts import render
 
 TOKENS_OF_THE_LOG, TOKENIZED_TEXT = "log: token ids", "log: tokenized text"
-_LOGPROB_ABOVE_ZERO = 1e-3
 _CHARACTERS_PER_TOKEN = 64  # of a response so long that counting its tokens is not worth the time
 
 
@@ -235,7 +235,7 @@ def _check_lengths(
     if len(logprobs) != len(ids):
         raise BadField("behavior_logprobs", f"{len(logprobs)} values for {len(ids)} response tokens")
     written = logprobs if mask is None else logprobs[mask]
-    if not np.isfinite(written).all() or bool((written > _LOGPROB_ABOVE_ZERO).any()):
+    if not np.isfinite(written).all() or bool((written > LOGPROB_ABOVE_ZERO).any()):
         raise BadField("behavior_logprobs", "a log-probability is not a number, infinite or above 0")
 
 

@@ -3,7 +3,7 @@
 from pipeline.store.ids import checksum, seed_of, text_hash, trajectory_id
 from pipeline.store.location import Store, open_store, sync_folder
 from pipeline.store.lock import exclusive
-from pipeline.store.manifest import Manifest, ShardInfo, Stat
+from pipeline.store.manifest import Manifest, ShardInfo, Stat, TokenizerInfo
 from pipeline.store.partition import Partition, check_aligned
 from pipeline.store.schema import SCHEMAS, schema_of
 from pipeline.store.writer import PartitionWriter, code_version
@@ -16,6 +16,7 @@ __all__ = [
     "ShardInfo",
     "Stat",
     "Store",
+    "TokenizerInfo",
     "check_aligned",
     "checksum",
     "code_version",

@@ -24,6 +24,18 @@ class ShardInfo:
 
 
 @dataclass(frozen=True)
+class TokenizerInfo:
+    """Which tokenizer made the token ids of a table: see `pipeline.tokenizer`."""
+
+    vocabulary: str
+    """Hash of the tokens and their ids; 16 hex digits."""
+    size: int
+    """One more than the highest id."""
+    splitting: str
+    """Hash of the ids of some fixed texts: merges, normalizer and the rest that turns text into tokens."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What was written, from what (parents: partition path -> manifest hash), by which configuration and code."""
 
@@ -36,6 +48,8 @@ class Manifest:
     shards: tuple[ShardInfo, ...]
     stats: Mapping[str, Stat] = field(default_factory=dict[str, Stat])
     schema_version: int = SCHEMA_VERSION
+    tokenizer: TokenizerInfo | None = None
+    """Of tables with token ids; None in others, and in those written before tokenizers were noted."""
 
     @property
     def rows(self) -> int:
@@ -48,12 +62,18 @@ class Manifest:
     @property
     def hash(self) -> str:
         """Names the content and its origin. Stats such as seconds are left out: a repeated run has the same hash."""
-        tree = asdict(self)
+        tree = self._tree()
         del tree["stats"], tree["code_version"]
         return text_hash(json.dumps(tree, sort_keys=True))
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self) | {"rows": self.rows, "hash": self.hash}, indent=1, sort_keys=True) + "\n"
+        return json.dumps(self._tree() | {"rows": self.rows, "hash": self.hash}, indent=1, sort_keys=True) + "\n"
+
+    def _tree(self) -> dict[str, Any]:
+        tree = asdict(self)
+        if self.tokenizer is None:  # as it was written before there was such a field: its hash stays the same
+            del tree["tokenizer"]
+        return tree
 
 
 def parse_manifest(text: str, where: str) -> Manifest:
@@ -66,6 +86,8 @@ def parse_manifest(text: str, where: str) -> Manifest:
         stated = tree.pop("hash")
         tree.pop("rows")
         tree["shards"] = tuple(ShardInfo(**shard) for shard in tree["shards"])
+        if "tokenizer" in tree:
+            tree["tokenizer"] = TokenizerInfo(**tree["tokenizer"])
         manifest = Manifest(**tree)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{where} is torn ({error}): restore it or run the stage again with --replace") from error

@@ -14,7 +14,7 @@ from pipeline.errors import StoreError
 from pipeline.store.ids import checksum
 from pipeline.store.lease import leased
 from pipeline.store.lock import exclusive
-from pipeline.store.manifest import MANIFEST, Manifest, ShardInfo, Stat
+from pipeline.store.manifest import MANIFEST, Manifest, ShardInfo, Stat, TokenizerInfo
 from pipeline.store.parquet import count_rows, decode, encode
 from pipeline.store.schema import conform
 
@@ -90,9 +90,12 @@ class PartitionWriter:
         info, where = self._info(index), self.shard_path(index)
         return decode(self.store.read_checked(where, info.bytes, info.checksum), columns, where)
 
-    def commit(self, shards: int, stats: Mapping[str, Stat] | None = None) -> Manifest:
+    def commit(
+        self, shards: int, stats: Mapping[str, Stat] | None = None, tokenizer: TokenizerInfo | None = None
+    ) -> Manifest:
         """List shards 0..`shards`-1 in the manifest: from now on the partition exists for readers.
 
+        `tokenizer` made the token ids of a table that has some.
         Raises StoreError when a shard is missing or another writer committed first.
         """
         manifest = Manifest(
@@ -104,6 +107,7 @@ class PartitionWriter:
             parents=self.parents,
             shards=tuple(self._info(index) for index in range(shards)),
             stats=dict(stats or {}),
+            tokenizer=tokenizer,
         )
         # Files of an interrupted run with more shards would look like rows to who reads the folder without manifest.
         self._remove("shard-", keep={shard.file for shard in manifest.shards})

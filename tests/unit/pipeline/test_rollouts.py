@@ -16,6 +16,7 @@ from pipeline.ref_logprobs import run_ref_logprobs
 from pipeline.rollouts import run_rollouts
 from pipeline.store import Store
 from tests.support.base_stores import NewStore
+from tests.support.raw_server import raw_server, told
 
 
 def shards(store: Store) -> dict[str, bytes]:
@@ -121,3 +122,25 @@ def test_greedy_and_truncated_samples(new_store: NewStore, small: Experiment) ->
     assert first.finish_reason == ("stop" if first.token_ids[-1] == tokenizer.eos_token_id else "length")
     assert len(first.logprobs) == len(first.token_ids)
     assert all(logprob <= 0 for logprob in first.logprobs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"token_ids": [3, 999_999]}, "token id 999999 is outside the vocabulary"),
+        ({"logprobs": {"token_logprobs": [-1.0, 5.0]}}, "above 0"),
+        ({"token_ids": [3] * 5_000, "logprobs": {"token_logprobs": [-1.0] * 5_000}}, "5,000 tokens"),
+    ],
+)
+def test_nothing_of_a_hostile_server_is_stored(
+    new_store: NewStore, small: Experiment, changes: dict[str, Any], message: str
+) -> None:
+    store = new_store("asks")
+    good = {"token_ids": [3, 2], "logprobs": {"token_logprobs": [-1.0, -1.0]}, "finish_reason": "stop"}
+    assert small.rollouts is not None
+    with raw_server(told({"choices": [good | changes]})) as server:
+        rollouts = small.rollouts.model_copy(update={"policy": f"{server.url}#tiny", "batch_size": 4})
+        with pytest.raises(TbrmError, match=message):
+            run_rollouts(small.model_copy(update={"rollouts": rollouts}), store, 0)
+    assert not store.partition("small", "rollouts", 0).is_committed()
+    assert shards(store) == {}
