@@ -8,6 +8,8 @@ from pipeline.cli_options import root_option, set_option
 from pipeline.errors import TbrmError
 from pipeline.store import exclusive, open_store
 
+DEFAULT_PORT = 3000
+
 
 @click.command()
 @click.argument("experiment")
@@ -22,6 +24,7 @@ def run(experiment: str, root: str | None, overrides: Sequence[str]) -> None:
     from assets.instance import open_instance, prepare_home
     from assets.launcher import LocalLauncher
     from assets.resources import StoreLocation
+    from assets.serve import link
     from assets.sources import read_experiment
     from assets.terminal import Terminal
 
@@ -38,7 +41,10 @@ def run(experiment: str, root: str | None, overrides: Sequence[str]) -> None:
     option = f" --root {root}" if root else ""
     click.echo(f"\nOpen this run in the Dagster UI: tbrm ui{option}")
     page = f"runs/{last}" if last else f"locations/assets.definitions/asset-groups/{source.name}"
-    click.echo(f"then http://127.0.0.1:3000/{page}")
+    try:
+        click.echo(f"then {link(home, DEFAULT_PORT, page)}")
+    except TbrmError as error:  # nobody can come in by this link, but the runs are done
+        click.echo(f"then http://127.0.0.1:{DEFAULT_PORT}/{page}\nwarning: {error}")
 
 
 def _summarize(name: str, experiment: str, root: str | None, overrides: Sequence[str]) -> None:
@@ -51,9 +57,22 @@ def _summarize(name: str, experiment: str, root: str | None, overrides: Sequence
 
 @click.command()
 @root_option
-@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port on 127.0.0.1.")
-def ui(root: str | None, port: int) -> None:
-    """Serve the Dagster UI (webserver, daemon and code location) on 127.0.0.1 until Ctrl-C."""
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, show_default=True, help="Port on 127.0.0.1."
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name (or name:port) under which a proxy serves the UI to browsers. Repeatable.",
+)
+@click.option("--no-token", is_flag=True, help="Ask nobody for the token: only behind a proxy that logs users in.")
+def ui(root: str | None, port: int, hosts: Sequence[str], no_token: bool) -> None:
+    """Serve the Dagster UI (webserver, daemon and code location) on 127.0.0.1 until Ctrl-C.
+
+    Open the printed address: the token in it lets your browser in, and nobody else of this machine.
+    """
     from assets.serve import serve
 
-    serve(open_store(root), port)
+    serve(open_store(root), port, hosts, token=not no_token)

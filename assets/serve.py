@@ -1,23 +1,25 @@
 """`tbrm ui`: webserver, daemon and code location as one process tree on 127.0.0.1."""
 
-import contextlib
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from assets.instance import POSTGRES_URL, open_instance, prepare_home
 from assets.supervisor import __file__ as supervisor_file
+from assets.ui_token import ui_token
+from assets.web_guard import HOST as HOST_PATTERN
 from pipeline.errors import TbrmError
 from pipeline.store import Store, exclusive
 
 HOST = "127.0.0.1"
 _GRACE_S = 8.0
-# Notices to Dagster's developers, not to its users: that there is a newer front end for `dagster dev`, and previews.
-_UNSAID = "ignore:Function `dev_command,ignore:Function `PipesMessageReader"
+# Notices to Dagster's developers, not to its users: previews.
+_UNSAID = "ignore:Function `PipesMessageReader"
 
 
 def check_port(port: int) -> None:
@@ -32,25 +34,50 @@ def check_port(port: int) -> None:
             ) from error
 
 
-def serve(store: Store, port: int) -> None:
-    """Serve until Ctrl-C. Raises TbrmError when the port is taken or this store's UI is served already."""
+def link(home: Path, port: int, path: str = "") -> str:
+    """Address of a page of the UI with this DAGSTER_HOME, token included. Raises TbrmError like `ui_token`."""
+    return f"http://{HOST}:{port}/{path}?token={ui_token(home)}"
+
+
+def serve(store: Store, port: int, hosts: Sequence[str] = (), token: bool = True) -> None:
+    """Serve until Ctrl-C. `hosts` are further names under which a proxy serves the UI; `token` False: it logs users in.
+
+    Raises TbrmError when a name is none, the port is taken, this store's UI is served already, or it ends by itself.
+    """
+    for host in hosts:
+        if not HOST_PATTERN.fullmatch(host.lower()):
+            raise TbrmError(f"--allow-host {host!r}: write a name, or name:port, without http:// and without path")
     check_port(port)
     home = prepare_home(store)
     # Two daemons on one home would run every sensor twice.
     with exclusive(str(home / "running" / "ui")):
         if POSTGRES_URL in os.environ:
             open_instance(store).dispose()  # the servers below open it all at once, without a lock on an empty database
-        click.echo(f"Dagster UI of {store.root}: http://{HOST}:{port}   (Ctrl-C stops it)", err=True)
+        address = link(home, port) if token else f"http://{HOST}:{port}"
+        click.echo(f"Dagster UI of {store.root}: {address}   (Ctrl-C stops it)", err=True)
+        if not token:
+            click.echo(
+                "warning: --no-token: every user and program of this machine can start runs as you. Use it only behind "
+                "a proxy that logs users in, on a machine that nobody else uses",
+                err=True,
+            )
+        options = [part for host in hosts for part in ("--allow-host", host.lower())]
+        options += [] if token else ["--no-token"]
         read_end, write_end = os.pipe()
-        dagster = [sys.executable, "-m", "dagster", "dev", "-m", "assets.definitions", "-h", HOST, "-p", str(port)]
+        server = [sys.executable, "-m", "assets.webserver", "--port", str(port), *options]
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(supervisor_file)), str(read_end), str(_GRACE_S), *dagster],
-            env={"PYTHONWARNINGS": _UNSAID, **os.environ},
+            [sys.executable, "-I", "-S", str(Path(supervisor_file)), str(read_end), str(_GRACE_S), *server],
+            # Dagster then logs an error of the code location once, as under `dagster dev`.
+            env={"PYTHONWARNINGS": _UNSAID, "DAGSTER_IS_DEV_CLI": "1", **os.environ},
             pass_fds=(read_end,),
             start_new_session=True,
         )
         os.close(read_end)
-        with contextlib.suppress(KeyboardInterrupt):
-            process.wait()
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            code = 0
         os.close(write_end)
         process.wait()
+        if code:
+            raise TbrmError(f"the UI has ended by itself (exit status {code}): the lines above say why. Start it again")

@@ -1,0 +1,53 @@
+"""The token of `tbrm ui`: a file in Dagster's home that only its owner reads, so that one link works until it is deleted."""
+
+import contextlib
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+
+from pipeline.errors import TbrmError
+
+_BYTES = 32
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{32,256}")
+
+
+def token_file(home: Path) -> Path:
+    """Where the token of the UI with this DAGSTER_HOME is kept."""
+    return home / "ui_token"
+
+
+def ui_token(home: Path) -> str:
+    """The token, made at the first call. Raises TbrmError for a file that others own or may read, or that holds none."""
+    path = token_file(home)
+    if not path.is_symlink() and not path.exists():
+        _make(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise TbrmError(f"the UI's token cannot be read: {path} ({error.strerror}). Delete it, a new one is made") from error
+    with os.fdopen(descriptor, encoding="ascii", errors="replace") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise TbrmError(
+                f"{path} holds the UI's token, and others of this machine may know it: it must be yours, with mode 600, "
+                f"but belongs to user {status.st_uid} with mode {status.st_mode & 0o777:o}. Delete it, a new one is made. "
+                "A file system without owners cannot keep it: put DAGSTER_HOME on another one"
+            )
+        token = file.read(512).strip()
+    if not _TOKEN.fullmatch(token):
+        raise TbrmError(f"{path} holds no token (32 or more of A-Z a-z 0-9 _ -). Delete it, a new one is made")
+    return token
+
+
+def _make(path: Path) -> None:
+    """Write a new token, unless another process is faster: a link appears whole, or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_urlsafe(_BYTES) + "\n")
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink()
