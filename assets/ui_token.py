@@ -1,4 +1,4 @@
-"""The token of `tbrm ui`: a file in Dagster's home that only its owner reads, so that one link works until it is deleted."""
+"""The token of `tbrm ui`: a file in Dagster's home that only its owner reads, so that a link keeps working."""
 
 import contextlib
 import os
@@ -19,23 +19,27 @@ def token_file(home: Path) -> Path:
 
 
 def ui_token(home: Path) -> str:
-    """The token, made at the first call. Raises TbrmError for a file that others own or may read, or that holds none."""
+    """The token, made at the first call. Raises TbrmError for a file that others own or may read, or without one."""
     path = token_file(home)
     if not path.is_symlink() and not path.exists():
         _make(path)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        raise TbrmError(f"the UI's token cannot be read: {path} ({error.strerror}). Delete it, a new one is made") from error
-    with os.fdopen(descriptor, encoding="ascii", errors="replace") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise TbrmError(
+            f"the UI's token cannot be read: {path} ({error.strerror}). Delete it, a new one is made"
+        ) from error
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
             raise TbrmError(
-                f"{path} holds the UI's token, and others of this machine may know it: it must be yours, with mode 600, "
-                f"but belongs to user {status.st_uid} with mode {status.st_mode & 0o777:o}. Delete it, a new one is made. "
+                f"{path} holds the UI's token, and others may know it: it must be a file of yours with mode 600, but "
+                f"belongs to user {found.st_uid} and has mode {found.st_mode & 0o777:o}. Delete it, a new one is made. "
                 "A file system without owners cannot keep it: put DAGSTER_HOME on another one"
             )
-        token = file.read(512).strip()
+        token = os.read(descriptor, 512).decode("ascii", errors="replace").strip()
+    finally:
+        os.close(descriptor)
     if not _TOKEN.fullmatch(token):
         raise TbrmError(f"{path} holds no token (32 or more of A-Z a-z 0-9 _ -). Delete it, a new one is made")
     return token

@@ -145,7 +145,12 @@ def _knows(headers: Headers, access: Access, token: str) -> bool:
     for line in headers.getlist("cookie"):
         pairs = (pair.strip().partition("=") for pair in line.split(";"))
         given += [value for name, _, value in pairs if name == access.cookie]
-    return any([compare_digest(one.encode(), token.encode()) for one in given])
+    return _is_among(token, given)
+
+
+def _is_among(token: str, given: Sequence[str]) -> bool:
+    """Whether one of the strings is the token. How long each comparison takes does not tell how much of it is right."""
+    return any(compare_digest(one.encode(), token.encode()) for one in given)
 
 
 def _ask_for_token(scope: Scope, headers: Headers, access: Access, token: str) -> Response:
@@ -153,7 +158,7 @@ def _ask_for_token(scope: Scope, headers: Headers, access: Access, token: str) -
     opens = scope["type"] == "http" and scope["method"] == "GET"
     pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     given = [value for name, value in pairs if name == "token"] if opens else []
-    if any([compare_digest(one.encode(), token.encode()) for one in given]):
+    if _is_among(token, given):
         rest = [pair for pair in pairs if pair[0] != "token"]
         answer = _go_on(scope, rest)
         answer.set_cookie(
@@ -166,7 +171,7 @@ def _ask_for_token(scope: Scope, headers: Headers, access: Access, token: str) -
         )
         return answer
     if not given and _opens_a_page(scope, headers) and headers.get("sec-fetch-site") not in ("same-origin", "none"):
-        # A link on another site: the browser holds a SameSite=Strict cookie back, and sends it when we go on by ourselves.
+        # A link on another site: the browser holds a SameSite=Strict cookie back until our own page asks for it.
         return _go_on(scope, pairs)
     wrong = "this is not (or no longer) its token" if given else "this UI asks for its token"
     text = f"401: {wrong}. {access.remedy}"
@@ -192,7 +197,8 @@ def _go_on(scope: Scope, pairs: Sequence[tuple[str, str]]) -> Response:
 
 
 def _page(body: str, head: str = "") -> str:
-    return f'<!doctype html><html><head><meta charset="utf-8"><title>tbrm ui</title>{head}</head><body>{body}</body></html>'
+    head = f'<meta charset="utf-8"><title>tbrm ui</title>{head}'
+    return f"<!doctype html><html><head>{head}</head><body>{body}</body></html>"
 
 
 def _with_headers(send: Send) -> Send:

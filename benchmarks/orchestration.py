@@ -96,6 +96,8 @@ def _page_is_usable(ui: Ui) -> bool:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=BROWSER_FLAGS)
         page = browser.new_page()
+        page.goto(ui.link)
+        page.wait_for_url(lambda url: "token=" not in url)
         page.goto(f"{ui.url}/locations/assets.definitions/asset-groups/tiny")
         page.get_by_text("trained_policy").first.wait_for(timeout=60_000)
         browser.close()

@@ -26,7 +26,13 @@ from tests.support.tiny import write_tiny
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "soak.png"
 NAME, GENERATIONS = "soak", 9_999
-ROLES = {"webserver": "webserver", "daemon": "_daemon", "code location": "grpc", "tbrm ui": "pipeline.cli"}
+ROLES = {
+    "helpers": "supervisor.py",
+    "webserver": "assets.webserver",
+    "daemon": "_daemon",
+    "code location": "grpc",
+    "tbrm ui": "pipeline.cli",
+}
 _GRAPH = "{ assetNodes { id groupName dependencyKeys { path } } }"
 
 

@@ -51,6 +51,8 @@ def page(ui: Ui) -> "Iterator[Page]":
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1500, "height": 950})
         page.set_default_timeout(60_000)
+        page.goto(ui.link)
+        page.wait_for_url(lambda url: "token=" not in url)
         yield page
         browser.close()
 

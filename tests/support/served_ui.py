@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from assets.ui_token import ui_token
 from tests.support.tiny import listen_to_ctrl_c
 
 LOCATION = {"repositoryLocationName": "assets.definitions", "repositoryName": "__repository__"}
@@ -25,11 +26,18 @@ class Ui:
     url: str
     root: Path
     process: subprocess.Popen[bytes]
+    token: str
+
+    @property
+    def link(self) -> str:
+        """The address that lets a browser in, as `tbrm ui` prints it."""
+        return f"{self.url}/?token={self.token}"
 
     def query(self, text: str, **variables: Any) -> Any:
         """`data` of a GraphQL answer; fails on errors."""
         body = json.dumps({"query": text, "variables": variables}).encode()
-        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"}
+        request = urllib.request.Request(f"{self.url}/graphql", body, headers)
         with urllib.request.urlopen(request, timeout=30) as answer:
             tree = json.load(answer)
         assert "errors" not in tree, tree["errors"]
@@ -111,7 +119,9 @@ def served(root: Path, folder: Path, env: dict[str, str] | None = None) -> Gener
         process = subprocess.Popen(
             command, cwd=folder, env=settings, stdout=log, stderr=log, preexec_fn=listen_to_ctrl_c
         )
-    ui = Ui(f"http://127.0.0.1:{port}", root, process)
+    home = root / "dagster_home"
+    home.mkdir(parents=True, exist_ok=True)
+    ui = Ui(f"http://127.0.0.1:{port}", root, process, ui_token(home))
     try:
         deadline = time.monotonic() + 120
         while True:
