@@ -16,6 +16,7 @@ from pipeline.cli import tbrm
 from pipeline.errors import TbrmError
 from pipeline.progress import send_progress_to
 from pipeline.stage import Metric, StageReport
+from pipeline.threads import settle
 
 PROGRESS_EVERY_S = "progress_every_s"
 """Pipes extra: seconds between progress lines."""
@@ -43,6 +44,7 @@ def run_command(arguments: list[str], context: PipesContext) -> int:
 
 
 def main() -> int:
+    settle()  # a job of a cluster finds itself on another machine than its launcher's
     with open_dagster_pipes() as context:
         return run_command(sys.argv[1:], context)
 

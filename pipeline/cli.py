@@ -8,6 +8,7 @@ import click
 
 from pipeline.errors import TbrmError
 from pipeline.terminal_text import visible
+from pipeline.threads import settle
 
 GROUP = "tbrm.commands"
 EXIT_USER_ERROR = 1
@@ -45,5 +46,6 @@ def tbrm(errors_raised: bool) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    settle()
     tbrm(prog_name="tbrm")
     sys.exit(0)

@@ -22,6 +22,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostErro
 from pipeline.config.ray import RayConfig
 from pipeline.errors import TbrmError
 from pipeline.scale_out import ShardWork
+from pipeline.threads import settle
 
 _LOST = (ActorDiedError, ActorUnavailableError, ObjectLostError)
 _LOOK_EVERY_S = 1.0
@@ -32,8 +33,11 @@ _CONNECT_HINT = "start one with `ray start --head`, give ray.address, or set ray
 class _Worker:
     """An actor that builds its work with its first shard, so that an error of the start arrives like any other."""
 
-    def __init__(self, build: Callable[[], ShardWork]) -> None:
+    def __init__(self, build: Callable[[], ShardWork], cores: int) -> None:
         self.build, self.work = build, None
+        # Ray sets a number of threads itself, but not over the one that we chose for the stage; nor does it say how
+        # they wait.
+        settle(cores=cores)
 
     def make(self, index: int) -> pa.Table:
         self.work = self.work or self.build()
@@ -59,9 +63,10 @@ def work_on_cluster(
     """See `scale_out.work_through`."""
     ours = _connect(config)
     actor: Any = ray.remote(num_cpus=config.cpus, num_gpus=gpus, max_restarts=0)(_Worker)
-    workers = [actor.remote(build) for _ in range(min(config.workers, len(todo)))]
+    new_worker = partial(actor.remote, build, max(1, int(config.cpus)))
+    workers = [new_worker() for _ in range(min(config.workers, len(todo)))]
     try:
-        idle = yield from _dispatch(config, partial(actor.remote, build), workers, list(reversed(todo)))
+        idle = yield from _dispatch(config, new_worker, workers, list(reversed(todo)))
         # Only who has finished: a worker that never found room, or works on what another has made, would be waited for.
         ray.wait([worker.close.remote() for worker in idle], num_returns=len(idle), timeout=_CLOSE_S)
     finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from pipeline.errors import TbrmError
+from pipeline.threads import thread_settings
 
 ERROR_FILE = "error.txt"
 _GRACE_S = 60.0
@@ -18,13 +19,12 @@ _GRACE_S = 60.0
 
 def command_line(processes: int, hostfile: str | None, job_file: Path) -> list[str]:
     """The launcher's command for a job of several processes."""
-    module = ["-m", "trainer.worker", str(job_file)]
     if hostfile is None:
         here = ["--standalone", f"--nproc-per-node={processes}"]
-        return [sys.executable, "-m", "trainer.torchrun", str(job_file), *here, *module]
+        return [sys.executable, "-m", "trainer.torchrun", str(job_file), *here, "-m", "trainer.worker", str(job_file)]
     return [
         *(sys.executable, "-m", "deepspeed.launcher.runner", f"--hostfile={hostfile}", f"--num_gpus={processes}"),
-        *("--module", "trainer.worker", str(job_file)),
+        *("--module", "trainer.rank", str(job_file)),
     ]
 
 
@@ -38,8 +38,7 @@ def run_processes(processes: int, hostfile: str | None, job_file: Path) -> None:
         raise TbrmError(f"training.hostfile: there is no file {hostfile}")
     error_file = job_file.with_name(ERROR_FILE)
     error_file.unlink(missing_ok=True)
-    environment = os.environ | {"PYTHONWARNINGS": "ignore::FutureWarning"}
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    environment = os.environ | thread_settings(processes) | {"PYTHONWARNINGS": "ignore::FutureWarning"}
     child = subprocess.Popen(command_line(processes, hostfile, job_file), env=environment)
     try:
         with _passing_signals_on(child):

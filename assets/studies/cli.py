@@ -1,12 +1,12 @@
 """`tbrm study`: one claim tested, and its page written."""
 
-import os
 from pathlib import Path
 
 import click
 
 from pipeline.cli_options import store_options
 from pipeline.store import Store
+from pipeline.threads import usable_cores
 
 
 @click.command("study")
@@ -32,7 +32,7 @@ def study(name: str, size: str, out: Path, workers: int | None, store: Store) ->
                 click.echo(line)
         return
     find(name)
-    for path in run_study(name, size, store, out, workers or len(os.sched_getaffinity(0)), click.echo):
+    for path in run_study(name, size, store, out, workers or usable_cores(), click.echo):
         click.echo(path)
 
 

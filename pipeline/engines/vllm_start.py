@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.config.rollouts import RolloutsConfig
 from pipeline.errors import TbrmError
 from pipeline.policy import PolicyRef
+from pipeline.threads import forget_number
 
 _LOG_LINES = 30
 _PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
@@ -35,13 +36,16 @@ class VllmStart:
 def set_environment(config: RolloutsConfig) -> None:
     """vLLM reads these when it is imported and when it starts; a user's own settings stay.
 
-    With a GPU the engine core has a process of its own, as vLLM has it by default. On a CPU it would only compete with
-    this one for the cores, and start four times as slowly: there it runs in this process.
+    With a GPU the engine core has a process of its own, as vLLM has it by default, and vLLM divides the cores among its
+    processes. On a CPU it would only compete with this one for the cores, and start four times as slowly: there it runs
+    in this process, with its threads.
     """
     import torch
 
     several = config.tensor_parallel * config.pipeline_parallel > 1
     os.environ.setdefault(_PROCESS, "1" if several or torch.cuda.is_available() else "0")
+    if in_own_process():
+        forget_number()
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is the report's
 

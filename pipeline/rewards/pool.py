@@ -10,19 +10,21 @@ The fork server is a fresh process without threads that imports Math-Verify and 
 fork, ready in milliseconds.
 """
 
-import os
 import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.forkserver import ensure_running
 
 from pebble import ProcessExpired, ProcessPool
 
+from pipeline.environment import environment
 from pipeline.errors import TbrmError
 from pipeline.rewards.forkserver import WorkerContext
 from pipeline.rewards.types import RewardLabel
 from pipeline.rewards.worker import EXIT_MEMORY, Work, grade_batch, start_worker
+from pipeline.threads import thread_settings, usable_cores
 
 BATCHES_PER_WORKER = 400
 """Batches after which a worker is replaced, so that what sympy caches and leaks stays bounded."""
@@ -35,10 +37,6 @@ CLOCK_JUMP_S = 1.0
 FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, 255)
 """Exit codes of workers that somebody else may have killed. 255: another thread of this process took the real one."""
 _PRELOADED = ["pipeline.rewards.preload"]
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Task:
@@ -57,7 +55,7 @@ class VerifierPool:
     """Grades batches of rows. `submit` starts one, `collect` waits for it and settles what went wrong."""
 
     def __init__(self, workers: int, timeout_s: float, cpu_s: float, memory_mb: int) -> None:
-        self.workers = workers or available_cores()
+        self.workers = workers or usable_cores()
         self.timeout_s, self.cpu_s, self.memory_mb = timeout_s, cpu_s, memory_mb
         self._pool: ProcessPool | None = None
         self._pending: dict[int, Task] = {}
@@ -140,6 +138,8 @@ class VerifierPool:
     def _build(self) -> ProcessPool:
         context = WorkerContext()
         context.set_forkserver_preload(_PRELOADED)
+        with environment(thread_settings(cores=1)):
+            ensure_running()
         return ProcessPool(self.workers, BATCHES_PER_WORKER, start_worker, (self.memory_mb,), context)
 
 

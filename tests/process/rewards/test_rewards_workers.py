@@ -77,6 +77,12 @@ def test_a_verifier_that_misbehaves_costs_one_row(deed: str, status: str, reason
     assert [label.reward for label in labels[:6] + labels[7:]] == [1.0] * 11
 
 
+def test_a_worker_computes_with_one_thread_where_a_user_says_nothing() -> None:
+    with Grader(RewardsConfig(verifier="user_verifiers:told_threads", workers=1)) as grader:
+        (label,) = grader.grade([GradeItem("1", "1")])
+    assert label.extracted_answer == os.environ.get("OMP_NUM_THREADS", "1")
+
+
 @pytest.mark.parametrize("verifier", ["slow_to_import:equal", "math_verify"])
 def test_no_row_pays_for_the_start_of_its_worker(verifier: str) -> None:
     items = [GradeItem(f"\\boxed{{\\frac{{{i}}}{{7}}}}", f"\\boxed{{\\frac{{{i}}}{{7}}}}") for i in range(1, 5)]

@@ -51,6 +51,10 @@ def misbehave(response: str, answer: str, extra: Mapping[str, Any]) -> Any:
     return response == answer
 
 
+def told_threads(response: str, answer: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    return {"reward": 1.0, "extracted_answer": os.environ.get("OMP_NUM_THREADS")}
+
+
 def slow(response: str, answer: str, extra: Mapping[str, Any]) -> bool:
     time.sleep(0.02)
     return response.endswith(answer)

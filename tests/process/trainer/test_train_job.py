@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from pipeline.errors import TbrmError
+from pipeline.threads import usable_cores
+from tests.support.openmp import DISPLAY, SAID_NOTHING, displayed
 from trainer.job import METRICS_FILE, TrainJob, train_policy
 
 MakeJob = Callable[..., TrainJob]
@@ -41,6 +43,13 @@ def wait_for_update(job: TrainJob, process: subprocess.Popen[bytes], update: int
     while not path.exists() or path.read_text().count("\n") < update:
         assert process.poll() is None, process.stderr.read().decode() if process.stderr else ""
         time.sleep(0.01)
+
+
+def _say_nothing_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SAID_NOTHING:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in DISPLAY.items():
+        monkeypatch.setenv(name, value)
 
 
 def test_at_the_reference_the_log_ratio_vanishes(make_job: MakeJob) -> None:
@@ -74,10 +83,14 @@ def test_zero_stages_agree(make_job: MakeJob, zero_stage: int) -> None:
         assert [r[name] for r in other] == pytest.approx([r[name] for r in one], rel=1e-5)
 
 
-def test_two_processes_give_the_same_loss_and_two_can_hand_over_to_one(make_job: MakeJob) -> None:
+def test_two_processes_give_the_same_loss_and_two_can_hand_over_to_one(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     one = train_policy(make_job("one", updates=4))
     job = make_job("two", updates=2, processes=2)
+    _say_nothing_of_threads(monkeypatch)
     two = train_policy(job)
+    assert displayed(capfd.readouterr().err).count((max(1, usable_cores() // 2), "PASSIVE")) >= 2
     assert [r["loss"] for r in two.metrics] == pytest.approx([r["loss"] for r in one.metrics[:2]], rel=1e-5)
     resumed = train_policy(replace(job, updates=4, training=job.training.model_copy(update={"processes": 1})))
     assert resumed.resumed_from == 2
@@ -174,7 +187,7 @@ def test_a_full_gpu_is_answered_with_the_settings_to_change(make_job: MakeJob, m
 
 
 def test_a_hostfile_is_served_by_deepspeeds_launcher(
-    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One machine in the file; to reach it, DeepSpeed asks an ssh that answers at once."""
     ssh = tmp_path / "bin" / "ssh"
@@ -185,7 +198,9 @@ def test_a_hostfile_is_served_by_deepspeeds_launcher(
     one = train_policy(make_job("one"))
     hosts = tmp_path / "hosts"
     hosts.write_text("localhost slots=2\n")
+    _say_nothing_of_threads(monkeypatch)
     two = train_policy(make_job("two", hostfile=str(hosts), processes=2))
+    assert displayed(capfd.readouterr().err).count((max(1, usable_cores() // 2), "PASSIVE")) >= 2
     assert [r["loss"] for r in two.metrics] == pytest.approx([r["loss"] for r in one.metrics], rel=1e-5)
     with pytest.raises(TbrmError, match=r"training.hostfile: there is no file"):
         train_policy(make_job("none", hostfile=str(tmp_path / "absent"), processes=2))

@@ -1,0 +1,38 @@
+"""How many threads a worker of a Ray cluster computes with."""
+
+import os
+
+import pyarrow as pa
+import pytest
+
+from pipeline.config.ray import RayConfig
+from pipeline.threads import settle
+from tests.support.openmp import SAID_NOTHING
+
+
+class Told:
+    """A shard is what its worker was told."""
+
+    def make(self, index: int) -> pa.Table:
+        return pa.table({name: [os.environ.get(name)] for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")})
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("own", "expected"), [({}, "1"), ({"OMP_NUM_THREADS": "3"}, "3")])
+def test_as_many_as_the_cores_that_it_reserves(
+    monkeypatch: pytest.MonkeyPatch, own: dict[str, str], expected: str
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
+    from pipeline.ray_shards import work_on_cluster
+
+    for name in SAID_NOTHING:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    for name in SAID_NOTHING:  # so that what is settled below goes with the test
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    settle(cores=2)
+    ((_, rows),) = work_on_cluster(RayConfig(address="local"), 0.0, Told, [0])
+    assert rows.to_pylist() == [{"OMP_NUM_THREADS": expected, "OMP_WAIT_POLICY": "PASSIVE"}]
