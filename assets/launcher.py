@@ -15,6 +15,9 @@ from typing import IO, Any
 from dagster import ConfigurableResource
 from pydantic import Field
 
+from assets.warm_start import start_warm
+from pipeline.threads import thread_settings
+
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _TAIL_LINES = 40
 
@@ -51,14 +54,12 @@ class LocalLauncher(Launcher):
     """On this machine, under a supervisor process that outlives neither the stage nor the caller."""
 
     threads: int = Field(
-        default=0, ge=0, description="OMP_NUM_THREADS of each worker; 0: the cores divided by workers."
+        default=0, ge=0, description="OMP_NUM_THREADS of each worker; 0: the usable cores divided by workers."
     )
     grace_s: float = Field(default=10.0, gt=0, description="Seconds between SIGTERM and SIGKILL when a stage is ended.")
 
     def run(self, command: Sequence[str], env: Mapping[str, str], log: Path, processes: int = 1) -> Ended:
-        # More threads than cores cost a factor of five and more; torchrun would otherwise warn and choose one.
-        threads = self.threads or int(os.environ.get("OMP_NUM_THREADS", "0")) or max(1, _cores() // processes)
-        return follow(command, self.grace_s, {"OMP_NUM_THREADS": str(threads), **env}, log)
+        return follow(command, self.grace_s, {**thread_settings(processes, self.threads), **env}, log)
 
 
 def follow(
@@ -73,21 +74,24 @@ def follow(
     Lines for which `take` is true are not output. Interrupted by any exception it first ends the whole tree.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    process, our_end = start_supervised(
-        command, grace_s, {**os.environ, "PYTHONUNBUFFERED": "1", **env}, subprocess.PIPE
-    )
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **env}
+    read_end, write_end = os.pipe()
+    try:
+        started = start_warm(command, grace_s, environment, write_end)
+        process, our_end = started or start_supervised(command, grace_s, environment, write_end)
+    finally:
+        os.close(write_end)
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    assert process.stdout is not None
-    reader = threading.Thread(target=_keep, args=(process.stdout, log, tail, take), daemon=True)
+    reader = threading.Thread(target=_keep, args=(os.fdopen(read_end, "rb"), log, tail, take), daemon=True)
     reader.start()
     try:
-        process.wait()
+        code = process.wait()
     finally:
         # Closing the pipe makes the supervisor end the tree; after a normal end it changes nothing.
         os.close(our_end)
         process.wait()
         reader.join(timeout=5.0)
-    return Ended(process.returncode if process.returncode >= 0 else 128 - process.returncode, tuple(tail), log)
+    return Ended(code if code >= 0 else 128 - code, tuple(tail), log)
 
 
 def start_supervised(
@@ -111,13 +115,9 @@ def start_supervised(
     return process, our_end
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _keep(stream: IO[bytes], log: Path, tail: deque[str], take: Callable[[bytes], bool]) -> None:
     """Copy a stage's output to its log and to our stdout, which Dagster captures and shows beside the run."""
-    with log.open("ab") as file:
+    with stream, log.open("ab") as file:
         for line in stream:
             if take(line):
                 continue

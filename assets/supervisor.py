@@ -11,7 +11,6 @@ import ctypes
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_S = 0.02
 _LEFTOVER_GRACE_S = 2.0
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ON_LINUX = sys.platform.startswith("linux")
 
 
@@ -46,11 +46,6 @@ def descendants(root: int) -> list[int]:
 def _prctl(option: int, value: int) -> None:
     if _ON_LINUX:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
-
-
-def _die_with_supervisor() -> None:
-    os.setsid()
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _signal_all(child: int, number: int) -> list[int]:
@@ -84,23 +79,49 @@ def _end_tree(child: int, grace_s: float) -> None:
         time.sleep(_POLL_S)
 
 
-def supervise(command: list[str], caller_pipe: int, grace_s: float) -> int:
-    """Run `command` to its end. Returns its exit status, 128 + n when signal n ended it."""
-    stopping: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda n, _frame: stopping.append(n))
+def supervise(caller_pipe: int, grace_s: float) -> int | None:
+    """Fork. Returns None in the child, which goes on to do the work, in a session of its own.
+
+    The other one owns all that the child starts and runs it to its end. It returns the child's exit status, 128 + n
+    when signal n ended it or this process.
+    """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    os.set_inheritable(caller_pipe, False)
-    process = subprocess.Popen(command, preexec_fn=_die_with_supervisor)
-    while process.poll() is None:
+    supervisor = os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # one that comes now is for after the fork
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.close(caller_pipe)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != supervisor:  # it ended before we asked
+            os._exit(1)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        return None
+    stopping: list[int] = []
+    for number in _ENDING:
+        signal.signal(number, lambda n, _frame: stopping.append(n))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    while not (status := os.waitpid(child, os.WNOHANG))[0]:
         if not stopping and select.select([caller_pipe], [], [], _POLL_S)[0]:
             stopping.append(signal.SIGHUP)
         if stopping:
-            _end_tree(process.pid, grace_s)
+            _end_tree(child, grace_s)
             return 128 + stopping[0]
-    _end_tree(process.pid, _LEFTOVER_GRACE_S)
-    return process.returncode if process.returncode >= 0 else 128 - process.returncode
+    _end_tree(child, _LEFTOVER_GRACE_S)
+    code = os.waitstatus_to_exitcode(status[1])
+    return code if code >= 0 else 128 - code
+
+
+def main(caller_pipe: int, grace_s: float, command: list[str]) -> int:
+    """Run `command` to its end. Returns its exit status."""
+    os.set_inheritable(caller_pipe, False)
+    code = supervise(caller_pipe, grace_s)
+    if code is None:
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, and programs expect not to be
+            signal.signal(number, signal.SIG_DFL)
+        os.execvp(command[0], command)
+    return code
 
 
 if __name__ == "__main__":
-    sys.exit(supervise(sys.argv[3:], caller_pipe=int(sys.argv[1]), grace_s=float(sys.argv[2])))
+    sys.exit(main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]))

@@ -55,13 +55,10 @@ def join_world(sequence_parallel: int = 1) -> World:
     first start, is left off: gloo does the same job.
     """
     gpu = torch.cuda.is_available()
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if gpu else "cpu")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    with _no_compiler_noise():
-        import deepspeed
+    load_deepspeed()
+    import deepspeed
     from torch._C._distributed_c10d import HashStore  # torch.distributed re-exports it untyped
 
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.setdefault("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if gpu else torch.device("cpu")
@@ -76,6 +73,15 @@ def join_world(sequence_parallel: int = 1) -> World:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return World(rank, size, device, join_share(sequence_parallel))
+
+
+def load_deepspeed() -> None:
+    """Import it for the device that there is, without what it says meanwhile."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    with _no_compiler_noise():
+        import deepspeed  # noqa: F401
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
 
 def leave_world(world: World) -> None:

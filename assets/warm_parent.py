@@ -1,0 +1,133 @@
+"""A process that imports what stages need, then forks each stage from itself: `-m assets.warm_parent REQUESTS LIFE`.
+
+Importing torch, transformers and DeepSpeed takes longer than most stages of a small experiment. `assets.warm_start`
+starts one such process for each process that launches stages, and asks it through the socket REQUESTS. LIFE is the read
+end of a pipe that the launcher's process holds open: when it is gone, however it went, the kernel ends this one.
+
+A fork inherits memory, not threads. So this process imports and nothing else: where an import has started a thread, or
+torch sees an accelerator (whose driver no fork may inherit), it ends, and stages are started cold.
+"""
+
+import fcntl
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from setproctitle import setproctitle
+
+from assets import stage_process
+from assets.supervisor import supervise
+from pipeline.cli import GROUP
+
+STARTED = b"+"
+"""Says that the stage is under way: from here on only its exit status follows."""
+_IMPORTED = (
+    "evals.stage",
+    "matplotlib.pyplot",
+    "pandas",  # which pyarrow imports when it first reads Python objects
+    "pipeline.engines.transformers_engine",
+    "pipeline.ref_logprobs",
+    "pipeline.rewards.stage",
+    "pipeline.rollouts",
+    "trainer.base_policy",
+    "trainer.imitation",
+    "trainer.stage",
+    "trainer.worker",
+    "transformers.models.llama.modeling_llama",
+)
+_COMMANDS = ("base-policy", "rollouts", "rewards", "ref-logprobs", "logged-labels", "train", "evaluate")
+
+
+def main(requests: socket.socket, life: int) -> int:
+    """Serve until the launcher's process closes `requests`. A forked stage comes back from here with its exit code."""
+    _end_with(life)
+    _import_all()
+    if len(list(Path("/proc/self/task").iterdir())) > 1 or _sees_an_accelerator():
+        return 1
+    gc.collect()
+    gc.freeze()  # what is here stays: collecting it in a fork would only copy its pages
+    while True:
+        _, connections, _, _ = socket.recv_fds(requests, 1, 1)
+        _reap()
+        if not connections:
+            return 0
+        if os.fork() == 0:
+            requests.close()
+            os.close(life)
+            return _stage(socket.socket(fileno=connections[0]))
+        os.close(connections[0])
+
+
+def _stage(connection: socket.socket) -> int:
+    """In a fork: become the supervisor of one stage, which tells its exit status and ends; or, below it, that stage."""
+    request, (caller_pipe, output) = _receive(connection)
+    command: Sequence[str] = request["command"]
+    connection.sendall(STARTED)
+    os.setsid()
+    for standard in (1, 2):
+        os.dup2(output, standard)
+    os.close(output)
+    setproctitle(" ".join(["supervisor.py", *command]))
+    code = supervise(caller_pipe, request["grace_s"])
+    if code is not None:
+        connection.sendall(str(code).encode())
+        os._exit(0)  # nothing of what was imported has anything to tidy up
+    connection.close()
+    setproctitle(" ".join(command))
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = [stage_process.__file__, *command[3:]]
+    return stage_process.main()
+
+
+def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """A request: its length in 8 bytes, which bring the descriptors, then JSON."""
+    head, descriptors, _, _ = socket.recv_fds(connection, 8, 2)
+    with connection.makefile("rb") as stream:
+        return json.loads(stream.read(int.from_bytes(head))), descriptors
+
+
+def _import_all() -> None:
+    from trainer.engine import load_deepspeed
+
+    load_deepspeed()
+    for module in _IMPORTED:
+        importlib.import_module(module)
+    for command in entry_points(group=GROUP):
+        if command.name in _COMMANDS:
+            command.load()
+
+
+def _sees_an_accelerator() -> bool:
+    import torch
+
+    return torch.accelerator.is_available()
+
+
+def _end_with(life: int) -> None:
+    """Let the kernel end this process when the last write end of the pipe is closed: no import has to be waited for."""
+    fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([life], [], [], 0)[0]:  # it was closed before
+        os.kill(os.getpid(), signal.SIGIO)
+
+
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])))
