@@ -8,29 +8,32 @@ A fork inherits memory, not threads. So this process imports and nothing else: w
 torch sees an accelerator (whose driver no fork may inherit), it ends, and stages are started cold.
 """
 
+import atexit
 import fcntl
 import gc
 import importlib
 import json
+import logging
 import os
+import runpy
 import select
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from setproctitle import setproctitle
 
-from assets import stage_process
 from assets.supervisor import supervise
 from pipeline.cli import GROUP
 
 STARTED = b"+"
 """Says that the stage is under way: from here on only its exit status follows."""
 _IMPORTED = (
+    "dagster_pipes",
     "evals.stage",
     "matplotlib.pyplot",
     "pandas",  # which pyarrow imports when it first reads Python objects
@@ -50,6 +53,7 @@ _COMMANDS = ("base-policy", "rollouts", "rewards", "ref-logprobs", "logged-label
 def main(requests: socket.socket, life: int) -> int:
     """Serve until the launcher's process closes `requests`. A forked stage comes back from here with its exit code."""
     _end_with(life)
+    atexit.register(_leave)  # before all others, so that it is called after them
     _import_all()
     if len(list(Path("/proc/self/task").iterdir())) > 1 or _sees_an_accelerator():
         return 1
@@ -59,6 +63,7 @@ def main(requests: socket.socket, life: int) -> int:
         _, connections, _, _ = socket.recv_fds(requests, 1, 1)
         _reap()
         if not connections:
+            _ending.code = 0
             return 0
         if os.fork() == 0:
             requests.close()
@@ -70,7 +75,7 @@ def main(requests: socket.socket, life: int) -> int:
 def _stage(connection: socket.socket) -> int:
     """In a fork: become the supervisor of one stage, which tells its exit status and ends; or, below it, that stage."""
     request, (caller_pipe, output) = _receive(connection)
-    command: Sequence[str] = request["command"]
+    command: list[str] = request["command"]  # python -m MODULE …
     connection.sendall(STARTED)
     os.setsid()
     for standard in (1, 2):
@@ -85,8 +90,17 @@ def _stage(connection: socket.socket) -> int:
     setproctitle(" ".join(command))
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.argv = [stage_process.__file__, *command[3:]]
-    return stage_process.main()
+    sys.argv = command[2:]
+    try:
+        runpy.run_module(command[2], run_name="__main__", alter_sys=True)
+        _ending.code = 0
+    except SystemExit as ended:
+        _ending.code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        raise
+    except KeyboardInterrupt:
+        _ending.code = -signal.SIGINT
+        raise
+    return 0
 
 
 def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
@@ -119,6 +133,26 @@ def _end_with(life: int) -> None:
     fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
     if select.select([life], [], [], 0)[0]:  # it was closed before
         os.kill(os.getpid(), signal.SIGIO)
+
+
+@dataclass
+class _Ending:
+    code: int = 1
+    """Exit status; that of an uncaught exception when nothing else is known. Negative: a signal, as of Ctrl-C."""
+
+
+_ending = _Ending()
+
+
+def _leave() -> None:
+    """End at once when all functions for the exit were called: taking apart what was imported takes seconds."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    if _ending.code < 0:
+        signal.signal(-_ending.code, signal.SIG_DFL)
+        os.kill(os.getpid(), -_ending.code)
+    os._exit(_ending.code)
 
 
 def _reap() -> None:

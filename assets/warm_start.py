@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-STAGE_COMMAND = (sys.executable, "-m", "assets.stage_process")
 _STARTED = b"+"  # as assets.warm_parent says it
 _OF_ONE_STAGE = "DAGSTER_PIPES_"
 """Variables that may differ from one stage to the next: nothing that is imported reads them."""
@@ -59,12 +58,12 @@ _parent: _Parent | None = None
 def start_warm(
     command: Sequence[str], grace_s: float, environment: Mapping[str, str], output: int
 ) -> tuple[WarmStage, int] | None:
-    """Start the stage `command` in a fork; see `launcher.start_supervised`. None: start it cold.
+    """Start `command` in a fork, its output to `output`; see `launcher.start_supervised`. None: start it cold.
 
-    That is where no process can be forked warm (see assets.warm_parent), for a command that is no stage, and for one
-    with another environment, folder or set of cores than the first stage: libraries read those when they are loaded.
+    That is where no process can be forked warm (see assets.warm_parent), for what is not `python -m MODULE …`, and for
+    another environment, folder or set of cores than of the first command: libraries read those when they are loaded.
     """
-    if tuple(command[:3]) != STAGE_COMMAND or not sys.platform.startswith("linux"):
+    if list(command[:2]) != [sys.executable, "-m"] or not sys.platform.startswith("linux"):
         return None
     alike = _alike(environment)
     request = json.dumps({"command": list(command), "grace_s": grace_s, "environment": dict(environment)}).encode()

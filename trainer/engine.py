@@ -1,6 +1,7 @@
 """DeepSpeed behind five functions: join the processes, wrap a model, save, load, and collect its weights."""
 
 import contextlib
+import importlib
 import logging
 import os
 import warnings
@@ -80,7 +81,7 @@ def load_deepspeed() -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     with _no_compiler_noise():
-        import deepspeed  # noqa: F401
+        importlib.import_module("deepspeed")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
 
