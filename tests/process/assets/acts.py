@@ -1,4 +1,4 @@
-"""A stage of a test, `-m tests.integration.assets.acts ACT …`: does what its command line says."""
+"""A stage of a test, `-m tests.process.assets.acts ACT …`: does what its command line says."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.integration.assets.test_supervisor import STUBBORN
+from tests.process.assets.test_supervisor import STUBBORN
 
 
 def main(act: str, *arguments: str) -> int:

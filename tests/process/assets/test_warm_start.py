@@ -16,10 +16,10 @@ import pytest
 from assets import warm_start
 from assets.launcher import LocalLauncher
 from assets.supervisor import descendants
-from tests.integration.assets.test_supervisor import marked, wait_until_none
+from tests.process.assets.test_supervisor import marked, wait_until_none
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere every stage is started cold")
-ACT = [sys.executable, "-m", "tests.integration.assets.acts"]
+ACT = [sys.executable, "-m", "tests.process.assets.acts"]
 
 
 def acted(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Any:
