@@ -9,8 +9,8 @@ import pytest
 
 from assets.launcher import LocalLauncher
 from pipeline.threads import usable_cores
-from tests.support.tiny import write_tiny
 from tests.support.openmp import DISPLAY, SAID_NOTHING, displayed, undecided
+from tests.support.tiny import write_tiny
 
 MAIN = [sys.executable, "-c", "from pipeline.cli import main; main()"]
 
