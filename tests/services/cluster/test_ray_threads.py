@@ -1,6 +1,7 @@
 """How many threads a worker of a Ray cluster computes with."""
 
 import os
+import sys
 
 import pyarrow as pa
 import pytest
@@ -25,8 +26,11 @@ def test_as_many_as_the_cores_that_it_reserves(
     monkeypatch: pytest.MonkeyPatch, own: dict[str, str], expected: str
 ) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
+    from ray import cloudpickle
+
     from pipeline.ray_shards import work_on_cluster
 
+    cloudpickle.register_pickle_by_value(sys.modules[Told.__module__])  # which a worker cannot import
     for name in SAID_NOTHING:
         monkeypatch.delenv(name, raising=False)
     for name, value in own.items():
