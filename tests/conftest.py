@@ -1,6 +1,7 @@
 """What holds for every test: its tier, taken from its folder, and what a tier may do."""
 
 import multiprocessing.process
+import os
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -9,8 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.repeat import pytest_terminal_summary as pytest_terminal_summary
+
 TIERS = ("unit", "process", "services", "browser", "faults")
 HERE = Path(__file__).parent
+
+# One thread for each of the processes that run side by side, waiting without spinning. Read when torch is imported.
+for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}.items():
+    os.environ.setdefault(name, value)
 
 # Briefly in the suite, for minutes in `python -m tests.property.fuzz`.
 settings.register_profile(
@@ -27,9 +34,16 @@ def tier_of(path: Path) -> str:
     return tier
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(tier_of(item.path))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: one for each core that may be used."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Guard:
