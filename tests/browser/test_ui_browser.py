@@ -24,7 +24,10 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 SCREENSHOTS = os.environ.get("TBRM_SCREENSHOTS")
 GENERATIONS = 3 if SCREENSHOTS else 2  # more points to plot where pictures are taken
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: sh scripts/install-system.sh (as root)")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: sh scripts/install-system.sh (as root)"),
+    pytest.mark.xdist_group("ui browser"),
+]
 STAGES = ("rollouts", "rewards", "ref_logprobs", "trained_policy")
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),

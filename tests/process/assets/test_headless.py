@@ -12,6 +12,8 @@ from dagster import AssetCheckKey, AssetKey, AssetRecordsFilter, DagsterInstance
 from pipeline.store import open_store
 from tests.support.tiny import finish, tbrm, write_tiny
 
+pytestmark = pytest.mark.xdist_group("headless")
+
 ASSETS = ("base_policy", "policy", "rollouts", "rewards", "ref_logprobs", "trained_policy")
 
 

@@ -18,6 +18,8 @@ from pipeline.errors import StoreError, TbrmError
 from pipeline.store import Store, open_store
 from tests.support.report_store import SCRIPT, TREE
 
+pytestmark = pytest.mark.xdist_group("report")
+
 
 class Tags(HTMLParser):
     """Names of the elements of a page, and the values of attributes that make a browser fetch something."""

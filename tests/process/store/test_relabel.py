@@ -18,6 +18,8 @@ from pipeline.store import Store
 from tests.support.tiny_store import LOGGED, make_experiment, make_store
 from trainer.stage import run_train
 
+pytestmark = pytest.mark.xdist_group("relabel")
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:

@@ -20,6 +20,8 @@ from tests.support.tiny_store import LOGGED, make_experiment, make_store
 from trainer.diagnostics import DIAGNOSTICS_FILE, coverage, read_diagnostics, to_json
 from trainer.stage import run_train
 
+pytestmark = pytest.mark.xdist_group("training checks")
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Experiment]:

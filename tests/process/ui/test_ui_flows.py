@@ -12,6 +12,8 @@ from pipeline.builtin import save_tiny_arith
 from tests.support.served_ui import LOCATION, Ui, served
 from tests.support.tiny import write_tiny
 
+pytestmark = pytest.mark.xdist_group("ui flows")
+
 STAGES = ("rollouts", "rewards", "ref_logprobs", "trained_policy")
 
 

@@ -13,6 +13,8 @@ import pytest
 from tests.support.served_ui import LOCATION, Ui, served
 from tests.support.tiny import tbrm, write_tiny
 
+pytestmark = pytest.mark.xdist_group("ui graphql")
+
 LOOP = [["tiny", name] for name in ("rollouts", "rewards", "ref_logprobs", "trained_policy")]
 
 

@@ -16,6 +16,8 @@ from pipeline.store import Store, open_store
 from tests.support.tiny import finish, tbrm, write_tiny
 from trainer.base_policy import run_base_policy
 
+pytestmark = pytest.mark.xdist_group("cluster")
+
 TABLES = ("rollouts", "rewards", "ref_logprobs")
 SHARDS = 48
 SAMPLING = ("rollouts.prompts_per_shard=1", "rollouts.max_tokens=24")

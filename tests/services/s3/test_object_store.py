@@ -26,6 +26,8 @@ from trainer.base_policy import run_base_policy
 from trainer.diagnostics import read_diagnostics
 from trainer.stage import run_train
 
+pytestmark = pytest.mark.xdist_group("s3")
+
 
 @pytest.fixture(scope="module")
 def server() -> Generator[str]:

