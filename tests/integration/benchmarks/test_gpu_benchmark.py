@@ -35,12 +35,12 @@ def test_every_part_answers_in_the_rehearsal_and_becomes_a_table(tmp_path: Path)
     result = json.loads(out.read_text())
     assert [row["state"] for row in result["parts"].values()] == ["ok"] * len(PARTS)
     page = tmp_path / "performance.md"
-    page.write_text(f"# Before\n{BEGIN}\nold\n{END}\nafter\n")
+    page.write_text(f"# Before\n{BEGIN}\nan earlier result\n{END}\nafter\n")
     write_page(result, page)
     text = page.read_text()
     assert text.startswith("# Before\n")
     assert text.endswith("after\n")
-    assert "old" not in text
+    assert "an earlier result" not in text
     assert "no figure here says anything about a GPU" in text
     for heading in ("An update of", "Attention of one layer", "Longest response", "Scoring the reference", "with LoRA"):
         assert heading in text
