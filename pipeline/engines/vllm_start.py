@@ -39,7 +39,12 @@ def set_environment(config: RolloutsConfig) -> None:
     With a GPU the engine core has a process of its own, as vLLM has it by default, and vLLM divides the cores among its
     processes. On a CPU it would only compete with this one for the cores, and start four times as slowly: there it runs
     in this process, with its threads.
+
+    That process is spawned. vLLM forks it where it may, and a child cannot use CUDA when its parent has asked the
+    driver anything. For the same reason torch is told to look for GPUs through NVML, which leaves CUDA alone.
     """
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     import torch
 
     several = config.tensor_parallel * config.pipeline_parallel > 1

