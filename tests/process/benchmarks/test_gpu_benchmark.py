@@ -14,7 +14,7 @@ import pytest
 from benchmarks.gpu.runner import PARTS, ROOT, Part, run_all
 from benchmarks.gpu.tables import BEGIN, END, write_page
 
-MODULE = "tests.integration.benchmarks.gpu_parts"
+MODULE = "tests.process.benchmarks.gpu_parts"
 
 
 def gpu_kit() -> Any:
