@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from trainer.diagnostics import DIAGNOSTICS_FILE, Floats, choose_rows, diagnose,
 from trainer.engine import World, total
 from trainer.job import TrainJob
 from trainer.models import Models
-from trainer.packing import pack
+from trainer.turns import turns
 from trainer.types import Scores, Trajectory
 
 
@@ -43,17 +42,12 @@ def write_diagnostics(job: TrainJob, models: Models, table: TrajectoryTable, wor
 @torch.no_grad()
 def _score(job: TrainJob, models: Models, trajectories: Sequence[Trajectory], world: World) -> tuple[Floats, Floats]:
     """Σ_h log π_θ(a_h|s_h) and V_θ(s_1) of each trajectory, the same on all ranks."""
-    place = {id(t): i for i, t in enumerate(trajectories)}
     sums = torch.zeros(2, len(trajectories), dtype=torch.float64, device=world.device)
-    packs = pack(trajectories, job.training.micro_batch_tokens)
-    for turn in range(-(-len(packs) // world.size)):
-        index = turn * world.size + world.rank
-        mine: Any = packs[index if index < len(packs) else 0].to(world.device)
-        scores = Scores(*models.policy(mine, "first"))
+    for turn in turns(trajectories, job.training.micro_batch_tokens, world):
+        scores = Scores(*models.policy(turn.batch, "first", world.share))
         assert scores.value_first is not None
-        if index < len(packs):
-            rows = [place[id(t)] for t in mine.trajectories]
-            sums[0, rows] = mine.per_trajectory(scores.logprob)
-            sums[1, rows] = scores.value_first.double()
+        if turn.counted:
+            sums[0, turn.rows] = turn.batch.per_trajectory(scores.logprob)
+            sums[1, turn.rows] = scores.value_first.double()
     both: Floats = total(world, sums).cpu().numpy().astype(np.float64)
     return both[0], both[1]

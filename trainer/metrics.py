@@ -17,8 +17,8 @@ from trainer.types import Trajectory
 
 SEGMENTS = ("update_policy", "ppo_value", "ppo_update_value", "diagnostics", "other")
 """The paper's, as far as they are spent in training: ref_prob and rollout are stages of their own, old_prob (the
-behaviour log-probs) comes with the data. `diagnostics` is spent once, before the first update; what is left of an
-update (reading, packing, reporting) is `other`."""
+behaviour log-probs) comes with the data. `diagnostics` is spent before the first update, and on the control's cosine;
+what is left of an update (reading, packing, reporting) is `other`."""
 
 
 @dataclass
@@ -108,7 +108,8 @@ def summary(metrics: Sequence[dict[str, Any]], seconds: dict[str, float]) -> dic
     """A stage's figures from the rows of its updates: each number's mean, the loss at both ends, seconds by segment."""
     if not metrics:
         return {}
-    names = [k for k, v in metrics[-1].items() if isinstance(v, float | int) and k not in ("update", "tokens")]
+    numbers = {k: None for row in metrics for k, v in row.items() if isinstance(v, float | int)}
+    names = [k for k in numbers if k not in ("update", "tokens")]
     means = {name: float(np.mean([row[name] for row in metrics if name in row])) for name in names}
     ends = {"loss_first": float(metrics[0]["loss"]), "loss_last": float(metrics[-1]["loss"])}
     times = {f"seconds_{name}": value for name, value in seconds.items()}

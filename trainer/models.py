@@ -51,18 +51,27 @@ class PolicyModule(torch.nn.Module):
 
 
 class CriticModule(torch.nn.Module):
-    """V_φ: a copy of the policy's backbone with one output, at the state before each response token."""
+    """V_φ: a copy of the policy's backbone with one output, at the state before each response token.
 
-    def __init__(self, model: Any) -> None:
+    A critic of returns (`ppo`) puts out rewards. Where V_φ stands in place of V_θ (`sac_*`), it has to reach r/β, some
+    hundreds of nats, which an output of the size of a reward does in a few steps and one of the size of a logit never:
+    there the output is divided by β.
+    """
+
+    def __init__(self, model: Any, training: TrainingConfig) -> None:
         super().__init__()
         self.backbone = model.get_decoder()
         self.head = torch.nn.Linear(model.config.hidden_size, 1, dtype=model.dtype)
+        self.unit = training.beta if OBJECTIVE_NEEDS[training.objective].critic == "soft_values" else 1.0
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
 
     def forward(self, batch: PackedBatch) -> torch.Tensor:
-        """[R] values in fp32, R the response tokens of the batch."""
-        return self.head(hidden_states(self.backbone, batch)[batch.predict]).float().squeeze(-1)
+        """[R] values in fp32 (fp64 for an fp64 model), R the response tokens of the batch."""
+        hidden = hidden_states(self.backbone, batch)[batch.predict]
+        wide = torch.promote_types(hidden.dtype, torch.float32)  # one bf16 step at 0.5 is 1 nat at β = 0.002
+        value = torch.nn.functional.linear(hidden.to(wide), self.head.weight.to(wide), self.head.bias.to(wide))
+        return value.squeeze(-1) / self.unit
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,11 @@ def build_models(job: TrainJob, world: World, critic: bool, resume: Checkpoint |
         return wrap(module, config)
 
     policy = engine(lambda model: PolicyModule(model, training), training.learning_rate, job.label)
-    value = engine(CriticModule, training.critic_learning_rate, f"{job.label} critic") if critic else None
+    value = None
+    if critic:
+        value = engine(
+            lambda model: CriticModule(model, training), training.critic_learning_rate, f"{job.label} critic"
+        )
     return Models(policy, value)
 
 

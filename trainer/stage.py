@@ -26,6 +26,8 @@ NOT_IN_HASH = {
     *(
         "activation_checkpointing",
         "diagnostics_sample",
+        "control_every",
+        "control_sample",
         "checkpoint_every",
         "keep_checkpoints",
         "monitor",

@@ -17,7 +17,8 @@ from trainer.job import TrainJob
 from trainer.metrics import Clock, batch_metrics, peak_memory_gb
 from trainer.models import Models
 from trainer.objectives import get
-from trainer.packing import pack
+from trainer.start_scores import TokenScores
+from trainer.turns import turns
 from trainer.types import PackedBatch, Scores, Trajectory
 
 _NAMED_TRAJECTORIES = 5
@@ -25,10 +26,10 @@ _NAMED_TRAJECTORIES = 5
 
 @dataclass(frozen=True)
 class Batch:
-    """The trajectories of one update, and V of θ_t for the objectives with a frozen target."""
+    """The trajectories of one update, and their scores under θ_t for the objectives that look back at it."""
 
     trajectories: Sequence[Trajectory]
-    frozen: Sequence[npt.NDArray[np.float32]] | None
+    start: TokenScores | None
 
 
 def update_once(
@@ -47,28 +48,19 @@ def update_once(
     objective = get(training.objective)
     learning_rate = training.learning_rate * _schedule(job, update, total_updates)
     set_learning_rate(models.policy, learning_rate)
-    packs = pack(trajectories, training.micro_batch_tokens, objective.needs.pairs, multiple_of=world.groups)
-    place = {id(t): i for i, t in enumerate(trajectories)}
     sums: torch.Tensor | None = None
     names: list[str] = []
-    rounds = -(-len(packs) // world.groups)
     terms = objective.terms(trajectories)
-    for turn in range(rounds):
-        index = turn * world.groups + world.group
-        real = index < len(packs)
-        mine = packs[index if real else 0].to(world.device)
-        rows = [place[id(t)] for t in mine.trajectories]
+    for turn in turns(trajectories, training.micro_batch_tokens, world, objective.needs.pairs):
+        mine, rows = turn.batch, turn.rows
         # DeepSpeed takes the mean over all processes. Those that share a pack each bring a part of its gradient.
-        weight = world.size / terms if real else 0.0
-        _mark_boundary(models, turn + 1 == rounds)
+        weight = world.size / terms if turn.real else 0.0
+        _mark_boundary(models, turn.last)
         values = _critic_values(models, mine, clock)
         leaf = None if values is None else values.detach().requires_grad_()
         with clock.time("update_policy"):
-            scores = replace(
-                Scores(*models.policy(mine, objective.needs.value, world.share)),
-                critic_value=leaf,
-                target_value=None if batch.frozen is None else _frozen(batch.frozen, rows, world),
-            )
+            scored = models.policy(mine, objective.needs.value, world.share)
+            scores = completed(scored, leaf, batch.start, rows, world)
             loss, info = objective.loss(scores, mine, training)
             models.policy.backward(loss * weight, scale_wrt_gas=False)
         if models.critic is not None and values is not None and leaf is not None:
@@ -79,7 +71,7 @@ def update_once(
         if sums is None:
             names = sorted(columns)
             sums = torch.zeros(len(trajectories), len(names) + 1, dtype=torch.float64, device=world.device)
-        if real and (world.share is None or world.share.rank == 0):
+        if turn.counted:
             for k, name in enumerate(names):
                 sums[rows, k] = columns[name].double()
             sums[rows[0], -1] = loss.detach().double()
@@ -130,8 +122,18 @@ def _critic_values(models: Models, batch: PackedBatch, clock: Clock) -> torch.Te
         return models.critic(batch)
 
 
-def _frozen(values: Sequence[npt.NDArray[np.float32]], rows: Sequence[int], world: World) -> torch.Tensor:
-    return torch.from_numpy(np.concatenate([values[row] for row in rows])).to(world.device)
+def completed(
+    scored: Sequence[torch.Tensor | None],
+    critic: torch.Tensor | None,
+    start: TokenScores | None,
+    rows: Sequence[int],
+    world: World,
+) -> Scores:
+    """What the policy's forward pass `scored`, with a critic's values, and the scores of θ_t at `rows` of `start`."""
+    if start is None:
+        return replace(Scores(*scored), critic_value=critic)
+    values = torch.from_numpy(np.concatenate([start.values[row] for row in rows]))
+    return replace(Scores(*scored), critic_value=critic, target_value=values.to(world.device))
 
 
 def per_trajectory(scores: Scores, batch: PackedBatch, info: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -17,16 +17,17 @@ from pipeline.config.training import OBJECTIVE_NEEDS
 from pipeline.errors import TbrmError
 from pipeline.progress import track
 from trainer.checkpoint import Checkpoint, checkpoint_path, newest_good, prune, read_checkpoint, write_checkpoint
+from trainer.control import control_cosine, measures_control
 from trainer.data import TrajectoryTable, batch_rows
 from trainer.diagnostics_scores import write_diagnostics
 from trainer.engine import World, full_weights, join_world, leave_world, total
 from trainer.export import export_policy, verify_forward
-from trainer.frozen import frozen_values
 from trainer.job import METRICS_FILE, RESULT_FILE, TrainJob, read_metrics
 from trainer.launch import ERROR_FILE
 from trainer.lora import merged
 from trainer.metrics import Clock, events
 from trainer.models import PREFIX, Models, build_models, load_models, save_models
+from trainer.start_scores import start_scores
 from trainer.update import Batch, update_once
 
 
@@ -58,7 +59,7 @@ def _work(job: TrainJob, world: World) -> None:
     np.random.seed(job.seed % 2**32)
     needs = OBJECTIVE_NEEDS[job.training.objective]
     start, checkpoint = _start_from(job, world)
-    models = build_models(job, world, needs.critic, checkpoint)
+    models = build_models(job, world, needs.critic is not None, checkpoint)
     table = TrajectoryTable(job.state, job.training.beta)
     clock = Clock()
     prompts = [np.array([row]) for row in range(len(table))] if job.training.objective == "imitation" else table.groups
@@ -66,10 +67,10 @@ def _work(job: TrainJob, world: World) -> None:
     def rows_of(update: int) -> list[int]:
         return batch_rows(prompts, job.seed, update, job.training.prompt_batch)
 
-    frozen = None
+    start_of = None
     if needs.frozen_target:
         used = (row for update in range(job.updates) for row in rows_of(update))
-        frozen = frozen_values(job, models, table, used, world)
+        start_of = start_scores(job, models, table, used, world)
     if job.training.diagnostics_sample and needs.reference:
         with clock.time("diagnostics"):
             write_diagnostics(job, models, table, world)
@@ -98,9 +99,13 @@ def _work(job: TrainJob, world: World) -> None:
         report(start, "")
         for update in range(start, job.updates):
             rows = rows_of(update)
-            batch = Batch(table.read(rows), None if frozen is None else frozen.read(rows))
+            batch = Batch(table.read(rows), None if start_of is None else start_of.read(rows))
+            cosine = None
+            if measures_control(job.training, update):
+                with clock.time("diagnostics"):
+                    cosine = control_cosine(job.training, models, world, batch)
             row = update_once(job, models, world, batch, clock, update, before + update)
-            metrics.add(row, models.policy)
+            metrics.add(row if cosine is None else row | {"control_cosine": cosine}, models.policy)
             report(1, _note(row))
             stopped = _anyone(stop.is_set(), world)
             if stopped or (update + 1) % job.training.checkpoint_every == 0 or update + 1 == job.updates:

@@ -20,6 +20,7 @@ ObjectiveName = Literal[
     "grpo",
     "ppo",
     "imitation",
+    "filtered_imitation",
 ]
 
 
@@ -35,8 +36,8 @@ class ObjectiveNeeds:
     """Several responses to one prompt (a baseline or V̂ over the prompt)."""
     pairs: bool = False
     """Two responses to one prompt meet in one term of the loss."""
-    critic: bool = False
-    """A separate trained value model."""
+    critic: Literal["returns", "soft_values"] | None = None
+    """A separate trained value model, of what is still to be rewarded or of V in nats."""
     frozen_target: bool = False
     """V of θ_t, the policy at the start of the generation."""
     entropy: bool = False
@@ -51,13 +52,14 @@ OBJECTIVE_NEEDS: dict[str, ObjectiveNeeds] = {
     "tbrm_iterative": ObjectiveNeeds(frozen_target=True),
     "sql_single": ObjectiveNeeds(frozen_target=True),
     "sql_multi": ObjectiveNeeds(frozen_target=True),
-    "sac_single": ObjectiveNeeds(critic=True),
-    "sac_multi": ObjectiveNeeds(critic=True),
+    "sac_single": ObjectiveNeeds(critic="soft_values"),
+    "sac_multi": ObjectiveNeeds(critic="soft_values"),
     "daa_point": ObjectiveNeeds(groups=True),
     "daa_pair": ObjectiveNeeds(groups=True, pairs=True),
     "grpo": ObjectiveNeeds(groups=True, behavior_logprobs=True),
-    "ppo": ObjectiveNeeds(behavior_logprobs=True, critic=True, entropy=True),
+    "ppo": ObjectiveNeeds(behavior_logprobs=True, critic="returns", entropy=True),
     "imitation": ObjectiveNeeds(reference=False),
+    "filtered_imitation": ObjectiveNeeds(value="first"),
 }
 """One row per objective of the method; kept free of torch so that a wrong experiment is refused in a second."""
 
@@ -171,6 +173,12 @@ class TrainingConfig(Config):
     diagnostics_sample: int = Field(default=128, ge=0)
     """Trajectories of each source and generation lag, drawn by the seed, that are scored once before the first update
     for the off-policy diagnostics. 0: none are made."""
+    control_every: int = Field(default=8, ge=0)
+    """Updates from one measurement of `control_cosine` to the next: the cosine of the update's gradient with that of
+    `filtered_imitation` on the same responses. Near 1 the objective does no more than clone rewarded responses. It
+    needs memory for two more gradients; 0: never. Not measured at `zero_stage: 3` or with `sequence_parallel`."""
+    control_sample: int = Field(default=32, gt=0)
+    """Trajectories of the batch that `control_cosine` is measured on."""
     monitor: MonitorConfig = MonitorConfig()
     """Further places for the metrics; all off."""
 

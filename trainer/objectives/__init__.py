@@ -10,6 +10,7 @@ from pipeline.config.training import OBJECTIVE_NEEDS, ObjectiveName, ObjectiveNe
 from trainer.objectives.brm import brm
 from trainer.objectives.daa_pair import daa_pair
 from trainer.objectives.daa_point import daa_point
+from trainer.objectives.filtered_imitation import filtered_imitation
 from trainer.objectives.grpo import grpo
 from trainer.objectives.imitation import imitation
 from trainer.objectives.ppo import ppo
@@ -60,6 +61,7 @@ _LOSSES: dict[ObjectiveName, tuple[Loss, Term]] = {
     "grpo": (grpo, "trajectories"),
     "ppo": (ppo, "tokens"),
     "imitation": (imitation, "trajectories"),
+    "filtered_imitation": (filtered_imitation, "trajectories"),
 }
 
 

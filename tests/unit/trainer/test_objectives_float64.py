@@ -1,0 +1,169 @@
+"""Loss and gradient of every objective, through store, packing, backbone and head, against `plain_losses`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from plain_losses import Row, plain_loss, responses
+from tiny_models import VOCABULARY, tiny
+
+from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
+from trainer.data import SCHEMA, TrajectoryTable, write_trajectories
+from trainer.models import CriticModule
+from trainer.objectives import get
+from trainer.packing import pack
+from trainer.scoring import score
+
+OPTIONS = {"beta": 0.3, "clip_ratio": 0.2, "kl_coefficient": 0.05, "entropy_coefficient": 0.02, "gae_lambda": 0.8}
+MASKS = (None, "101", "0110011", "1", "00101", "1100010", None, "011")
+"""Tokens that the policy wrote; an environment may open a response, and may end it. None: all tokens, no mask."""
+REWARDS = (0.0, 1.0, 0.5, 1.0, 1.0, 0.25, 0.0)
+
+
+def model(seed: int) -> Any:
+    made = tiny(dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in made.parameters():
+        parameter.data += 0.02 * torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+    return made
+
+
+MODEL, FROZEN, BACKBONE = (model(seed) for seed in (1, 2, 3))
+
+
+def stored() -> list[dict[str, Any]]:
+    """15 responses to 4 prompts, 3 or 4 each; every other one that has several turns is rewarded token by token."""
+    rng, rows = np.random.default_rng(5), list[dict[str, Any]]()
+    for i in range(15):
+        mask = MASKS[i % len(MASKS)]
+        size = len(mask) if mask else int(rng.integers(1, 7))
+        prompt, response = (rng.integers(0, VOCABULARY, k).tolist() for k in (int(rng.integers(1, 6)), size))
+        ids = torch.tensor([prompt + response])
+        with torch.no_grad():
+            lp = MODEL(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(1)
+        lp = lp.gather(1, ids[0, len(prompt) :, None])[:, 0].numpy()
+        rows.append(
+            {
+                "trajectory_id": f"t{i}",
+                "prompt_id": f"p{i % 4}",
+                "prompt_token_ids": prompt,
+                "response_token_ids": response,
+                "response_mask": None if mask is None else [c == "1" for c in mask],
+                "finish_reason": "stop",
+                "behavior_logprobs": single(lp + rng.normal(0, 0.3, size)),
+                "reward": REWARDS[i % len(REWARDS)],
+                "token_rewards": single(rng.normal(0, 0.5, size)) if mask is not None and i % 2 else None,
+                "ref_token_logprobs": single(lp + rng.normal(0, 0.5, size)),
+                "ref_value_first": float(rng.normal(3, 1)),
+                "source": "generation",
+                "lag": 0,
+                "group": f"0/p{i % 4}",
+            }
+        )
+    return rows
+
+
+def single(values: np.ndarray) -> list[float]:
+    return values.astype(np.float32).tolist()
+
+
+ROWS = stored()
+
+
+def own_critic(config: TrainingConfig) -> CriticModule:
+    critic = CriticModule(BACKBONE, config)
+    generator = torch.Generator().manual_seed(4)
+    for parameter in critic.head.parameters():
+        parameter.data = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+    return critic
+
+
+def trained(
+    rows: Sequence[Row], config: TrainingConfig, folder: Path, budget: int
+) -> tuple[float, list[torch.Tensor | None]]:
+    """(mean loss, gradients of policy and critic) as a job computes them, pack by pack."""
+    write_trajectories([pa.Table.from_pylist(list(rows), SCHEMA)], config, folder)
+    table, objective, critic = TrajectoryTable(folder, config.beta), get(config.objective), own_critic(config)
+    parameters = cleared(critic)
+    batch, total = table.read(range(len(table))), 0.0
+    for packed in pack(batch, budget, objective.needs.pairs):
+        scores = score(
+            MODEL,
+            packed,
+            objective.needs.value,
+            objective.needs.entropy,
+            config.temperature,
+            config.head_chunk_tokens,
+        )
+        with torch.no_grad():
+            frozen = score(FROZEN, packed, "all", temperature=config.temperature).value
+        scores = replace(
+            scores,
+            critic_value=critic(packed) if objective.needs.critic else None,
+            target_value=frozen if objective.needs.frozen_target else None,
+        )
+        loss = objective.loss(scores, packed, config)[0] / objective.terms(batch)
+        loss.backward()
+        total += loss.item()
+    return total, [p.grad for p in parameters]
+
+
+def cleared(critic: CriticModule) -> list[torch.nn.Parameter]:
+    parameters = [*MODEL.parameters(), *critic.parameters()]
+    for parameter in parameters:
+        parameter.grad = None
+    return parameters
+
+
+def plain(rows: Sequence[Row], config: TrainingConfig) -> tuple[float, list[torch.Tensor | None]]:
+    critic = own_critic(config)
+    parameters = cleared(critic)
+    weight, bias = critic.head.weight[0], critic.head.bias[0]
+    unit = config.beta if config.objective.startswith("sac") else 1.0
+
+    def values(ids: torch.Tensor) -> torch.Tensor:
+        return (BACKBONE.model(input_ids=ids[None]).last_hidden_state[0] @ weight + bias) / unit
+
+    given = responses(rows, MODEL, values, FROZEN, config.temperature)
+    loss = plain_loss(config.objective, given, config.model_dump())
+    loss.backward()
+    return loss.item(), [p.grad for p in parameters]
+
+
+def check(config: TrainingConfig, folder: Path, budget: int = 40, rows: Sequence[Row] = ROWS) -> None:
+    loss, slopes = trained(rows, config, folder, budget)
+    expected, expected_slopes = plain(rows, config)
+    assert loss == pytest.approx(expected, rel=1e-11)
+    largest = max(float(g.abs().max()) for g in expected_slopes if g is not None)
+    assert largest > 1e-3
+    for slope, wanted in zip(slopes, expected_slopes, strict=True):
+        zero = torch.zeros(())
+        assert torch.allclose(zero if slope is None else slope, zero if wanted is None else wanted, 1e-8, 1e-10 * largest)
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVE_NEEDS))
+def test_loss_and_gradient_of(objective: str, tmp_path: Path) -> None:
+    check(TrainingConfig.model_validate(OPTIONS | {"objective": objective, "head_chunk_tokens": 7}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"length_normalized": True},
+        {"residual_clip": 1.5},
+        {"value_offset": "reference"},
+        {"temperature": 0.7},
+        {"objective": "brm", "temperature": 1.6},
+        {"objective": "daa_point", "residual_clip": 2.0, "length_normalized": True},
+        {"objective": "grpo", "kl_coefficient": 0.0},
+        {"objective": "ppo", "gae_lambda": 1.0},
+    ],
+    ids=str,
+)
+def test_loss_and_gradient_with(options: dict[str, Any], tmp_path: Path) -> None:
+    check(TrainingConfig.model_validate(OPTIONS | options), tmp_path, budget=10**6)

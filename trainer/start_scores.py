@@ -1,0 +1,102 @@
+"""Scores of the policy at the start of the stage, for the objectives that look back at it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trainer.data import TrajectoryTable
+from trainer.engine import World, total
+from trainer.job import TrainJob
+from trainer.models import Models
+from trainer.turns import turns
+from trainer.types import Scores
+
+START_SCORES_FILE = "start_scores.npz"
+_ROWS_AT_ONCE = 1_024
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenScores:
+    """V_{θ_t}(s_h) and log π_{θ_t}(a_h|s_h) at the R_i policy tokens of each of some trajectories."""
+
+    values: list[Floats]
+    logprobs: list[Floats]
+
+
+class StartScores:
+    """The same of all rows that a job trains on: flat arrays, and each row's start in them."""
+
+    def __init__(self, rows: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], flat: Floats) -> None:
+        """`flat` is [2, tokens]: values, log-probs."""
+        self._place = {int(row): i for i, row in enumerate(rows)}
+        self._starts, self._flat = starts, flat
+
+    def read(self, rows: Sequence[int]) -> TokenScores:
+        """Of `rows`, in that order."""
+        ends = [(self._starts[i], self._starts[i + 1]) for i in (self._place[row] for row in rows)]
+        return TokenScores([self._flat[0, a:b] for a, b in ends], [self._flat[1, a:b] for a, b in ends])
+
+
+def start_scores(
+    job: TrainJob, models: Models, table: TrajectoryTable, needed: Iterable[int], world: World
+) -> StartScores:
+    """Score the `needed` rows once under the job's starting weights; a resumed job reads the file instead.
+
+    All ranks call this before any checkpoint is loaded. A file that another configuration left there is not used.
+    """
+    path = job.state / START_SCORES_FILE
+    if not _is_of(path, job.config_hash):
+        rows = np.array(sorted(set(needed)), dtype=np.int64)
+        lengths = np.concatenate([table.response_lengths(part) for part in _parts(rows)])
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        flat = torch.zeros(2, int(starts[-1]), dtype=torch.float32, device=world.device)
+        done = 0
+        for part in _parts(rows):
+            _score(job, models, table, part, starts[done:], flat, world)
+            done += len(part)
+        scores: Floats = total(world, flat).cpu().numpy()
+        if world.leader:
+            temp = path.with_name(f"_tmp.{START_SCORES_FILE}")
+            with temp.open("wb") as file:
+                np.savez(file, config_hash=job.config_hash, rows=rows, starts=starts, scores=scores)
+            temp.replace(path)
+        torch.distributed.barrier()
+    with np.load(path) as file:
+        return StartScores(file["rows"], file["starts"], file["scores"])
+
+
+def _is_of(path: Path, config_hash: str) -> bool:
+    """Whether the file is there and holds the scores of this configuration: its policy, mix and temperature."""
+    if not path.exists():
+        return False
+    with np.load(path) as file:
+        return "config_hash" in file and str(file["config_hash"]) == config_hash
+
+
+@torch.no_grad()
+def _score(
+    job: TrainJob,
+    models: Models,
+    table: TrajectoryTable,
+    rows: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
+    flat: torch.Tensor,
+    world: World,
+) -> None:
+    for turn in turns(table.read(rows.tolist()), job.training.micro_batch_tokens, world):
+        scores = Scores(*models.policy(turn.batch, "all", world.share))
+        assert scores.value is not None
+        if not turn.counted:
+            continue
+        found = torch.stack([scores.value, scores.logprob]).float()
+        for row, part in zip(turn.rows, found.split(turn.batch.lengths, dim=1), strict=True):
+            flat[:, starts[row] : starts[row + 1]] = part
+
+
+def _parts(rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    return np.split(rows, range(_ROWS_AT_ONCE, len(rows), _ROWS_AT_ONCE))
