@@ -29,6 +29,8 @@ class Checkpoint:
     config_hash: str
     world_size: int
     zero_stage: int
+    parts: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What was trained, by DeepSpeed engine, as `trainer.carry.trained_parts` says it."""
     policy_id: str | None = None
     """Identity of the exported policy, when this is the final checkpoint of a generation."""
     files: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -54,7 +54,7 @@ def control_cosine(training: TrainingConfig, models: Models, world: World, batch
 def _sample(trajectories: Sequence[Trajectory], size: int, pairs: bool) -> list[Trajectory]:
     """About `size` of them, evenly spread; responses that meet in a term stay together."""
     units = list(pair_units(trajectories)) if pairs else [(i,) for i in range(len(trajectories))]
-    count = min(len(units), max(1, size * len(units) // len(trajectories)))
+    count = min(len(units), max(1, round(size * len(units) / len(trajectories))))
     chosen = [units[k * len(units) // count] for k in range(count)]
     return [trajectories[i] for unit in chosen for i in unit]
 

@@ -45,29 +45,43 @@ SCHEMA = pa.schema(
 """`group` names the prompt within its data set and generation: rows that share it answer the same prompt."""
 
 
-def write_trajectories(tables: Iterable[pa.Table], training: TrainingConfig, folder: Path) -> int:
-    """Copy the mix into `folder`; returns the number of rows. Rows without any response token are left out.
+_STORED = SCHEMA.append(pa.field("trained", pa.bool_()))
+"""Rows that are not trained are kept for the statistics of their prompt's rewards."""
 
-    Raises TbrmError naming the first trajectory that lacks what the objective needs.
+
+def write_trajectories(tables: Iterable[pa.Table], training: TrainingConfig, folder: Path) -> int:
+    """Copy the mix into `folder`; returns the number of rows that are trained.
+
+    Those without any response token are not, nor truncated ones with `drop_truncated`. Columns are those of SCHEMA, and
+    `sampling` of the store where it is known. Raises TbrmError naming the first trajectory that lacks what the
+    objective needs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temp, rows = folder / f"_tmp.{TRAJECTORIES}", 0
-    with pa.OSFile(str(temp), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+    with pa.OSFile(str(temp), "wb") as sink, pa.ipc.new_file(sink, _STORED) as writer:
         for table in tables:
-            kept = _trainable(table, training)
+            trained = _trained(table, training)
+            kept = table if pc.all(trained).as_py() else table.filter(trained)  # a filter copies every token
             check_needs(kept, training)
-            writer.write_table(kept, max_chunksize=_ROWS_PER_BATCH)
+            stored = table.select(SCHEMA.names).cast(SCHEMA).append_column(_STORED.field("trained"), trained)
+            writer.write_table(stored, max_chunksize=_ROWS_PER_BATCH)
             rows += kept.num_rows
     temp.replace(folder / TRAJECTORIES)
     if rows == 0:
         raise TbrmError(
             "the mix holds no trajectory to train on: check `replay.window`, `replay.logged` and the filters"
         )
+    if OBJECTIVE_NEEDS[training.objective].groups:
+        _check_groups(TrajectoryTable(folder, training.beta), training)
     return rows
 
 
 def check_needs(table: pa.Table, training: TrainingConfig) -> None:
-    """Raise TbrmError when a row lacks the reference or behaviour log-probs that the objective needs."""
+    """Raise TbrmError when a row lacks the reference or behaviour log-probs that the objective needs.
+
+    Behaviour log-probs are the model's own; where the sampler was not the model at temperature 1, they say nothing of
+    the probability that it took a token with.
+    """
     needs = OBJECTIVE_NEEDS[training.objective]
     wanted = {
         "ref_token_logprobs": (needs.reference, "run `tbrm ref-logprobs` for this data set"),
@@ -76,6 +90,8 @@ def check_needs(table: pa.Table, training: TrainingConfig) -> None:
             "they are only there when our engines sampled it; tbrm needs none of them",
         ),
     }
+    if needs.behavior_logprobs and "sampling" in table.column_names:
+        _check_sampling(table, training)
     lengths = pc.list_value_length(table.column("response_token_ids"))
     for column, (needed, remedy) in wanted.items():
         there = pc.list_value_length(table.column(column))
@@ -90,12 +106,37 @@ def check_needs(table: pa.Table, training: TrainingConfig) -> None:
             )
 
 
-def _trainable(table: pa.Table, training: TrainingConfig) -> pa.Table:
+def _check_sampling(table: pa.Table, training: TrainingConfig) -> None:
+    for name in ("temperature", "top_p"):
+        row = pc.index(pc.fill_null(pc.not_equal(pc.struct_field(table.column("sampling"), name), 1.0), False), True)
+        if row.as_py() >= 0:
+            where = f"trajectory {table.column('trajectory_id')[row.as_py()]} of {table.column('source')[row.as_py()]}"
+            value = table.column("sampling")[row.as_py()].as_py()[name]
+            raise TbrmError(
+                f"{where} was sampled with {name} {value:g}, and objective {training.objective} divides by behaviour "
+                f"log-probs, which are those of {name} 1: sample with `rollouts.{name}: 1`, or train with an objective "
+                "that needs none of them (tbrm)"
+            )
+
+
+def _check_groups(table: "TrajectoryTable", training: TrainingConfig) -> None:
+    """Raise TbrmError where an objective that compares responses to one prompt would find a single one."""
+    lone = np.flatnonzero(table.groups.sizes < 2)
+    if len(lone):
+        first = table.read(table.groups[int(lone[0])].tolist())[0]
+        raise TbrmError(
+            f"trajectory {first.trajectory_id} of {first.source} is the only response to its prompt ({len(lone)} of "
+            f"{len(table.groups)} prompts are like that), and objective {training.objective} compares responses to one "
+            "prompt: leave such prompts out with `replay.min_per_prompt: 2`, or raise `rollouts.n` or "
+            "`replay.max_per_prompt`"
+        )
+
+
+def _trained(table: pa.Table, training: TrainingConfig) -> "pa.ChunkedArray[Any]":
     keep = pc.greater(pc.list_value_length(table.column("response_token_ids")), 0)
     if training.drop_truncated:
         keep = pc.and_(keep, pc.not_equal(table.column("finish_reason"), "length"))
-    kept = table if pc.all(keep).as_py() else table.filter(keep)  # a filter copies every token
-    return kept.select(SCHEMA.names).cast(SCHEMA)
+    return keep
 
 
 class TrajectoryTable:
@@ -108,21 +149,25 @@ class TrajectoryTable:
         self._columns: dict[int, _Columns] = {}
         keys = [hash_strings(pa.chunked_array([b.column("group")])) for b in self._batches]
         rewards = [b.column("reward").to_numpy() for b in self._batches]
-        self.groups = Groups(np.concatenate(keys), np.concatenate(rewards), beta)
+        trained = np.concatenate([b.column("trained").to_numpy(zero_copy_only=False) for b in self._batches])
+        self.groups = Groups(np.concatenate(keys), np.concatenate(rewards), beta, trained)
+        self.rows: npt.NDArray[np.int64] = np.flatnonzero(trained)
+        """Those that are trained."""
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return len(self.rows)
 
     def sources(self) -> dict[tuple[str, int], npt.NDArray[np.int64]]:
-        """Rows by (source, lag), in order of appearance."""
+        """Rows that are trained by (source, lag), in order of appearance."""
         rows: dict[tuple[str, int], list[npt.NDArray[np.int64]]] = {}
         for start, batch in zip(self._starts, self._batches, strict=False):
-            lags = batch.column("lag").to_numpy()
+            lags, trained = batch.column("lag").to_numpy(), batch.column("trained").to_numpy(zero_copy_only=False)
             names = batch.column("source").dictionary_encode()
             codes = names.indices.to_numpy()
             for code, name in enumerate(names.dictionary.to_pylist()):
-                for lag in np.unique(lags[codes == code]):
-                    here = np.flatnonzero((codes == code) & (lags == lag)) + int(start)
+                own = (codes == code) & trained
+                for lag in np.unique(lags[own]):
+                    here = np.flatnonzero(own & (lags == lag)) + int(start)
                     rows.setdefault((str(name), int(lag)), []).append(here)
         return {key: np.concatenate(parts) for key, parts in rows.items()}
 
@@ -206,20 +251,39 @@ class _Columns:
         self.truncated = pc.equal(batch.column("finish_reason"), "length").to_numpy(zero_copy_only=False)
 
 
-def batch_rows(groups: Sequence[npt.NDArray[np.int64]], seed: int, update: int, prompts: int) -> list[int]:
+def batch_rows(
+    groups: Sequence[npt.NDArray[np.int64]], seed: int, update: int, prompts: int, apart: bool = False
+) -> list[int]:
     """Rows of update `update` (0, 1, …): all trajectories of `prompts` prompts.
 
     The prompts of all updates are one endless sequence of shuffles of the mix, cut into batches; the order depends on
-    the seed alone, so the position in the data is the update's number. A mix of fewer prompts is one batch.
+    the seed alone, so the position in the data is the update's number. A mix of fewer prompts is one batch. A batch
+    that begins in one shuffle and ends in the next may hold a prompt twice; with `apart`, none does.
     """
     count = min(prompts, len(groups))
     rows: list[int] = []
     for position in range(update * count, (update + 1) * count):
         epoch, place = divmod(position, len(groups))
-        rows.extend(groups[_shuffle(len(groups), seed, epoch)[place]].tolist())
+        order = _shuffle_apart(len(groups), seed, epoch, count) if apart else _shuffle(len(groups), seed, epoch)
+        rows.extend(groups[order[place]].tolist())
     return rows
 
 
 @functools.lru_cache(maxsize=2)
 def _shuffle(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng((seed, epoch)).permutation(size)
+
+
+@functools.lru_cache(maxsize=2)
+def _shuffle_apart(size: int, seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
+    """The shuffle of an epoch whose first prompts are none of those in the batch of `count` that it goes on with."""
+    begun = epoch
+    while begun * size % count:  # to the last epoch that began with a batch
+        begun -= 1
+    order = _shuffle(size, seed, begun)
+    for later in range(begun + 1, epoch + 1):
+        taken = later * size % count
+        drawn = _shuffle(size, seed, later)
+        fresh = drawn[~np.isin(drawn, order[size - taken :])][: count - taken]
+        order = np.concatenate([fresh, drawn[~np.isin(drawn, fresh)]])
+    return order

@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib
+import io
 import logging
+import math
 import os
 import warnings
 from collections.abc import Generator, Mapping
@@ -131,6 +133,9 @@ def deepspeed_config(
         "gradient_accumulation_steps": 1,  # the trainer marks the boundary itself: updates differ in packs
         "gradient_clipping": training.grad_clip,
         "bf16": {"enabled": dtype == torch.bfloat16},
+        # Several packs make one gradient, and several processes: summed in bf16 it would be 1% off.
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         # DeepSpeed's own CPU Adam is compiled at first use and only pays off beside a GPU.
@@ -163,7 +168,8 @@ def wrap(module: torch.nn.Module, config: Mapping[str, Any]) -> Any:
 
     trained = [p for p in module.parameters() if p.requires_grad]
     initialize: Any = deepspeed.initialize  # its annotations are wrong
-    with environment(_NO_TORCH_COMPILE):
+    # DeepSpeed's bf16 optimizer prints, here and when it loads, where a command's JSON goes.
+    with environment(_NO_TORCH_COMPILE), contextlib.redirect_stdout(io.StringIO()):
         engine, *_ = initialize(model=module, model_parameters=trained, config=dict(config))
     return engine
 
@@ -175,12 +181,32 @@ def set_learning_rate(engine: Any, learning_rate: float) -> None:
 
 
 def step(engine: Any) -> float:
-    """The optimizer step; returns the global gradient norm before clipping."""
-    own = 0.0
-    if engine.zero_optimization_stage() == 0:  # without ZeRO the reduced gradients lie in the parameters
-        own = float(torch.nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None]))
-    engine.step()
-    return float(engine.get_global_grad_norm() or own)
+    """The optimizer step; returns the global gradient norm before clipping.
+
+    Where the norm is not finite, on all ranks alike, no weight is changed: DeepSpeed sees to it with ZeRO, and without
+    it the step is left out here.
+    """
+    if engine.zero_optimization_stage() > 0:
+        engine.step()
+        return float(engine.get_global_grad_norm() or 0.0)
+    # Without ZeRO the reduced gradients lie in the parameters of every process.
+    norm = float(torch.nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None]))
+    if math.isfinite(norm):
+        engine.step()
+    return norm
+
+
+def forget_moments(engine: Any) -> None:
+    """Let the optimizer start anew, with the weights (and master weights) that it has."""
+    for state in engine.optimizer.state.values():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor):
+                value.zero_()
+            elif name == "step":
+                state[name] = 0
+    for group in engine.optimizer.param_groups:
+        if "step" in group:  # where FusedAdam counts
+            group["step"] = 0
 
 
 def save_engine(engine: Any, folder: Path, tag: str) -> None:
@@ -197,7 +223,8 @@ def _save_file(state_dict: Any, path: str) -> None:
 
 def load_engine(engine: Any, folder: Path, tag: str) -> None:
     """All ranks: the inverse of `save_engine`. Raises TbrmError when DeepSpeed finds nothing to load."""
-    loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
+    with contextlib.redirect_stdout(io.StringIO()):
+        loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
     if loaded is None:
         raise TbrmError(f"DeepSpeed cannot load {folder / tag}; delete this checkpoint to go on from the one before it")
 
@@ -208,7 +235,6 @@ def to_universal(folder: Path, tag: str) -> str:
     Run by one process, before the engine is made; idempotent.
     """
     import argparse
-    import io
 
     from deepspeed.checkpoint import ds_to_universal
 

@@ -12,17 +12,32 @@ Rows = npt.NDArray[np.int64]
 
 
 class Groups(Sequence[Rows]):
-    """Rows of each prompt, prompts in order of appearance."""
+    """Rows of each prompt that are trained, prompts in order of appearance. A prompt without any is left out."""
 
-    def __init__(self, keys: npt.NDArray[np.uint64], rewards: npt.NDArray[np.float64], beta: float) -> None:
-        """`keys` [rows] names the prompt of each row; `rewards` [rows]."""
-        _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    def __init__(
+        self,
+        keys: npt.NDArray[np.uint64],
+        rewards: npt.NDArray[np.float64],
+        beta: float,
+        trained: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        """`keys` [rows] names the prompt of each row; `rewards` [rows]. The statistics of a prompt are those of all its
+        rows, those that are not `trained` [rows] (None: all are) included.
+        """
+        rows = np.arange(len(keys)) if trained is None else np.flatnonzero(trained)
+        names, first, inverse = np.unique(keys[rows], return_index=True, return_inverse=True)
         appearance = np.empty(len(first), dtype=np.int64)
         appearance[np.argsort(first)] = np.arange(len(first))
-        self.of_row: Rows = appearance[inverse]
-        self._rows: Rows = np.argsort(self.of_row, kind="stable")
-        self._starts = np.concatenate([[0], np.cumsum(np.bincount(self.of_row))])
-        self._stats = group_stats(rewards[self._rows], self._starts, beta)
+        self.of_row: Rows = np.full(len(keys), -1, dtype=np.int64)
+        """Prompt of each row that is trained; -1 of the others."""
+        self.of_row[rows] = appearance[inverse]
+        self._rows: Rows = rows[np.argsort(appearance[inverse], kind="stable")]
+        self._starts = np.concatenate([[0], np.cumsum(np.bincount(appearance[inverse]))])
+        known = np.isin(keys, names)
+        prompt = appearance[np.searchsorted(names, keys[known])]
+        order = np.argsort(prompt, kind="stable")
+        starts = np.concatenate([[0], np.cumsum(np.bincount(prompt))])
+        self._stats = group_stats(rewards[known][order], starts, beta)
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -37,6 +52,11 @@ class Groups(Sequence[Rows]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         return self._rows[self._starts[index % len(self)] : self._starts[index % len(self) + 1]]
+
+    @property
+    def sizes(self) -> Rows:
+        """Rows of each prompt that its statistics are taken over."""
+        return self._stats[2]
 
     def stats(self, index: int) -> GroupStats:
         """Statistics of one prompt's rewards."""

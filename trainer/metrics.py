@@ -15,10 +15,10 @@ import torch
 from pipeline.stage import Metric
 from trainer.types import Trajectory
 
-SEGMENTS = ("update_policy", "ppo_value", "ppo_update_value", "diagnostics", "other")
-"""The paper's, as far as they are spent in training: ref_prob and rollout are stages of their own, old_prob (the
-behaviour log-probs) comes with the data. `diagnostics` is spent before the first update, and on the control's cosine;
-what is left of an update (reading, packing, reporting) is `other`."""
+SEGMENTS = ("old_prob", "update_policy", "ppo_value", "ppo_update_value", "diagnostics", "other")
+"""The paper's, as far as they are spent in training: ref_prob and rollout are stages of their own. `old_prob` is spent
+before the first update, `diagnostics` there and on the control's cosine; what is left of an update (reading, packing,
+reporting) is `other`."""
 
 
 @dataclass

@@ -12,15 +12,15 @@ from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 from pipeline.errors import TbrmError
 from pipeline.models import load_model
 from trainer.backbone import hidden_states
+from trainer.carry import CRITIC, POLICY, trained_parts
 from trainer.checkpoint import Checkpoint
-from trainer.engine import World, deepspeed_config, load_engine, save_engine, to_universal, wrap
+from trainer.engine import World, deepspeed_config, forget_moments, load_engine, save_engine, to_universal, wrap
 from trainer.job import TrainJob
 from trainer.lora import add_adapters
 from trainer.scoring import score
 from trainer.types import PackedBatch, Scores, ValueAt
 from trainer.ulysses import Share
 
-POLICY, CRITIC = "policy", "critic"
 PREFIX = "model."
 """Prefix of the policy's parameter names inside its wrapper."""
 
@@ -86,19 +86,24 @@ def build_models(job: TrainJob, world: World, critic: bool, resume: Checkpoint |
     """Engines with the weights of `job.start`, ready for `load_models`.
 
     A checkpoint of another number of processes or ZeRO stage is converted first, by rank 0. Raises TbrmError for one
-    that cannot be: to or from stage 0.
+    that cannot be (to or from stage 0), and for settings in which DeepSpeed would train without master weights.
     """
     training = job.training
+    if training.zero_stage == 0 and job.model.dtype != "float32":
+        raise TbrmError(
+            f"training.zero_stage: 0 keeps no fp32 master weights of a {job.model.dtype} policy, and small updates "
+            "would be rounded away: set it to 1, which costs nothing on one process"
+        )
     universal = resume is not None and _other_shape(resume, world, training.zero_stage)
     if universal and resume is not None:
         if 0 in (resume.zero_stage, training.zero_stage):
             raise TbrmError(
                 f"{resume.path} was written with training.zero_stage: {resume.zero_stage}, now {training.zero_stage}: "
-                "stage 0 and the others cannot read each other's optimizer state. Set the stage as it was, or "
-                "training.optimizer_state: fresh for the next generation"
+                "stage 0 and the others cannot read each other's optimizer state. Set the stage as it was, or, without a "
+                "critic, training.optimizer_state: fresh for the next generation"
             )
         if world.leader:
-            for tag in (POLICY, CRITIC) if critic else (POLICY,):
+            for tag in (POLICY, CRITIC) if critic and CRITIC in resume.parts else (POLICY,):
                 to_universal(resume.path, tag)
         torch.distributed.barrier()
 
@@ -137,14 +142,22 @@ def save_models(models: Models, folder: Path) -> None:
     torch.distributed.barrier()
 
 
-def load_models(models: Models, checkpoint: Checkpoint, world: World, zero_stage: int) -> None:
-    """All ranks: the inverse of `save_models`. Random states are restored when the number of processes is the same."""
+def load_models(models: Models, checkpoint: Checkpoint, world: World, job: TrainJob, fresh: bool) -> None:
+    """All ranks: the inverse of `save_models`. With `fresh`, the optimizers start anew from the checkpoint's weights.
+
+    A critic that the checkpoint does not have, or that has learned another quantity, starts anew. Random states are
+    restored when the number of processes is the same.
+    """
     from safetensors.torch import load_file
 
-    suffix = "-universal" if _other_shape(checkpoint, world, zero_stage) else ""
+    suffix = "-universal" if _other_shape(checkpoint, world, job.training.zero_stage) else ""
     load_engine(models.policy, checkpoint.path, POLICY + suffix)
-    if models.critic is not None:
+    has_critic = checkpoint.parts.get(CRITIC) == trained_parts(job.model, job.training).get(CRITIC)
+    if models.critic is not None and has_critic:
         load_engine(models.critic, checkpoint.path, CRITIC + suffix)
+    for engine in (models.policy, models.critic):
+        if fresh and engine is not None:
+            forget_moments(engine)
     if checkpoint.world_size == world.size:
         states = load_file(checkpoint.path / f"rng-{world.rank:05d}.safetensors")
         torch.set_rng_state(states["cpu"])

@@ -1,7 +1,6 @@
 """The train stage of a generation: resolve the replay mix, run the job, commit the policy folder."""
 
 import itertools
-import logging
 import time
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from pipeline.policy import check_undamaged, resolve_policy, trained_policy_fold
 from pipeline.replay import resolve_mix
 from pipeline.stage import StageReport
 from pipeline.store import Manifest, Store, exclusive
-from trainer.checkpoint import newest_good
+from trainer.carry import carried
 from trainer.commit import committed, finish, forget, place, tidy, write_manifest
 from trainer.data import write_trajectories
 from trainer.job import TrainJob, train_policy
@@ -34,7 +33,6 @@ NOT_IN_HASH = {
         "max_residual",
     ),
 }
-_log = logging.getLogger(__name__)
 
 
 def run_train(experiment: Experiment, store: Store, generation: int, replace: bool = False) -> StageReport:
@@ -60,6 +58,7 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
         if manifest is not None and manifest.config_hash == config_hash:
             upload(store, folder)
             return _report(manifest, started, skipped=True)
+        carry = carried(experiment, states, generation, policy.policy_id)
         if folder.exists():
             _make_room(folder, manifest, config_hash, replace)
             forget(state)
@@ -74,7 +73,7 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
             updates=experiment.training.updates_per_generation,
             seed=experiment.seed + generation,
             config_hash=config_hash,
-            carry=_carried(experiment, states, generation, policy.policy_id),
+            carry=carry,
         )
         result = train_policy(job)
         parents = {**mix.parents, f"{experiment.name}/policy/generation={generation:04d}": policy.policy_id}
@@ -86,20 +85,6 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
         upload(store, folder)
         tidy(states, generation)
     return _report(manifest, started, skipped=False)
-
-
-def _carried(experiment: Experiment, states: Path, generation: int, policy_id: str) -> Path | None:
-    """The last checkpoint of the generation before, when it holds exactly the policy that is trained now."""
-    if generation == 0 or experiment.training.optimizer_state == "fresh":
-        return None
-    before = states / f"generation={generation - 1:04d}"
-    checkpoint = newest_good(before, None, _log.warning)
-    if checkpoint is not None and checkpoint.policy_id == policy_id:
-        return checkpoint.path
-    _log.warning(
-        "training.optimizer_state is carry, but %s holds no state of policy %s: AdamW starts anew", before, policy_id
-    )
-    return None
 
 
 def _stage_seconds(experiment: Experiment, store: Store, generation: int) -> dict[str, float]:

@@ -50,8 +50,8 @@ def start_scores(
     All ranks call this before any checkpoint is loaded. A file that another configuration left there is not used.
     """
     path = job.state / START_SCORES_FILE
-    if not _is_of(path, job.config_hash):
-        rows = np.array(sorted(set(needed)), dtype=np.int64)
+    rows = np.array(sorted(set(needed)), dtype=np.int64)
+    if not _holds(path, job.config_hash, rows):
         lengths = np.concatenate([table.response_lengths(part) for part in _parts(rows)])
         starts = np.concatenate([[0], np.cumsum(lengths)])
         flat = torch.zeros(2, int(starts[-1]), dtype=torch.float32, device=world.device)
@@ -70,12 +70,12 @@ def start_scores(
         return StartScores(file["rows"], file["starts"], file["scores"])
 
 
-def _is_of(path: Path, config_hash: str) -> bool:
-    """Whether the file is there and holds the scores of this configuration: its policy, mix and temperature."""
+def _holds(path: Path, config_hash: str, rows: npt.NDArray[np.int64]) -> bool:
+    """Whether the file has the scores of these rows, of this configuration: its policy, mix and temperature."""
     if not path.exists():
         return False
     with np.load(path) as file:
-        return "config_hash" in file and str(file["config_hash"]) == config_hash
+        return "config_hash" in file and str(file["config_hash"]) == config_hash and np.array_equal(file["rows"], rows)
 
 
 @torch.no_grad()

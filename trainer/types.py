@@ -126,3 +126,5 @@ class Scores:
     """[R] V_φ(s_h) of a separate value model; the job fills it in."""
     target_value: Tensor | None = None
     """[R] V_{θ_t}(s_h) of the policy at the start of the generation, without gradient; the job fills it in."""
+    old_logprob: Tensor | None = None
+    """[R] log π_{θ_t}(a_h|s_h) of the policy at the start of the generation, without gradient; the job fills it in."""

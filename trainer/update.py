@@ -40,8 +40,8 @@ def update_once(
     The loss is the sum over the batch divided by its number of terms (trajectories, pairs or tokens), however it is
     cut into packs and spread over processes. A rank with fewer packs repeats one with weight 0, so that all ranks
     take part in every collective.
-    `total_updates` counts the warm-up. Raises TbrmError before the optimizer step when the loss is not finite or the
-    residual explodes.
+    `total_updates` counts the warm-up. Raises TbrmError before the optimizer step when the loss or the norm of the
+    gradient is not finite, or the residual explodes.
     """
     started, timed = time.perf_counter(), sum(clock.seconds.values())
     training, trajectories = job.training, batch.trajectories
@@ -82,10 +82,14 @@ def update_once(
     _guard(job, trajectories, update, loss_mean, table)
     with clock.time("update_policy"):
         norm = step(models.policy)
+    norms = {"gradient": norm}
     if models.critic is not None:
         with clock.time("ppo_update_value"):
             set_learning_rate(models.critic, training.critic_learning_rate * _schedule(job, update, total_updates))
-            step(models.critic)
+            norms["critic's gradient"] = step(models.critic)
+    for what, size in norms.items():
+        if not math.isfinite(size):
+            raise _diverged(job, trajectories, update, f"the {what} has no finite norm (loss {loss_mean:.4g})", table)
     seconds = time.perf_counter() - started
     clock.seconds["other"] += seconds - (sum(clock.seconds.values()) - timed)
     row: dict[str, Any] = {
@@ -132,8 +136,11 @@ def completed(
     """What the policy's forward pass `scored`, with a critic's values, and the scores of θ_t at `rows` of `start`."""
     if start is None:
         return replace(Scores(*scored), critic_value=critic)
-    values = torch.from_numpy(np.concatenate([start.values[row] for row in rows]))
-    return replace(Scores(*scored), critic_value=critic, target_value=values.to(world.device))
+    values, logprobs = (
+        torch.from_numpy(np.concatenate([column[row] for row in rows])).to(world.device)
+        for column in (start.values, start.logprobs)
+    )
+    return replace(Scores(*scored), critic_value=critic, target_value=values, old_logprob=logprobs)
 
 
 def per_trajectory(scores: Scores, batch: PackedBatch, info: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -156,19 +163,28 @@ def _guard(
     loss: float,
     values: Mapping[str, npt.NDArray[np.float64]],
 ) -> None:
-    """Stop before the optimizer step that would spoil the weights; the newest checkpoint is from before it.
-
-    A residual of NaN is no alarm by itself (`daa_pair` has one for each pair, not trajectory); a loss of NaN is.
-    """
+    """Stop before the optimizer step that would spoil the weights; the newest checkpoint is from before it."""
     limit = job.training.max_residual
-    residual = float(np.nanmean(np.abs(values.get("residual", np.zeros(1)))))
-    if math.isfinite(loss) and residual <= limit:
-        return
+    residuals = np.abs(values.get("residual", np.zeros(1)))
+    residuals = residuals[~np.isnan(residuals)]  # `daa_pair` has one for each pair, not trajectory
+    residual = float(residuals.mean()) if len(residuals) else 0.0
+    if not math.isfinite(loss) or not residual <= limit:
+        what = f"loss {loss:.4g}, mean |residual| {residual:.4g} (training.max_residual {limit:g})"
+        raise _diverged(job, batch, update, what, values)
+
+
+def _diverged(
+    job: TrainJob,
+    batch: Sequence[Trajectory],
+    update: int,
+    what: str,
+    values: Mapping[str, npt.NDArray[np.float64]],
+) -> TbrmError:
     size = np.abs(values.get("residual", values.get("logratio", np.zeros(len(batch)))))
     worst = np.argsort(-np.nan_to_num(size, nan=np.inf))[:_NAMED_TRAJECTORIES]
     names = ", ".join(f"{batch[i].trajectory_id} ({batch[i].source}, reward {batch[i].reward:g})" for i in worst)
-    raise TbrmError(
-        f"{job.label} diverged at update {update + 1}: loss {loss:.4g}, mean |residual| {residual:.4g} "
-        f"(training.max_residual {limit:g}). Worst trajectories: {names}. The weights were not changed and the last "
-        "checkpoint is good; lower training.learning_rate, raise training.beta, or look at these rows' rewards"
+    return TbrmError(
+        f"{job.label} diverged at update {update + 1}: {what}. Worst trajectories: {names}. The weights were not "
+        "changed and the last checkpoint is good; lower training.learning_rate, raise training.beta, or look at these "
+        "rows' rewards"
     )

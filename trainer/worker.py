@@ -5,17 +5,19 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipeline.config.training import OBJECTIVE_NEEDS
 from pipeline.errors import TbrmError
 from pipeline.progress import track
+from trainer.carry import trained_parts
 from trainer.checkpoint import Checkpoint, checkpoint_path, newest_good, prune, read_checkpoint, write_checkpoint
 from trainer.control import control_cosine, measures_control
 from trainer.data import TrajectoryTable, batch_rows
@@ -62,21 +64,23 @@ def _work(job: TrainJob, world: World) -> None:
     models = build_models(job, world, needs.critic is not None, checkpoint)
     table = TrajectoryTable(job.state, job.training.beta)
     clock = Clock()
-    prompts = [np.array([row]) for row in range(len(table))] if job.training.objective == "imitation" else table.groups
+    prompts = _prompts(job, table)
 
     def rows_of(update: int) -> list[int]:
-        return batch_rows(prompts, job.seed, update, job.training.prompt_batch)
+        return batch_rows(prompts, job.seed, update, job.training.prompt_batch, apart=needs.pairs)
 
     start_of = None
-    if needs.frozen_target:
+    if needs.frozen_target or (needs.behavior_logprobs and job.training.old_logprobs == "recomputed"):
         used = (row for update in range(job.updates) for row in rows_of(update))
-        start_of = start_scores(job, models, table, used, world)
+        with clock.time("old_prob"):
+            start_of = start_scores(job, models, table, used, world)
     if job.training.diagnostics_sample and needs.reference:
         with clock.time("diagnostics"):
             write_diagnostics(job, models, table, world)
+    fresh = start == 0 and job.training.optimizer_state == "fresh"
     if checkpoint is not None:
-        load_models(models, checkpoint, world, job.training.zero_stage)
-    before = checkpoint.total_updates - start if checkpoint is not None else 0
+        load_models(models, checkpoint, world, job, fresh)
+    before = checkpoint.total_updates - start if checkpoint is not None and not fresh else 0
     metrics = _Metrics(job.state / METRICS_FILE, start, world)
 
     def save(update: int) -> None:
@@ -88,6 +92,7 @@ def _work(job: TrainJob, world: World) -> None:
                 job.config_hash,
                 world.size,
                 job.training.zero_stage,
+                trained_parts(job.model, job.training),
             ),
             lambda folder: save_models(models, folder),
             leader=world.leader,
@@ -129,6 +134,21 @@ def main(arguments: list[str]) -> int:
         path.with_name(ERROR_FILE).write_text(str(error), encoding="utf-8")
         return 1
     return 0
+
+
+def _prompts(job: TrainJob, table: TrajectoryTable) -> Sequence[npt.NDArray[np.int64]]:
+    """Rows that go into an update together: those of a prompt, and for imitation each by itself."""
+    if job.training.objective == "imitation":
+        return [np.array([row]) for row in table.rows]
+    if not OBJECTIVE_NEEDS[job.training.objective].pairs:
+        return table.groups
+    paired = [rows for rows in table.groups if len(rows) > 1]
+    if not paired:
+        raise TbrmError(
+            f"no prompt of the mix has two responses to train on, which {job.training.objective} makes pairs of: set "
+            "training.drop_truncated: false, or sample more responses (rollouts.n)"
+        )
+    return paired
 
 
 def _start_from(job: TrainJob, world: World) -> tuple[int, Checkpoint | None]:

@@ -10,6 +10,7 @@ from assets.studies.statistics import over_seeds, shown
 SEGMENTS = {
     "seconds_rollout": "rollout",
     "seconds_ref_prob": "reference",
+    "seconds_old_prob": "old log-probs",
     "seconds_ppo_value": "critic's values",
     "seconds_ppo_update_value": "critic's update",
     "seconds_update_policy": "policy's update",
@@ -19,7 +20,8 @@ SEGMENTS = {
 def costs_table(results: dict[str, Any], compare: str | None) -> str:
     """One line an arm: mean seconds of a generation by segment, their sum with its interval, and peak memory."""
     reference = next((arm for arm in results["arms"] if arm["arm"] == compare), None)
-    head = ["arm", *(f"{words} s" for words in SEGMENTS.values()), "all s", "peak GB", f"time over {compare}", "memory"]
+    segments = _segments(results)
+    head = ["arm", *(f"{words} s" for words in segments.values()), "all s", "peak GB", f"time over {compare}", "memory"]
     rows = list[list[str]]()
     for arm in results["arms"]:
         seconds, memory = over_seeds(_totals(arm)), over_seeds(_peaks(arm))
@@ -27,7 +29,7 @@ def costs_table(results: dict[str, Any], compare: str | None) -> str:
         if reference is not None and arm is not reference:
             base = over_seeds(_totals(reference))["mean"], over_seeds(_peaks(reference))["mean"]
             over = f"{seconds['mean'] / base[0]:.2f}", f"{memory['mean'] / base[1]:.2f}"
-        parts = (f"{over_seeds(_seconds(arm, name))['mean']:.2f}" for name in SEGMENTS)
+        parts = (f"{over_seeds(_seconds(arm, name))['mean']:.2f}" for name in segments)
         rows.append([arm["arm"], *parts, shown(seconds, 1), shown(memory), *over])
     return markdown_table(head, rows)
 
@@ -38,7 +40,7 @@ def costs_figure(results: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(10, 1.2 + 0.45 * len(names)), dpi=100, layout="constrained")
     time, memory = figure.subplots(1, 2, sharey=True)
     left = [0.0] * len(names)
-    for name, words in SEGMENTS.items():
+    for name, words in _segments(results).items():
         means = [over_seeds(_seconds(arm, name))["mean"] for arm in results["arms"]]
         time.barh(names, means, left=left, label=words)
         left = [a + b for a, b in zip(left, means, strict=True)]
@@ -52,10 +54,15 @@ def costs_figure(results: dict[str, Any]) -> Figure:
     return figure
 
 
+def _segments(results: dict[str, Any]) -> dict[str, str]:
+    """Those that some arm spent time in."""
+    return {n: words for n, words in SEGMENTS.items() if any(any(_seconds(arm, n)) for arm in results["arms"])}
+
+
 def _seconds(arm: dict[str, Any], name: str) -> list[float]:
     """By seed: mean over the trained generations."""
-    trained = [[row for row in run["generations"] if name in row] for run in arm["runs"]]
-    return [sum(row[name] for row in rows) / len(rows) for rows in trained]
+    trained = [[row[name] for row in run["generations"] if name in row] for run in arm["runs"]]
+    return [sum(seconds) / len(seconds) if seconds else 0.0 for seconds in trained]
 
 
 def _totals(arm: dict[str, Any]) -> list[float]:

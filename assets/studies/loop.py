@@ -17,7 +17,7 @@ from trainer.stage import run_train
 
 TRAINED = (
     *("value_first", "residual_abs", "grad_norm", "peak_memory_gb", "seconds", "seconds_rollout", "seconds_ref_prob"),
-    *("seconds_ppo_value", "seconds_ppo_update_value", "seconds_update_policy"),
+    *("seconds_old_prob", "seconds_ppo_value", "seconds_ppo_update_value", "seconds_update_policy", "control_cosine"),
 )
 """What is kept of the statistics of a generation's updates; `seconds_*` are the paper's time segments (Fig. 2b)."""
 

@@ -72,4 +72,21 @@ class Experiment(Config):
                 f"`training.objective: {self.training.objective}` compares several responses to one prompt: "
                 "set `rollouts.n` to 2 or more"
             )
+        if needs.groups and self.replay.max_per_prompt == 1:
+            raise ValueError(
+                f"`training.objective: {self.training.objective}` compares several responses to one prompt: "
+                "`replay.max_per_prompt: 1` leaves single ones; set it to 2 or more"
+            )
+        if needs.behavior_logprobs and self.rollouts is not None and self.replay.window > 0:
+            found = {"temperature": self.rollouts.temperature, "top_p": self.rollouts.top_p}
+            if found != {"temperature": 1.0, "top_p": 1.0} or self.rollouts.top_k != 0:
+                raise ValueError(
+                    f"`training.objective: {self.training.objective}` divides by behaviour log-probs, which are the "
+                    "model's at temperature 1 over all tokens: it needs `rollouts.temperature: 1`, `top_p: 1` and "
+                    "`top_k: 0`"
+                )
+        if self.policy.dtype != "float32" and self.training.zero_stage == 0:
+            raise ValueError(
+                f"`training.zero_stage: 0` keeps no fp32 master weights of a {self.policy.dtype} policy: set it to 1"
+            )
         return self

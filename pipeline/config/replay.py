@@ -85,6 +85,9 @@ class ReplayConfig(Config):
     """Applied to every source."""
     max_per_prompt: int | None = Field(default=None, ge=1)
     """Responses kept of one prompt (of one data set and generation), drawn by the seed."""
+    min_per_prompt: int = Field(default=1, ge=1)
+    """Prompts with fewer responses than this, after all that leaves single ones out, are left out. `grpo`, `daa_point`
+    and `daa_pair` compare responses to one prompt and refuse a single one: 2 lets them train on such data."""
     dedup: bool = False
     """Keep one of trajectories with the same prompt and response tokens; the freshest source wins."""
     rewards: str | None = None

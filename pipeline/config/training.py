@@ -113,7 +113,8 @@ class TrainingConfig(Config):
     """Largest global gradient norm; 0 switches clipping off."""
     optimizer_state: Literal["carry", "fresh"] = "carry"
     """`carry` continues the previous generation's AdamW moments and warm-up, as one long run would (what one update
-    a generation needs); `fresh` starts them anew in every generation."""
+    a generation needs); `fresh` starts them anew in every generation. A critic, and the fp32 master weights of a
+    bfloat16 policy, go on in either case."""
     prompt_batch: int = Field(default=128, gt=0)
     """Prompts of one update; all their stored responses are in it."""
     updates_per_generation: int = Field(default=1, gt=0)
@@ -123,6 +124,16 @@ class TrainingConfig(Config):
     """AdamW learning rate of the value model (`ppo`, `sac_*`)."""
     clip_ratio: float = Field(default=0.2, gt=0, lt=1)
     """Clip range of the probability ratio (`grpo`, `ppo`)."""
+    dual_clip: float | None = Field(default=3.0, gt=1)
+    """Where the advantage A is negative, the gain of a token is at least this times A (`grpo`, `ppo`): the first clip
+    leaves it unbounded there. None: unbounded."""
+    old_logprobs: Literal["recomputed", "behaviour"] = "recomputed"
+    """What the ratio of `grpo` and `ppo` divides by: the policy's log-probs at the start of the generation,
+    `recomputed` by the trainer in one more forward pass, or those that the sampling engine stored. The engine's differ
+    in precision and kernels even for the same weights."""
+    importance_cap: float | None = Field(default=2.0, gt=0)
+    """With recomputed log-probs, each token's gain in `grpo` and `ppo` is weighted by min(π_old/π_sampler, this)
+    (truncated importance sampling). None: no weight."""
     kl_coefficient: float = Field(default=0.001, ge=0)
     """Weight of the KL to the reference: a loss term in `grpo` (k3), part of the reward in `ppo`."""
     entropy_coefficient: float = Field(default=0.001, ge=0)
@@ -136,7 +147,8 @@ class TrainingConfig(Config):
     length_normalized: bool = False
     """Divide the residual by the response length. Long responses then weigh less; no longer Eq. 4."""
     drop_truncated: bool = False
-    """Leave out responses cut at the length limit: their reward says nothing about the answer they would have given."""
+    """Do not train on responses cut at the length limit: their reward says nothing about the answer they would have
+    given. It still counts in the statistics of their prompt (`grpo`'s baseline, V̂ of `daa_point`)."""
     residual_clip: float | None = Field(default=None, gt=0)
     """Beyond ±this residual the loss grows linearly instead of quadratically (Huber). None: Eq. 4 as printed."""
     temperature: float = Field(default=1.0, gt=0)
@@ -151,7 +163,8 @@ class TrainingConfig(Config):
     activation_checkpointing: bool = False
     """Recompute layer activations in the backward pass: about a third more time for much less memory."""
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """What DeepSpeed splits between processes: 1 optimizer state, 2 gradients too, 3 weights too."""
+    """What DeepSpeed splits between processes: 1 optimizer state, 2 gradients too, 3 weights too. 0 is for float32
+    policies: DeepSpeed keeps no fp32 master weights then."""
     offload: Literal["none", "optimizer", "all"] = "none"
     """Keep the optimizer state (`optimizer`), or the weights too (`all`, ZeRO 3 only), in CPU memory."""
     processes: int = Field(default=1, gt=0)

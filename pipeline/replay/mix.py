@@ -13,7 +13,7 @@ from pipeline.store import Manifest, Partition, Store, check_aligned
 
 ROLLOUT_COLUMNS = (
     *("trajectory_id", "prompt_id", "prompt_token_ids", "response_token_ids", "response_mask", "finish_reason"),
-    "behavior_logprobs",
+    *("behavior_logprobs", "sampling"),
 )
 REWARD_COLUMNS = ("trajectory_id", "reward", "token_rewards")
 REFERENCE_COLUMNS = ("trajectory_id", "ref_token_logprobs", "ref_value_first")
@@ -50,7 +50,8 @@ class SourceSummary:
     available: int
     kept: int
     dropped: Mapping[str, int]
-    """Reason -> trajectories: finish_reason, length, status, success_rate, duplicate, max_per_prompt, weight."""
+    """Reason -> trajectories: finish_reason, length, status, success_rate, duplicate, max_per_prompt, min_per_prompt,
+    weight."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,6 +42,15 @@ def cap_per_prompt(index: Index, limit: int, seed: int) -> None:
     index.keep(mask, "max_per_prompt")
 
 
+def drop_small_groups(index: Index, least: int) -> None:
+    """Keep the rows of prompts that still have at least `least` of them."""
+    rows = np.flatnonzero(index.kept)
+    _, which, counts = np.unique(index.prompt[rows], return_inverse=True, return_counts=True)
+    mask = np.zeros(len(index.kept), dtype=bool)
+    mask[rows[counts[which] >= least]] = True
+    index.keep(mask, "min_per_prompt")
+
+
 def bring_into_proportion(indexes: Sequence[Index], seed: int) -> None:
     """Shrink every source to the largest size at which all stand in the proportion of their weights."""
     by_name: dict[tuple[str, int], int] = {}
@@ -85,6 +94,8 @@ def select(indexes: Sequence[Index], replay: ReplayConfig, seed: int) -> None:
             seen = drop_duplicates(index, seen)
         if replay.max_per_prompt is not None:
             cap_per_prompt(index, replay.max_per_prompt, seed)
+        if replay.min_per_prompt > 1:
+            drop_small_groups(index, replay.min_per_prompt)
     if replay.weighted:
         bring_into_proportion(indexes, seed)
 

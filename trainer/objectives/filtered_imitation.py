@@ -1,4 +1,4 @@
-"""Reward-filtered imitation (RAFT, arXiv 2304.06767): the control that a claim about another objective needs beside it."""
+"""Reward-filtered imitation (RAFT, arXiv 2304.06767): the control beside any claim about another objective."""
 
 from torch import Tensor
 
@@ -7,9 +7,7 @@ from trainer.objectives.common import given, log_ratio
 from trainer.types import PackedBatch, Scores
 
 
-def filtered_imitation(
-    scores: Scores, batch: PackedBatch, options: TrainingConfig
-) -> tuple[Tensor, dict[str, Tensor]]:
+def filtered_imitation(scores: Scores, batch: PackedBatch, options: TrainingConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """-Σ_i r(τ_i) Σ_h lp_h: responses become likelier by as much as they were rewarded, and nothing else happens.
 
     A response of reward 0 counts as a term of the mean and teaches nothing; below 0 it becomes unlikelier, without

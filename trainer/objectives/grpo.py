@@ -5,8 +5,8 @@ from torch import Tensor
 
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
-from trainer.objectives.clipped import clipped_gain
-from trainer.objectives.common import given, log_ratio
+from trainer.objectives.clipped import clipped_gain, k3, old_logprobs
+from trainer.objectives.common import log_ratio
 from trainer.types import PackedBatch, Scores
 
 _EPSILON = 1e-6
@@ -14,24 +14,24 @@ _EPSILON = 1e-6
 
 
 def grpo(scores: Scores, batch: PackedBatch, options: TrainingConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """-Σ_i (1/H_i) Σ_h [ min(w_h A_i, clip(w_h, 1 ± ε) A_i) - c k3_h ].
+    """-Σ_i (1/H_i) Σ_h [ u_h min(w_h A_i, clip(w_h, 1 ± ε) A_i) - c k3_h ].
 
-    w_h = exp(lp_h - behaviour_h), A_i = (r_i - mean) / std over the prompt's rollouts, k3_h = exp(ref_h - lp_h) -
-    (ref_h - lp_h) - 1 with weight c = `kl_coefficient`, ε = `clip_ratio`. Metrics: advantage, clipped (the share of a
-    response's tokens whose gradient the clip stops), logratio.
+    w_h = exp(lp_h - old_h), with the importance weights u_h of `old_logprobs` and the bounds of `clipped_gain`, A_i =
+    (r_i - mean) / std over the prompt's rollouts, c = `kl_coefficient`, ε = `clip_ratio`. Metrics: advantage, clipped
+    (the share of a response's tokens whose gradient the clip stops), importance (mean u of a response), logratio.
     """
-    behavior = given(batch.behavior_logprobs, "the behaviour policy's log-probs (behavior_logprobs)")
+    old, importance = old_logprobs(scores, batch, options)
     advantage = group_advantages(batch)
     gain, stopped = clipped_gain(
-        scores.logprob.double() - behavior, advantage.index_select(0, batch.seq), options.clip_ratio
+        scores.logprob.double() - old, advantage.index_select(0, batch.seq), options.clip_ratio, options.dual_clip
     )
     ratio = log_ratio(scores, batch)
-    k3 = torch.expm1(-ratio) + ratio
     lengths = torch.tensor(batch.lengths, dtype=torch.float64, device=gain.device)
-    loss = -(batch.per_trajectory(gain - options.kl_coefficient * k3) / lengths).sum()
+    loss = -(batch.per_trajectory(importance * gain - options.kl_coefficient * k3(ratio)) / lengths).sum()
     return loss, {
         "advantage": advantage,
         "clipped": batch.per_trajectory(stopped) / lengths,
+        "importance": batch.per_trajectory(importance) / lengths,
         "logratio": batch.per_trajectory(ratio.detach()),
     }
 

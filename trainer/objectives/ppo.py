@@ -4,31 +4,33 @@ import torch
 from torch import Tensor
 
 from pipeline.config.training import TrainingConfig
-from trainer.objectives.clipped import clipped_gain
+from trainer.objectives.clipped import clipped_gain, old_logprobs
 from trainer.objectives.common import given, log_ratio, next_value
 from trainer.types import PackedBatch, Scores
 
 
 def ppo(scores: Scores, batch: PackedBatch, options: TrainingConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """-Σ_h [ min(w_h A_h, clip(w_h, 1 ± ε) A_h) + c_H entropy_h ] + ½ Σ_h (V_φ(s_h) - G_h)², over the pack's tokens.
+    """-Σ_h [ u_h min(w_h A_h, clip(w_h, 1 ± ε) A_h) + c_H entropy_h ] + ½ Σ_h (V_φ(s_h) - G_h)² over all tokens.
 
-    w_h = exp(lp_h - behaviour_h). A and G come from `gae` with rewards r_h - c_KL (behaviour_h - ref_h) and discount 1;
-    no gradient flows through them, so π_θ sees the first part alone and V_φ the second. Metrics: value_first (V_φ),
-    advantage (mean over tokens), clipped (share of tokens), value_error (mean square), logratio.
+    w_h = exp(lp_h - old_h), with the importance weights u_h of `old_logprobs` and the bounds of `clipped_gain`. A and G
+    come from `gae` with rewards r_h - c_KL (old_h - ref_h) and discount 1; no gradient flows through them, so π_θ sees
+    the first part alone and V_φ the second. Metrics: value_first (V_φ), advantage (mean over tokens), clipped (share of
+    tokens), importance (mean u), value_error (mean square), logratio.
     """
-    behavior = given(batch.behavior_logprobs, "the behaviour policy's log-probs (behavior_logprobs)")
+    old, importance = old_logprobs(scores, batch, options)
     value = given(scores.critic_value, "the values of a critic")
     entropy = given(scores.entropy, "the policy's entropy")
-    rewards = batch.token_reward - options.kl_coefficient * (behavior - batch.ref_logprobs.double())
+    rewards = batch.token_reward - options.kl_coefficient * (old - batch.ref_logprobs.double())
     advantage = gae(rewards, value.detach(), batch, options.gae_lambda)
     error = value - (advantage + value.detach())
-    gain, stopped = clipped_gain(scores.logprob.double() - behavior, advantage, options.clip_ratio)
-    loss = (0.5 * error.square() - gain - options.entropy_coefficient * entropy).sum()
+    gain, stopped = clipped_gain(scores.logprob.double() - old, advantage, options.clip_ratio, options.dual_clip)
+    loss = (0.5 * error.square() - importance * gain - options.entropy_coefficient * entropy).sum()
     lengths = torch.tensor(batch.lengths, dtype=torch.float64, device=gain.device)
     return loss, {
         "value_first": value.detach().index_select(0, batch.first),
         "advantage": batch.per_trajectory(advantage) / lengths,
         "clipped": batch.per_trajectory(stopped) / lengths,
+        "importance": batch.per_trajectory(importance) / lengths,
         "value_error": batch.per_trajectory(error.detach().square()) / lengths,
         "logratio": batch.per_trajectory(log_ratio(scores, batch).detach()),
     }

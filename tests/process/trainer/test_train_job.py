@@ -1,6 +1,7 @@
 """The training job on a tiny policy: what it learns from, what it writes, how it goes on after being killed."""
 
 import hashlib
+import json
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ import torch
 from pipeline.errors import TbrmError
 from pipeline.threads import usable_cores
 from tests.support.openmp import DISPLAY, SAID_NOTHING, displayed
+from trainer.diagnostics import DIAGNOSTICS_FILE
 from trainer.job import METRICS_FILE, TrainJob, train_policy
 
 MakeJob = Callable[..., TrainJob]
@@ -206,14 +208,18 @@ def test_a_hostfile_is_served_by_deepspeeds_launcher(
         train_policy(make_job("none", hostfile=str(tmp_path / "absent"), processes=2))
 
 
-@pytest.mark.parametrize(("objective", "zero_stage"), [("tbrm", 1), ("brm", 3)])
-def test_two_processes_share_each_pack(make_job: MakeJob, objective: str, zero_stage: int) -> None:
+@pytest.mark.parametrize(("objective", "zero_stage"), [("tbrm", 1), ("brm", 3), ("sql_multi", 1)])
+def test_two_processes_share_each_pack(make_job: MakeJob, tmp_path: Path, objective: str, zero_stage: int) -> None:
     """Ulysses: an odd number of tokens, several sequences cut in the middle, the same numbers as one process."""
     given = {"objective": objective, "zero_stage": zero_stage, "micro_batch_tokens": 101}
     one = train_policy(make_job("one", **given)).metrics
     two = train_policy(make_job("two", processes=2, sequence_parallel=2, **given)).metrics
     for name in ("loss", "grad_norm", "logratio", "reward", "tokens"):
         assert [r[name] for r in two] == pytest.approx([r[name] for r in one], rel=1e-4, abs=1e-6)
+    figures = [json.loads((tmp_path / name / DIAGNOSTICS_FILE).read_text())["sources"] for name in ("one", "two")]
+    for alone, shared in zip(*figures, strict=True):
+        assert shared["value_first"] == pytest.approx(alone["value_first"], rel=1e-5)
+        assert shared["residual"]["percentiles"] == pytest.approx(alone["residual"]["percentiles"], rel=1e-5)
 
 
 def test_bfloat16_trains_and_keeps_its_type(make_job: MakeJob) -> None:

@@ -37,6 +37,13 @@ def test_every_experiment_of_the_project_is_valid(path: Path) -> None:
         (["training.beta=.nan"], "training.beta", "finite"),
         (["training.objective=grpo", "rollouts.n=1"], "training.objective: grpo", "rollouts.n"),
         (["training.objective=daa_pair", "rollouts.n=1"], "daa_pair", "2 or more"),
+        (["training.objective=grpo", "replay.max_per_prompt=1"], "training.objective: grpo", "max_per_prompt: 1"),
+        (["training.objective=daa_point", "replay.max_per_prompt=1"], "daa_point", "set it to 2 or more"),
+        (["training.objective=grpo", "rollouts.temperature=0.7"], "training.objective: grpo", "temperature: 1"),
+        (["training.objective=ppo", "rollouts.temperature=0"], "training.objective: ppo", "temperature: 1"),
+        (["training.objective=ppo", "rollouts.top_p=0.9"], "training.objective: ppo", "top_p: 1"),
+        (["training.objective=grpo", "rollouts.top_k=20"], "training.objective: grpo", "top_k: 0"),
+        (["policy.dtype=bfloat16", "training.zero_stage=0"], "training.zero_stage: 0", "master weights"),
         (["replay.window=0"], "nothing to train on", "replay.logged"),
         (["rollouts=none"], "nothing to train on", "replay.logged"),
         (["name=../elsewhere"], "name", "a-z"),
@@ -52,6 +59,14 @@ def test_a_wrong_field_is_named_with_the_reason(overrides: list[str], where: str
         load_experiment("arith_tiny", overrides)
     assert where in str(error.value)
     assert reason in str(error.value)
+
+
+def test_a_sampler_of_its_own_is_no_matter_to_objectives_without_ratios() -> None:
+    greedy = load_experiment("arith_tiny", ["rollouts.temperature=0", "rollouts.top_p=0.9", "training.objective=brm"])
+    assert greedy.rollouts is not None
+    assert greedy.rollouts.temperature == 0
+    unused = ["training.objective=ppo", "rollouts.temperature=0", "replay={window: 0, logged: [{name: somebodys_ppo}]}"]
+    assert load_experiment("arith_tiny", unused).training.objective == "ppo"
 
 
 def test_pure_offline_and_on_policy_are_configuration_alone() -> None:

@@ -166,6 +166,22 @@ def test_cap_per_prompt_is_seeded(store: Store) -> None:
     assert first != ids(store, resolve_mix(store, make_experiment({"max_per_prompt": 2}, seed=4), 0))
 
 
+def test_prompts_with_too_few_responses_left_are_left_out(store: Store) -> None:
+    """After the other selections, which are what leaves a prompt with few."""
+    write_generation(store, "exp", 0, prompts=10, n=6)
+    assert resolve_mix(store, make_experiment({"min_per_prompt": 6}), 0).rows == 2 * 10 * 6
+    with pytest.raises(TbrmError, match="min_per_prompt"):
+        resolve_mix(store, make_experiment({"min_per_prompt": 4, "max_per_prompt": 3}), 0)
+
+    def prompts(**replay: Any) -> list[str]:
+        mix = resolve_mix(store, make_experiment({"filters": {"min_response_tokens": 3}} | replay), 0)
+        return [prompt for _, table in mix.tables(store) for prompt in table["prompt_id"].to_pylist()]
+
+    usual, left = prompts(), prompts(min_per_prompt=5)
+    assert left == [prompt for prompt in usual if usual.count(prompt) >= 5]
+    assert 0 < len(left) < len(usual)
+
+
 def test_duplicates_stay_once_and_the_freshest_wins(store: Store) -> None:
     old = [rollout_rows("exp", 0, 0, 4, 2)]
     new = [[row | {"trajectory_id": f"new{i}", "generation": 1} for i, row in enumerate(old[0])] * 1]

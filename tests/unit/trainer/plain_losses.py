@@ -31,6 +31,8 @@ class Token:
     """V_φ(s_h)"""
     frozen: float
     """V_{θ_t}(s_h)"""
+    old: float
+    """log π_{θ_t}(a_h|s_h)"""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def responses(
                     reward=rewards[h],
                     critic=values[at],
                     frozen=math.log(sum(math.exp(x) for x in before[at].tolist())),
+                    old=before[at][response[h]].item() - math.log(sum(math.exp(x) for x in before[at].tolist())),
                 )
             )
         peers = [other["reward"] for other in rows if other["group"] == row["group"]]
@@ -133,9 +136,7 @@ def tbrm(given: Sequence[Response], options: Mapping[str, Any]) -> Tensor:
 
 
 def tbrm_iterative(given: Sequence[Response], options: Mapping[str, Any]) -> Tensor:
-    return _mean(
-        [_bent(x.tokens[0].frozen + _log_ratio(x) - x.outcome / options["beta"], x, options) for x in given]
-    )
+    return _mean([_bent(x.tokens[0].frozen + _log_ratio(x) - x.outcome / options["beta"], x, options) for x in given])
 
 
 def brm(given: Sequence[Response], options: Mapping[str, Any]) -> Tensor:
@@ -203,11 +204,21 @@ def daa_pair(given: Sequence[Response], options: Mapping[str, Any]) -> Tensor:
 
 
 def _surrogate(token: Token, advantage: float, options: Mapping[str, Any]) -> Tensor:
-    ratio = torch.exp(token.lp - token.behaviour)
-    clip = options["clip_ratio"]
+    """The clipped gain of a token, by cases of where its ratio lies, with its importance weight."""
+    recomputed = options["old_logprobs"] == "recomputed"
+    ratio = torch.exp(token.lp - (token.old if recomputed else token.behaviour))
+    clip, worst = options["clip_ratio"], options["dual_clip"]
     if advantage >= 0:
-        return ratio * advantage if ratio.item() <= 1 + clip else 0 * ratio + (1 + clip) * advantage
-    return ratio * advantage if ratio.item() >= 1 - clip else 0 * ratio + (1 - clip) * advantage
+        gain = ratio * advantage if ratio.item() <= 1 + clip else 0 * ratio + (1 + clip) * advantage
+    elif ratio.item() < 1 - clip:
+        gain = 0 * ratio + (1 - clip) * advantage
+    elif worst is not None and ratio.item() > worst:
+        gain = 0 * ratio + worst * advantage
+    else:
+        gain = ratio * advantage
+    if recomputed and options["importance_cap"] is not None:
+        gain = gain * min(math.exp(token.old - token.behaviour), options["importance_cap"])
+    return gain
 
 
 def grpo(given: Sequence[Response], options: Mapping[str, Any]) -> Tensor:
@@ -219,6 +230,7 @@ def grpo(given: Sequence[Response], options: Mapping[str, Any]) -> Tensor:
         gain = torch.zeros((), dtype=torch.float64)
         for token in x.tokens:
             k3 = torch.exp(token.ref - token.lp) - (token.ref - token.lp) - 1
+            k3 = k3 if k3.item() < 10 else 0 * k3 + 10
             gain = gain + _surrogate(token, advantage, options) - options["kl_coefficient"] * k3
         terms.append(-gain / len(x.tokens))
     return _mean(terms)
@@ -230,7 +242,8 @@ def ppo(given: Sequence[Response], options: Mapping[str, Any]) -> Tensor:
         values = [token.critic.item() for token in x.tokens] + [0.0]
         deltas: list[float] = []
         for h, token in enumerate(x.tokens):
-            reward = token.reward - options["kl_coefficient"] * (token.behaviour - token.ref)
+            old = token.old if options["old_logprobs"] == "recomputed" else token.behaviour
+            reward = token.reward - options["kl_coefficient"] * (old - token.ref)
             deltas.append(reward + values[h + 1] - values[h])
         for h, token in enumerate(x.tokens):
             advantage = sum(options["gae_lambda"] ** (k - h) * deltas[k] for k in range(h, len(deltas)))
@@ -250,6 +263,16 @@ def imitation(given: Sequence[Response], options: Mapping[str, Any]) -> Tensor:
     return _mean(terms)
 
 
+def filtered_imitation(given: Sequence[Response], options: Mapping[str, Any]) -> Tensor:
+    terms: list[Tensor] = []
+    for x in given:
+        total = torch.zeros((), dtype=torch.float64)
+        for token in x.tokens:
+            total = total - x.outcome * token.lp
+        terms.append(total)
+    return _mean(terms)
+
+
 LOSSES: dict[str, Callable[[Sequence[Response], Mapping[str, Any]], Tensor]] = {
     "tbrm": tbrm,
     "brm": brm,
@@ -263,4 +286,5 @@ LOSSES: dict[str, Callable[[Sequence[Response], Mapping[str, Any]], Tensor]] = {
     "grpo": grpo,
     "ppo": ppo,
     "imitation": imitation,
+    "filtered_imitation": filtered_imitation,
 }

@@ -1,23 +1,28 @@
-"""Loss and gradient of every objective, through store, packing, backbone and head, against `plain_losses`."""
+"""Loss and gradient of every objective, through store, packing, backbone and head, against `plain_losses`; and the
+cosine of two such gradients."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from plain_losses import Row, plain_loss, responses
-from tiny_models import VOCABULARY, tiny
+from tests.unit.trainer.plain_losses import Row, plain_loss, responses
+from tests.unit.trainer.tiny_models import VOCABULARY, tiny
 
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
+from trainer.control import control_cosine
 from trainer.data import SCHEMA, TrajectoryTable, write_trajectories
-from trainer.models import CriticModule
+from trainer.engine import World
+from trainer.models import CriticModule, Models, PolicyModule
 from trainer.objectives import get
 from trainer.packing import pack
 from trainer.scoring import score
+from trainer.update import Batch
 
 OPTIONS = {"beta": 0.3, "clip_ratio": 0.2, "kl_coefficient": 0.05, "entropy_coefficient": 0.02, "gae_lambda": 0.8}
 MASKS = (None, "101", "0110011", "1", "00101", "1100010", None, "011")
@@ -37,9 +42,9 @@ MODEL, FROZEN, BACKBONE = (model(seed) for seed in (1, 2, 3))
 
 
 def stored() -> list[dict[str, Any]]:
-    """15 responses to 4 prompts, 3 or 4 each; every other one that has several turns is rewarded token by token."""
+    """11 responses to 3 prompts, 3 or 4 each; every other one that has several turns is rewarded token by token."""
     rng, rows = np.random.default_rng(5), list[dict[str, Any]]()
-    for i in range(15):
+    for i in range(11):
         mask = MASKS[i % len(MASKS)]
         size = len(mask) if mask else int(rng.integers(1, 7))
         prompt, response = (rng.integers(0, VOCABULARY, k).tolist() for k in (int(rng.integers(1, 6)), size))
@@ -50,7 +55,7 @@ def stored() -> list[dict[str, Any]]:
         rows.append(
             {
                 "trajectory_id": f"t{i}",
-                "prompt_id": f"p{i % 4}",
+                "prompt_id": f"p{i % 3}",
                 "prompt_token_ids": prompt,
                 "response_token_ids": response,
                 "response_mask": None if mask is None else [c == "1" for c in mask],
@@ -62,7 +67,7 @@ def stored() -> list[dict[str, Any]]:
                 "ref_value_first": float(rng.normal(3, 1)),
                 "source": "generation",
                 "lag": 0,
-                "group": f"0/p{i % 4}",
+                "group": f"0/p{i % 3}",
             }
         )
     return rows
@@ -101,12 +106,9 @@ def trained(
             config.head_chunk_tokens,
         )
         with torch.no_grad():
-            frozen = score(FROZEN, packed, "all", temperature=config.temperature).value
-        scores = replace(
-            scores,
-            critic_value=critic(packed) if objective.needs.critic else None,
-            target_value=frozen if objective.needs.frozen_target else None,
-        )
+            start = score(FROZEN, packed, "all", temperature=config.temperature)
+        values = critic(packed) if objective.needs.critic else None
+        scores = replace(scores, critic_value=values, target_value=start.value, old_logprob=start.logprob)
         loss = objective.loss(scores, packed, config)[0] / objective.terms(batch)
         loss.backward()
         total += loss.item()
@@ -143,7 +145,9 @@ def check(config: TrainingConfig, folder: Path, budget: int = 40, rows: Sequence
     assert largest > 1e-3
     for slope, wanted in zip(slopes, expected_slopes, strict=True):
         zero = torch.zeros(())
-        assert torch.allclose(zero if slope is None else slope, zero if wanted is None else wanted, 1e-8, 1e-10 * largest)
+        assert torch.allclose(
+            zero if slope is None else slope, zero if wanted is None else wanted, 1e-8, 1e-10 * largest
+        )
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVE_NEEDS))
@@ -160,10 +164,59 @@ def test_loss_and_gradient_of(objective: str, tmp_path: Path) -> None:
         {"temperature": 0.7},
         {"objective": "brm", "temperature": 1.6},
         {"objective": "daa_point", "residual_clip": 2.0, "length_normalized": True},
-        {"objective": "grpo", "kl_coefficient": 0.0},
-        {"objective": "ppo", "gae_lambda": 1.0},
+        {"objective": "grpo", "kl_coefficient": 0.0, "importance_cap": 1.1, "dual_clip": 1.3},
+        {"objective": "grpo", "old_logprobs": "behaviour", "dual_clip": 1.3},
+        {"objective": "grpo", "importance_cap": None, "dual_clip": None},
+        {"objective": "ppo", "gae_lambda": 1.0, "importance_cap": 1.1, "dual_clip": 1.3},
+        {"objective": "ppo", "old_logprobs": "behaviour"},
     ],
     ids=str,
 )
 def test_loss_and_gradient_with(options: dict[str, Any], tmp_path: Path) -> None:
     check(TrainingConfig.model_validate(OPTIONS | options), tmp_path, budget=10**6)
+
+
+def gradient(rows: Sequence[Row], config: TrainingConfig) -> torch.Tensor:
+    """Of the policy alone, flat."""
+    slopes = plain(rows, config)[1][: len(list(MODEL.parameters()))]
+    return torch.cat([g.flatten() for g in slopes if g is not None])
+
+
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        ({"control_sample": 100}, range(11)),
+        ({"control_sample": 4}, (0, 2, 5, 8)),
+        ({"control_sample": 4, "objective": "daa_pair"}, (0, 3, 1, 4)),
+        (
+            {"control_sample": 100, "objective": "ppo", "entropy_coefficient": 0.5, "old_logprobs": "behaviour"},
+            range(11),
+        ),
+        ({"control_sample": 100, "objective": "filtered_imitation"}, range(11)),
+    ],
+    ids=str,
+)
+def test_cosine_with_the_control(options: dict[str, Any], rows: Sequence[int], tmp_path: Path) -> None:
+    """On the sample asked for: the cosine of the two gradients of `plain_losses`. No gradient is left behind."""
+    config = TrainingConfig.model_validate(OPTIONS | options | {"micro_batch_tokens": 30})
+    write_trajectories([pa.Table.from_pylist(ROWS, SCHEMA)], config, tmp_path)
+    batch = Batch(TrajectoryTable(tmp_path, config.beta).read(range(len(ROWS))), None)
+    critic = own_critic(config)
+    parameters = cleared(critic)
+    models = Models(SimpleNamespace(module=PolicyModule(MODEL, config)), SimpleNamespace(module=critic))
+    cosine = control_cosine(config, models, World(0, 1, torch.device("cpu")), batch)
+    assert all(p.grad is None for p in parameters)
+    # A group's statistics are those of all its rows, whatever is sampled; plain_losses knows the sampled ones.
+    control = gradient([ROWS[i] for i in rows], config.model_copy(update={"objective": "filtered_imitation"}))
+    own = gradient([ROWS[i] for i in rows], config)
+    assert cosine == pytest.approx(float(own @ control / own.norm() / control.norm()), rel=1e-5)
+    assert (cosine == pytest.approx(1)) == (config.objective == "filtered_imitation")
+
+
+def test_no_cosine_without_a_rewarded_response(tmp_path: Path) -> None:
+    config = TrainingConfig(beta=0.3)
+    write_trajectories([pa.Table.from_pylist([r | {"reward": 0.0} for r in ROWS], SCHEMA)], config, tmp_path)
+    batch = Batch(TrajectoryTable(tmp_path, config.beta).read([0, 1]), None)
+    models = Models(SimpleNamespace(module=PolicyModule(MODEL, config)), None)
+    assert control_cosine(config, models, World(0, 1, torch.device("cpu")), batch) is None
+    assert control_cosine(config, models, World(1, 2, torch.device("cpu")), batch) is None

@@ -14,12 +14,12 @@ from trainer.objectives import get
 from trainer.packing import lay_out, pack
 
 TREE = Tree(actions=3, horizon=3)
-REF, BEHAVIOUR, TABLE = (TREE.random_table(seed) for seed in (1, 2, 3))
+REF, BEHAVIOUR, TABLE, OLD = (TREE.random_table(seed) for seed in (1, 2, 3, 5))
 VALUES = TREE.random_table(4)[:, 0]
 
 
 def reward(response: Response) -> float:
-    return float(sum(response) % 3 == 1)
+    return (sum(response) % 3) / 2
 
 
 ROWS = trajectories(TREE, TREE.sample(BEHAVIOUR, 12, 5), reward, REF, BEHAVIOUR, beta=0.5, prompts=3)
@@ -31,6 +31,7 @@ def loss_of(objective: ObjectiveName, table: Tensor, values: Tensor, **options: 
         tabular_scores(TREE, table, batch),
         critic_value=state_values(TREE, values, batch),
         target_value=state_values(TREE, VALUES, batch),
+        old_logprob=tabular_scores(TREE, OLD, batch).logprob,
     )
     config = TrainingConfig.model_validate({"beta": 0.5, "objective": objective} | options)
     return get(objective).loss(scores, batch, config)[0]
@@ -96,7 +97,10 @@ def test_mean_loss_does_not_depend_on_how_the_batch_is_cut(objective: ObjectiveN
         total = torch.zeros((), dtype=torch.float64)
         for batch in pack(ROWS, budget, pairs=get(objective).needs.pairs):
             values = state_values(TREE, VALUES, batch)
-            scores = replace(tabular_scores(TREE, table, batch), critic_value=values, target_value=values)
+            old = tabular_scores(TREE, OLD, batch).logprob
+            scores = replace(
+                tabular_scores(TREE, table, batch), critic_value=values, target_value=values, old_logprob=old
+            )
             total = total + get(objective).loss(scores, batch, config)[0]
         mean = total / get(objective).terms(ROWS)
         results.append((mean.item(), torch.autograd.grad(mean, table)[0]))
@@ -116,7 +120,8 @@ def test_metrics_are_per_trajectory_and_detached() -> None:
     (batch,) = pack(ROWS, 10**6, pairs=True)
     values = state_values(TREE, VALUES, batch)
     table = TABLE.clone().requires_grad_()
-    scores = replace(tabular_scores(TREE, table, batch), critic_value=values, target_value=values)
+    old = tabular_scores(TREE, OLD, batch).logprob
+    scores = replace(tabular_scores(TREE, table, batch), critic_value=values, target_value=values, old_logprob=old)
     for name in OBJECTIVE_NEEDS:
         for metric in get(name).loss(scores, batch, TrainingConfig(objective=name))[1].values():
             assert metric.shape == (12,)

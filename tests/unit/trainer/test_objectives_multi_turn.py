@@ -57,7 +57,8 @@ def test_environment_tokens_are_never_trained(objective: ObjectiveName) -> None:
     batch = lay_out(dialogues(), pairs=[(0, 4)])
     table = TABLE.clone().requires_grad_()
     scores = tabular_scores(TREE, table, batch)
-    scores = replace(scores, critic_value=scores.value, target_value=scores.value)
+    old = scores.logprob.detach() - 0.1
+    scores = replace(scores, critic_value=scores.value, target_value=scores.value, old_logprob=old)
     slope = torch.autograd.grad(get(objective).loss(scores, batch, OPTIONS)[0], table)[0]
     moved = {TREE.prefixes[i] for i in slope.abs().sum(1).nonzero().flatten().tolist()}
     own = {(2,), *((2, a, environment(a)) for a in range(3))}

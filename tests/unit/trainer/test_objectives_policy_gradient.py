@@ -35,7 +35,10 @@ def clipped(log_ratio: float, advantage: float, clip: float) -> float:
 
 
 def test_grpo() -> None:
-    options, expected = TrainingConfig(objective="grpo", clip_ratio=0.2, kl_coefficient=0.3), 0.0
+    options, expected = (
+        TrainingConfig(objective="grpo", kl_coefficient=0.3, old_logprobs="behaviour", dual_clip=None),
+        0.0,
+    )
     for t, response in zip(ROWS, RESPONSES, strict=True):
         peers = np.array([o.reward for o in ROWS if o.prompt_id == t.prompt_id])
         advantage = (t.reward - peers.mean()) / (peers.std(ddof=1) + 1e-6)
@@ -53,7 +56,7 @@ def test_grpo() -> None:
 def test_grpo_gradient_stops_where_clipped() -> None:
     scores = replace(tabular_scores(TREE, TABLE, BATCH), logprob=BATCH.behavior_logprobs + 1.0)
     logprob = scores.logprob.clone().requires_grad_()
-    options = TrainingConfig(objective="grpo", kl_coefficient=0.0)
+    options = TrainingConfig(objective="grpo", kl_coefficient=0.0, old_logprobs="behaviour", dual_clip=None)
     loss, _ = get("grpo").loss(replace(scores, logprob=logprob), BATCH, options)
     slope = torch.autograd.grad(loss, logprob)[0]
     up = group_advantages(BATCH)[BATCH.seq] > 0
@@ -81,7 +84,13 @@ def test_gae_is_the_discounted_sum_of_temporal_differences(lam: float) -> None:
 
 def test_ppo_loss_and_both_gradients() -> None:
     options = TrainingConfig(
-        objective="ppo", gae_lambda=0.8, kl_coefficient=0.2, entropy_coefficient=0.05, clip_ratio=0.3
+        objective="ppo",
+        gae_lambda=0.8,
+        kl_coefficient=0.2,
+        entropy_coefficient=0.05,
+        clip_ratio=0.3,
+        old_logprobs="behaviour",
+        dual_clip=None,
     )
     values = state_values(TREE, VALUES, BATCH).requires_grad_()
     scores = replace(tabular_scores(TREE, TABLE, BATCH), critic_value=values)
@@ -103,3 +112,37 @@ def test_ppo_loss_and_both_gradients() -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-12)
     got = torch.autograd.grad(loss, values)[0]
     assert got.tolist() == pytest.approx([slope for _, slope in sorted(slopes)])
+
+
+def test_a_recomputed_policy_at_the_samplers_log_probs_is_the_sampler() -> None:
+    """Where engine and trainer agree, both ways to take the old log-probs give one loss."""
+    values = state_values(TREE, VALUES, BATCH)
+    for objective in ("grpo", "ppo"):
+        scores = replace(tabular_scores(TREE, TABLE, BATCH), critic_value=values, old_logprob=BATCH.behavior_logprobs)
+        losses = [
+            get(objective).loss(scores, BATCH, TrainingConfig(objective=objective, old_logprobs=way))[0].item()
+            for way in ("recomputed", "behaviour")
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+def test_the_dual_clip_bounds_a_bad_token_that_became_likely() -> None:
+    """Without it, one token of a response worse than its peers, e^6 times as likely as it was, would rule the loss."""
+    logprob = (BATCH.behavior_logprobs + 6.0).requires_grad_()
+    scores = replace(tabular_scores(TREE, TABLE, BATCH), logprob=logprob, old_logprob=BATCH.behavior_logprobs)
+    down = group_advantages(BATCH)[BATCH.seq] < 0
+    assert down.any()
+    for dual_clip, stopped in ((3.0, True), (None, False), (500.0, False)):
+        options = TrainingConfig(objective="grpo", kl_coefficient=0.0, dual_clip=dual_clip)
+        slope = torch.autograd.grad(get("grpo").loss(scores, BATCH, options)[0], logprob)[0]
+        assert bool((slope[down] == 0).all()) is stopped
+
+
+def test_a_response_far_from_the_reference_has_a_finite_loss() -> None:
+    """k3 of a token that the reference finds e^800 times likelier is no infinity, and does not move the policy."""
+    logprob = (BATCH.ref_logprobs.double() - 800).requires_grad_()
+    scores = replace(tabular_scores(TREE, TABLE, BATCH), logprob=logprob, old_logprob=logprob.detach())
+    loss, _ = get("grpo").loss(scores, BATCH, TrainingConfig(objective="grpo", kl_coefficient=0.5, importance_cap=None))
+    flat, _ = get("grpo").loss(scores, BATCH, TrainingConfig(objective="grpo", kl_coefficient=0.0, importance_cap=None))
+    assert (loss - flat).item() == pytest.approx(0.5 * 10 * len(ROWS))
+    assert torch.isfinite(torch.autograd.grad(loss, logprob)[0]).all()

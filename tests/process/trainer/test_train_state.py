@@ -1,0 +1,143 @@
+"""What a job keeps from update to update and from generation to generation: gradients, master weights, critic."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.errors import TbrmError
+from pipeline.models import load_model
+from trainer.checkpoint import checkpoint_path, read_checkpoint
+from trainer.data import TrajectoryTable, batch_rows
+from trainer.engine import World, join_world, leave_world
+from trainer.job import TrainJob, train_policy
+from trainer.models import Models, build_models, load_models
+from trainer.objectives import get
+from trainer.packing import pack
+from trainer.scoring import score
+
+MakeJob = Callable[..., TrainJob]
+
+
+def in_bf16(job: TrainJob) -> TrainJob:
+    return replace(job, model=job.model.model_copy(update={"dtype": "bfloat16"}))
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    joined = join_world()
+    yield joined
+    leave_world(joined)
+
+
+@pytest.mark.parametrize(
+    ("beta", "zero_stage"), [(1e-40, 0), (1e-40, 1), (1e-40, 2), (1e-40, 3), (1e-28, 0), (1e-28, 2)]
+)
+def test_an_overflowing_gradient_changes_no_weight(make_job: MakeJob, beta: float, zero_stage: int) -> None:
+    """The loss is finite in fp64. In fp32 the gradient is not, or the squares in its norm."""
+    job = make_job(beta=beta, max_residual=1e300, zero_stage=zero_stage, control_every=0)
+    with pytest.raises(
+        TbrmError, match=r"diverged at update 1: the gradient has no finite norm .*Worst trajectories: t"
+    ):
+        train_policy(job)
+    assert not job.out.exists()
+    assert not list(job.state.glob("update-*"))
+
+
+def test_an_overflowing_critic_stops_the_job(make_job: MakeJob) -> None:
+    job = make_job(objective="sac_multi", beta=1e-28, max_residual=1e300, control_every=0)
+    with pytest.raises(TbrmError, match=r"the (critic's )?gradient has no finite norm"):
+        train_policy(job)
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_gradients_of_many_packs_are_summed_in_fp32(make_job: MakeJob, zero_stage: int) -> None:
+    job = in_bf16(make_job(updates=1, prompt_batch=24, micro_batch_tokens=24, zero_stage=zero_stage, control_every=0))
+    reported = train_policy(job).metrics[0]["grad_norm"]
+    model = load_model(str(job.start), job.model).train()
+    table = TrajectoryTable(job.state, job.training.beta)
+    batch = table.read(batch_rows(table.groups, job.seed, 0, job.training.prompt_batch))
+    packs = pack(batch, job.training.micro_batch_tokens)
+    assert len(packs) > 20
+    parameters = list(model.parameters())
+    sums = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
+    for each in packs:
+        loss = get("tbrm").loss(score(model, each, "first"), each, job.training)[0] / len(batch)
+        for total, slope in zip(sums, torch.autograd.grad(loss, parameters), strict=True):
+            total += slope
+    norm = float(torch.cat([s.flatten() for s in sums]).norm())
+    assert reported == pytest.approx(norm, rel=2e-5)
+
+
+def loaded(job: TrainJob, world: World, checkpoint: Path, fresh: bool) -> Models:
+    found = read_checkpoint(checkpoint)
+    models = build_models(job, world, critic=False, resume=found)
+    load_models(models, found, world, job, fresh)
+    return models
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_a_fresh_optimizer_keeps_the_master_weights(make_job: MakeJob, world: World, zero_stage: int) -> None:
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    first = in_bf16(make_job("first", updates=3, zero_stage=zero_stage))
+    train_policy(first)
+    joined = join_world()  # the job left the world
+    second = in_bf16(make_job("second", zero_stage=zero_stage, optimizer_state="fresh"))
+    for fresh in (False, True):
+        models = loaded(replace(second, start=first.out), joined, checkpoint_path(first.state, 3), fresh)
+        parameters = list(models.policy.module.parameters())
+        masters = torch.cat([safe_get_full_fp32_param(p).flatten() for p in parameters])
+        states = models.policy.optimizer.state.values()
+        moments = [v for state in states for v in state.values() if isinstance(v, torch.Tensor)]
+        assert any(bool(m.any()) for m in moments) is not fresh
+        if not fresh:
+            carried = masters
+        assert torch.equal(masters, carried)
+        assert not torch.equal(masters, masters.bfloat16().float())
+
+
+@pytest.mark.parametrize("optimizer_state", ["carry", "fresh"])
+def test_the_critic_goes_on_in_the_next_generation(make_job: MakeJob, optimizer_state: str) -> None:
+    settings = {"objective": "ppo", "critic_learning_rate": 1e-2, "prompt_batch": 24}
+    whole = train_policy(make_job("whole", updates=4, **settings)).metrics
+    first = make_job("first", updates=3, **settings)
+    assert train_policy(first).metrics[0]["value_first"] == 0
+    second = replace(
+        make_job("second", updates=1, optimizer_state=optimizer_state, **settings),
+        start=first.out,
+        carry=checkpoint_path(first.state, 3),
+    )
+    result = train_policy(second)
+    assert result.carried is (optimizer_state == "carry")
+    assert abs(whole[3]["value_first"]) > 0.1
+    assert result.metrics[0]["value_first"] == pytest.approx(whole[3]["value_first"], rel=1e-5)
+
+
+def test_a_critic_that_was_not_there_starts_anew(make_job: MakeJob) -> None:
+    first = make_job("first", updates=1)
+    train_policy(first)
+    second = make_job("second", updates=1, objective="ppo", optimizer_state="fresh")
+    metrics = train_policy(replace(second, start=first.out, carry=checkpoint_path(first.state, 1))).metrics
+    assert metrics[0]["value_first"] == 0
+
+
+def test_without_zero_a_bf16_policy_is_refused(make_job: MakeJob) -> None:
+    with pytest.raises(TbrmError, match=r"zero_stage: 0 keeps no fp32 master weights"):
+        train_policy(in_bf16(make_job(zero_stage=0)))
+
+
+@pytest.mark.parametrize("change", [{}, {"zero_stage": 2}, {"zero_stage": 3}])
+def test_a_bf16_job_goes_on_from_its_checkpoint(
+    make_job: MakeJob, change: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train_policy(in_bf16(make_job("whole", updates=4))).metrics
+    parts = in_bf16(make_job("parts", updates=4))
+    train_policy(replace(parts, updates=2))
+    resumed = train_policy(replace(parts, training=parts.training.model_copy(update=change)))
+    assert resumed.resumed_from == 2
+    assert [r["loss"] for r in resumed.metrics] == pytest.approx([r["loss"] for r in whole], rel=1e-3 if change else 0)
+    assert capsys.readouterr().out == ""
