@@ -31,7 +31,7 @@ class Value:
 
 
 def training_plot(store: Store, name: str, generation: int) -> str:
-    """Markdown image of sampled reward, |residual|, V(s_1) and KL up to trained_policy[`generation`]."""
+    """Markdown image of sampled reward, |residual|, V(s_1), KL and control cosine up to trained_policy[`generation`]."""
     training = _stats(store, name, "trained_policy", generation)
     references = _stats(store, name, "ref_logprobs", generation)
     panels = [
@@ -39,6 +39,7 @@ def training_plot(store: Store, name: str, generation: int) -> str:
         ("|Bellman residual|", "nats", _plain(training, "residual_abs")),
         ("soft value V(s₁)", "nats", _plain(training, "value_first")),
         ("KL to the reference", "nats a response", _plain(references, "behaviour_kl")),
+        ("gradient against imitation's", "cosine", _plain(training, "control_cosine")),
     ]
     return _markdown([panel for panel in panels if panel[2]], "reward, residual, V and KL over generations")
 

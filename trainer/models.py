@@ -99,8 +99,8 @@ def build_models(job: TrainJob, world: World, critic: bool, resume: Checkpoint |
         if 0 in (resume.zero_stage, training.zero_stage):
             raise TbrmError(
                 f"{resume.path} was written with training.zero_stage: {resume.zero_stage}, now {training.zero_stage}: "
-                "stage 0 and the others cannot read each other's optimizer state. Set the stage as it was, or, without a "
-                "critic, training.optimizer_state: fresh for the next generation"
+                "stage 0 and the others cannot read each other's optimizer state. Set the stage as it was, or, without "
+                "a critic, training.optimizer_state: fresh for the next generation"
             )
         if world.leader:
             for tag in (POLICY, CRITIC) if critic and CRITIC in resume.parts else (POLICY,):

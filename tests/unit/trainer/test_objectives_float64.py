@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from tests.unit.trainer.plain_losses import Row, plain_loss, responses
-from tests.unit.trainer.tiny_models import VOCABULARY, tiny
 
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
+from tests.unit.trainer.plain_losses import Row, plain_loss, responses
+from tests.unit.trainer.tiny_models import VOCABULARY, tiny
 from trainer.control import control_cosine
 from trainer.data import SCHEMA, TrajectoryTable, write_trajectories
 from trainer.engine import World

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 import torch
-from tests.unit.trainer.tiny_models import random_trajectories
 
+from tests.unit.trainer.tiny_models import random_trajectories
 from trainer.engine import World
 from trainer.turns import turns
 from trainer.ulysses import Share

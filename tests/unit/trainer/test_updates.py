@@ -67,7 +67,7 @@ def plain_loop(job: TrainJob) -> Plain:
     config, needs = job.training, OBJECTIVE_NEEDS[job.training.objective]
     model = load_model(str(job.start), MODEL)
     frozen = load_model(str(job.start), MODEL)
-    critic = CriticModule(load_model(str(job.start), MODEL)) if needs.critic else None
+    critic = CriticModule(load_model(str(job.start), MODEL), config) if needs.critic else None
 
     def optimizer(module: torch.nn.Module) -> torch.optim.AdamW:
         options = {"betas": config.adam_betas, "eps": config.adam_eps, "weight_decay": config.weight_decay}
@@ -77,17 +77,20 @@ def plain_loop(job: TrainJob) -> Plain:
     if critic is not None:
         steps.append((critic, optimizer(critic), config.critic_learning_rate))
     rows = TrajectoryTable(job.state, config.beta)
-    groups = [np.array([row]) for row in range(len(rows))] if config.objective == "imitation" else rows.groups
+    groups = [np.array([row]) for row in rows.rows] if config.objective == "imitation" else rows.groups
     done = Plain({}, [], [], [], [])
     for update, rate in enumerate(rates(config, job.updates)):
-        batch = rows.read(batch_rows(groups, job.seed, update, config.prompt_batch))
+        batch = rows.read(batch_rows(groups, job.seed, update, config.prompt_batch, needs.pairs))
         pairs = [pair for unit in pair_units(batch) for pair in unit_pairs(unit)] if needs.pairs else []
         packed = lay_out(batch, pairs)
         scores = score(model, packed, needs.value, needs.entropy)
         with torch.no_grad():
-            target = score(frozen, packed, "all").value if needs.frozen_target else None
+            start = score(frozen, packed, "all")
         scores = dataclasses.replace(
-            scores, target_value=target, critic_value=None if critic is None else critic(packed)
+            scores,
+            target_value=start.value,
+            old_logprob=start.logprob,
+            critic_value=None if critic is None else critic(packed),
         )
         loss, info = get(config.objective).loss(scores, packed, config)
         terms = {"pairs": len(pairs), "tokens": len(packed.targets)}.get(get(config.objective).mean_over, len(batch))
@@ -130,6 +133,7 @@ def exported(job: TrainJob) -> dict[str, torch.Tensor]:
         ("grpo", {"kl_coefficient": 0.1}),
         ("ppo", {"critic_learning_rate": 3e-3, "warmup_updates": 2, "entropy_coefficient": 0.1, "zero_stage": 2}),
         ("imitation", {"prompt_batch": 7}),
+        ("filtered_imitation", {}),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
@@ -179,12 +183,14 @@ def test_a_row_of_metrics_describes_its_batch(make_job: MakeJob) -> None:
     assert set(result.seconds) == set(SEGMENTS)
     updates = sum(row["seconds"] for row in result.metrics)
     assert sum(result.seconds.values()) - result.seconds["diagnostics"] == pytest.approx(updates)
+    assert result.seconds["old_prob"] == 0
     assert min(result.seconds["update_policy"], result.seconds["diagnostics"]) > 0
     assert result.seconds["ppo_value"] == result.seconds["ppo_update_value"] == 0
 
 
 def test_a_critics_time_is_its_own(make_job: MakeJob) -> None:
     result = train_policy(make_job(updates=1, objective="ppo"))
+    assert result.seconds["old_prob"] > 0
     assert min(result.seconds["ppo_value"], result.seconds["ppo_update_value"]) > 0
 
 
