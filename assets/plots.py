@@ -31,7 +31,7 @@ class Value:
 
 
 def training_plot(store: Store, name: str, generation: int) -> str:
-    """Markdown image of sampled reward, |residual|, V(s_1), KL and control cosine up to trained_policy[`generation`]."""
+    """Markdown image of sampled reward, |residual|, V(s_1), KL and the cosine up to trained_policy[`generation`]."""
     training = _stats(store, name, "trained_policy", generation)
     references = _stats(store, name, "ref_logprobs", generation)
     panels = [
