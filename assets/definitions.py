@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dagster import Definitions, get_dagster_logger, in_process_executor
+from dagster import Definitions, ResourceDefinition, get_dagster_logger, in_process_executor, mem_io_manager
 
 from assets.evaluated import by_hand_job, evaluated_policies
 from assets.graph import broken_asset, experiment_graph
@@ -34,7 +34,12 @@ def build_definitions(
         jobs=[by_hand_job(), *(job for graph in graphs for job in graph.jobs)],
         schedules=[schedule for graph in graphs for schedule in graph.schedules],
         sensors=[logged_sensor(), *(publish_sensor(source) for source in sources)],
-        resources={"store": store or StoreLocation(), "launcher": launcher or LocalLauncher()},
+        # Hard-coded: the fields of a resource are otherwise part of every run's config, the store's root among them.
+        resources={
+            "store": ResourceDefinition.hardcoded_resource(store or StoreLocation()),
+            "launcher": ResourceDefinition.hardcoded_resource(launcher or LocalLauncher()),
+            "io_manager": mem_io_manager,  # nothing is passed on; the default one takes a folder from run config
+        },
         # Stages run in processes of their own already; a process for each step besides would cost two seconds a stage.
         executor=in_process_executor,
     )

@@ -1,5 +1,6 @@
 """Evaluation by hand of any policy: a generation, a folder, a hub id or a server, each materialization one policy."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from dagster import (
@@ -17,11 +18,14 @@ from pydantic import Field
 
 from assets.launcher import Launcher
 from assets.resources import StoreLocation
+from assets.run_config import check_benchmarks, check_local, check_name, check_overrides, check_server
+from assets.sources import read_experiment
 from assets.stage_run import run_command
 from assets.stages import GPU_POOL
 from evals.markdown import scores_markdown
 from evals.scores import read_scores
 from evals.targets import target_of
+from pipeline.config import Experiment
 from pipeline.errors import TbrmError
 
 EVALUATED_KEY = ["evaluated_policies"]
@@ -33,7 +37,7 @@ class PolicyEvaluation(Config):
 
     policy: str = Field(
         description="EXPERIMENT:GENERATION, EXPERIMENT:latest, a Hugging Face folder, org/name@commit, or "
-        "http://host:8000/v1#model."
+        "http://host:8000/v1#model, a server that the YAML of `experiment` names."
     )
     experiment: str = Field(
         default="", description="Experiment whose template, verifier and benchmarks are used; empty: the defaults."
@@ -44,8 +48,23 @@ class PolicyEvaluation(Config):
     overrides: list[str] = Field(default=[], description="Fields of the experiment set for this run only.")
     replace: bool = Field(default=False, description="Measure anew what is scored already; the old one is kept.")
 
-    def arguments(self) -> list[str]:
-        """The `tbrm evaluate` command line."""
+    def read(self) -> Experiment | None:
+        """The experiment, with the overrides; None where none is named. Raises TbrmError for what no run may set."""
+        check_local("source", self.source)
+        if not self.experiment:
+            check_benchmarks("benchmarks", self.benchmarks)
+            check_server(None, self.policy)
+            return None
+        check_name("experiment", self.experiment)
+        yaml = read_experiment(self.experiment).experiment
+        run = read_experiment(self.experiment, self.overrides).experiment
+        check_overrides(yaml, run)
+        check_benchmarks("benchmarks", self.benchmarks, yaml.evaluation.benchmarks if yaml.evaluation else ())
+        check_server(yaml, self.policy)
+        return run
+
+    def arguments(self, location: Sequence[str]) -> list[str]:
+        """The `tbrm evaluate` command line; `location` are the options that name the store."""
         named = {
             "--experiment": self.experiment,
             "--benchmarks": ",".join(self.benchmarks),
@@ -54,7 +73,9 @@ class PolicyEvaluation(Config):
         }
         options = [part for option, value in named.items() if value for part in (option, value)]
         sets = [part for override in self.overrides for part in ("--set", override)]
-        return ["evaluate", self.policy, *options, *sets, *(["--replace"] if self.replace else [])]
+        flags = ["--replace"] if self.replace else []
+        # Behind `--` nothing is an option, whatever it begins with.
+        return ["evaluate", *options, *sets, *flags, *location, "--", self.policy]
 
 
 @asset(
@@ -83,10 +104,14 @@ def by_hand_job() -> UnresolvedAssetJobDefinition:
 def _evaluate(
     context: AssetExecutionContext, config: PolicyEvaluation, launcher: Launcher, location: StoreLocation
 ) -> MaterializeResult[Any]:
-    finished = run_command(context, [*config.arguments(), *location.arguments()], launcher, 1)
+    try:
+        experiment = config.read()
+    except TbrmError as error:
+        raise Failure(str(error), allow_retries=False) from error
+    finished = run_command(context, config.arguments(location.arguments()), launcher, 1)
     store = location.open()
     try:
-        target = target_of(store, config.policy)
+        target = target_of(store, config.policy, experiment.named_servers if experiment else ())
         scores = read_scores(store, target.dataset, target.generation)
     except TbrmError as error:
         raise Failure(f"the scores cannot be read back: {error}", allow_retries=False) from error

@@ -1,5 +1,6 @@
 """Import of logged trajectories from the UI: the partition's key names the data set, the run config its files."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from dagster import (
@@ -17,6 +18,7 @@ from assets.launcher import Launcher
 from assets.logged import LOGGED_KEY, LOGGED_PARTITIONS
 from assets.metadata import column_schema, sample_responses
 from assets.resources import StoreLocation
+from assets.run_config import check_local
 from assets.stage_run import run_command
 from pipeline.errors import TbrmError
 
@@ -41,8 +43,13 @@ class ImportConfig(Config):
     generation: int = Field(default=0, ge=0, description="Generation of the data set that these files become.")
     replace: bool = Field(default=False, description="Write a committed partition anew; the old one is kept beside it.")
 
-    def arguments(self, name: str) -> list[str]:
-        """The `tbrm import` command line for data set `name`."""
+    def check(self) -> None:
+        """Raise TbrmError for what no run may name."""
+        check_local("files", *self.files)
+        check_local("tokenizer", self.tokenizer)
+
+    def arguments(self, name: str, location: Sequence[str]) -> list[str]:
+        """The `tbrm import` command line for data set `name`; `location` are the options that name the store."""
         options = {
             "--name": name,
             "--tokenizer": self.tokenizer,
@@ -54,7 +61,9 @@ class ImportConfig(Config):
         }
         maps = [part for field in self.fields for part in ("--map", field)]
         flags = ["--replace"] if self.replace else []
-        return ["import", *self.files, *(part for pair in options.items() for part in pair), *maps, *flags]
+        named = [part for pair in options.items() for part in pair]
+        # Behind `--` nothing is an option, whatever it begins with.
+        return ["import", *named, *maps, *flags, *location, "--", *self.files]
 
 
 @asset(
@@ -80,7 +89,11 @@ def _import(
     context: AssetExecutionContext, config: ImportConfig, launcher: Launcher, location: StoreLocation
 ) -> MaterializeResult[Any]:
     name = context.partition_key
-    finished = run_command(context, [*config.arguments(name), *location.arguments()], launcher, 1)
+    try:
+        config.check()
+    except TbrmError as error:
+        raise Failure(str(error), allow_retries=False) from error
+    finished = run_command(context, config.arguments(name, location.arguments()), launcher, 1)
     store = location.open()
     try:
         manifest = store.partition(f"logged/{name}", "rollouts", config.generation).manifest()

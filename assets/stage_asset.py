@@ -23,6 +23,7 @@ from assets.launcher import Launcher
 from assets.metadata import describe, table_metadata
 from assets.publish import ensure_published, publish_next
 from assets.resources import StoreLocation
+from assets.run_config import check_overrides
 from assets.sources import ExperimentSource, read_experiment
 from assets.stage_run import run_command
 from assets.stages import BASE_POLICY, TRAINED_POLICY, Stage, is_finished
@@ -37,7 +38,9 @@ class StageConfig(Config):
     """Run config of every stage; the defaults are the experiment's YAML as it is now."""
 
     overrides: list[str] = Field(
-        default=[], description="Fields set for this run only, as path.to.field=value, e.g. training.beta=0.01."
+        default=[],
+        description="Fields set for this run only, as path.to.field=value, e.g. training.beta=0.01. What names code, "
+        "hosts or places is set in the YAML alone.",
     )
     replace: bool = Field(
         default=False,
@@ -136,6 +139,8 @@ def _publish(context: AssetExecutionContext, store: Store, experiment: Experimen
 def _experiment_now(source: ExperimentSource, config: StageConfig) -> Experiment:
     """The experiment as its file and this run's overrides say it now: a change needs no reload of the definitions."""
     try:
-        return read_experiment(str(source.path), (*source.overrides, *config.overrides)).experiment
+        run = read_experiment(str(source.path), (*source.overrides, *config.overrides)).experiment
+        check_overrides(read_experiment(str(source.path), source.overrides).experiment, run)
+        return run
     except TbrmError as error:
         raise Failure(str(error), allow_retries=False) from error

@@ -85,5 +85,6 @@ def answerer_of(setting: Setting, policy: PolicyRef) -> Answerer:
     from evals.endpoint import EndpointAnswerer
 
     if is_endpoint(policy.path):
-        return EndpointAnswerer(policy.path, setting.evaluation.endpoint_requests)
+        named = setting.experiment.named_servers if setting.experiment else ()
+        return EndpointAnswerer(policy.path, setting.evaluation.endpoint_requests, named)
     return LocalAnswerer(setting, policy)

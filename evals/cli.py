@@ -85,7 +85,7 @@ def evaluate(
     if setting.experiment is not None and policy is None:
         policy = f"{setting.experiment.name}:{generation}"
     setting = changed(setting, Changes(template, max_tokens, max_problems, engine, dtype))
-    target = target_of(store, str(policy))
+    target = target_of(store, str(policy), setting.experiment.named_servers if setting.experiment else ())
     entries = plan_entries(setting, names_of(benchmarks), source)
     report = run(setting, store, target, entries, replace)
     if as_json:

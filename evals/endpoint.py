@@ -43,7 +43,8 @@ class EndpointAnswerer:
     name = "openai"
     version = "v1"
 
-    def __init__(self, path: str, requests: int) -> None:
+    def __init__(self, path: str, requests: int, named: Sequence[str] = ()) -> None:
+        self.named = named
         self.url, _, self.model = path.partition("#")
         self._pool = ThreadPoolExecutor(requests)
 
@@ -69,7 +70,7 @@ class EndpointAnswerer:
             prompt = body["prompt"] = render(protocol.template, question.problem.text, None)
         where = "chat/completions" if chat else "completions"
         # A prompt has no more tokens than bytes.
-        answer = call(f"{self.url}/{where}", body, _Completion, len(prompt.encode()) + protocol.max_tokens)
+        answer = call(f"{self.url}/{where}", body, _Completion, len(prompt.encode()) + protocol.max_tokens, self.named)
         choice, tokens = answer.choices[0], answer.usage.completion_tokens
         if tokens > protocol.max_tokens:
             told = f"{tokens:,} tokens, where max_tokens is {protocol.max_tokens:,}"

@@ -14,7 +14,7 @@ from pipeline.store import Store
 def pinned_targets(experiment: Experiment) -> Sequence[Target]:
     """The pinned policies. Held-out problems and templates are the experiment's; tables lie under `evaluated/`."""
     pinned = experiment.evaluation.pinned if experiment.evaluation else ()
-    return [foreign_target(path) for path in pinned]
+    return [foreign_target(path, experiment.named_servers) for path in pinned]
 
 
 def run_pinned(experiment: Experiment, store: Store, replace: bool = False) -> StageReport:

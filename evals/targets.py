@@ -1,6 +1,7 @@
 """Naming a policy: `EXPERIMENT:GENERATION`, a Hugging Face folder, a hub id `org/name@commit`, or a server."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,20 +30,23 @@ class Target:
         return store.partition(self.dataset, f"responses@{name}-{key[:8]}", self.generation)
 
 
-def target_of(store: Store, text: str) -> Target:
-    """The policy that `text` names. Raises TbrmError when it is no generation and cannot be a policy."""
+def target_of(store: Store, text: str, named: Sequence[str] = ()) -> Target:
+    """The policy that `text` names; servers among `named`, those of an experiment's YAML, get the key.
+
+    Raises TbrmError when it is no generation and cannot be a policy.
+    """
     found = _GENERATION.fullmatch(text)
     if found:
         dataset = found[1]
         generation = newest_policy(store, dataset) if found[2] == "latest" else int(found[2])
         return Target(resolve_candidate(store, dataset, generation), dataset, generation)
-    return foreign_target(text)
+    return foreign_target(text, named)
 
 
-def foreign_target(text: str) -> Target:
+def foreign_target(text: str, named: Sequence[str] = ()) -> Target:
     """A policy that is no generation of an experiment: a folder, a hub id, or a server. Raises TbrmError."""
     if is_endpoint(text):
-        policy = endpoint_policy(text)
+        policy = endpoint_policy(text, named)
         return Target(policy, _dataset(policy.policy_id), 0)
     folder = text if Path(text).is_dir() else _snapshot(text)
     policy = foreign_policy(folder)

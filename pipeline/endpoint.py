@@ -6,9 +6,10 @@ What a server answers is foreign: its size, its time and its form are checked he
 import asyncio
 import functools
 import os
+import re
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -24,6 +25,7 @@ _TIMEOUT_S = 3_600.0
 """Longest that one request may take, from the connection to the last byte of the answer."""
 _TRIES = 6
 _FIRST_PAUSE_S = 0.5
+_NO_ENTRY = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _TRY_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _LARGEST_ANSWER = 1 << 20
 """Bytes of an answer in which no text is asked for."""
@@ -47,18 +49,32 @@ class _Models(Answered):
 
 
 Reply = TypeVar("Reply", bound=Answered)
+_ORIGIN = re.compile(r"(https?)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?(?=[/?#]|$)")
 
 
-def endpoint_policy(address: str) -> PolicyRef:
+def is_named(address: str, servers: Iterable[str]) -> bool:
+    """Whether `address` has scheme, host and port of one of `servers`, whatever its path."""
+    origin = _origin(address)
+    return origin is not None and any(_origin(server) == origin for server in servers)
+
+
+def _origin(address: str) -> tuple[str, str, int] | None:
+    """(scheme, host, port); None for what other programs might read otherwise, such as `http://user@host`."""
+    found = _ORIGIN.match(address.lower())
+    return found and (found[1], found[2], int(found[3] or (443 if found[1] == "https" else 80)))
+
+
+def endpoint_policy(address: str, named: Sequence[str] = ()) -> PolicyRef:
     """The policy `URL#MODEL`; without a model the only one that the server has. Its id is `model@host:port`.
 
+    `named` are the servers that may get the key: see `call`.
     A server may load other weights under the same name: then give them another name, or run the stage with --replace.
     Raises TbrmError when the server has several models, or does not answer.
     """
     url, _, model = address.partition("#")
     url = url.rstrip("/")
     if not model:
-        names = [entry.id for entry in call(f"{url}/models", None, _Models).data]
+        names = [entry.id for entry in call(f"{url}/models", None, _Models, named=named).data]
         if len(names) != 1:
             raise TbrmError(f"{url} has the models {', '.join(names) or 'none'}: name one, as {url}#MODEL")
         model = names[0]
@@ -68,19 +84,23 @@ def endpoint_policy(address: str) -> PolicyRef:
         raise TbrmError(f"{url} is no address of a server: {error}") from error
 
 
-def call(url: str, body: Mapping[str, Any] | None, form: type[Reply], tokens: int = 0) -> Reply:
+def call(
+    url: str, body: Mapping[str, Any] | None, form: type[Reply], tokens: int = 0, named: Sequence[str] = ()
+) -> Reply:
     """GET, or POST of a JSON body; the answer as `form`. `tokens` of text, prompt included, bound its size.
 
+    The key goes along only where `url` is at one of `named`, the servers that the experiment's YAML names.
     A broken connection, half an answer and an overloaded server are asked again, with pauses. Raises TbrmError after
     the last try, and at once for a redirect and for an answer of another form or size.
     """
+    key = _authorization() if is_named(url, named) else {}
     largest = _LARGEST_ANSWER + _BYTES_PER_TOKEN * tokens
     reason = ""
     for attempt in range(_TRIES):
         if attempt:
             time.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1))
         try:
-            status, data = asyncio.run(_exchange(url, body, largest))
+            status, data = asyncio.run(_exchange(url, body, largest, key))
         except TimeoutError:  # whoever held on for so long may do it every time
             reason = f"no whole answer within {_TIMEOUT_S:g} s"
             break
@@ -89,6 +109,8 @@ def call(url: str, body: Mapping[str, Any] | None, form: type[Reply], tokens: in
             continue
         if status != HTTPStatus.OK:
             reason = f"HTTP {status} {_shown(data)}"
+            if status in _NO_ENTRY and not key and os.environ.get(API_KEY):
+                reason += f" ({API_KEY} goes only to servers that the experiment's YAML names: see `servers`)"
             if status in _TRY_AGAIN:
                 continue
             break
@@ -105,7 +127,9 @@ def call(url: str, body: Mapping[str, Any] | None, form: type[Reply], tokens: in
     raise TbrmError(f"{url}: {reason.rstrip('.')}. Correct it and run again: finished shards are kept")
 
 
-async def _exchange(url: str, body: Mapping[str, Any] | None, largest: int) -> tuple[int, bytes]:
+async def _exchange(
+    url: str, body: Mapping[str, Any] | None, largest: int, key: Mapping[str, str]
+) -> tuple[int, bytes]:
     """(status, body) of one request. Raises ConnectionError where it breaks, TimeoutError after `_TIMEOUT_S`.
 
     Raises TbrmError for a redirect, which is not followed: the key and the prompts would go to a host that the
@@ -114,7 +138,7 @@ async def _exchange(url: str, body: Mapping[str, Any] | None, largest: int) -> t
     """
     import httpx
 
-    headers = {"Accept-Encoding": "identity"} | _authorization()
+    headers = {"Accept-Encoding": "identity", **key}
     client = httpx.AsyncClient(verify=_certificates(), timeout=None, follow_redirects=False)
     try:
         async with (

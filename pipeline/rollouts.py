@@ -83,7 +83,7 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
 def behaviour_policy(store: Store, experiment: Experiment, config: RolloutsConfig, generation: int) -> PolicyRef:
     """What samples generation `generation`: policy[g], or the policy that `rollouts.policy` and `.adapter` name."""
     if config.policy and config.endpoint:
-        return endpoint_policy(config.policy)
+        return endpoint_policy(config.policy, [config.policy])
     policy = foreign_policy(config.policy) if config.policy else resolve_policy(store, experiment, generation)
     if not config.adapter:
         return policy

@@ -12,7 +12,7 @@ from pipeline.config.prompts import PromptsConfig
 from pipeline.config.ray import RayConfig
 from pipeline.config.replay import ReplayConfig
 from pipeline.config.rewards import RewardsConfig
-from pipeline.config.rollouts import RolloutsConfig
+from pipeline.config.rollouts import RolloutsConfig, is_endpoint
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
@@ -39,6 +39,9 @@ class Experiment(Config):
     replay: ReplayConfig = ReplayConfig()
     training: TrainingConfig
     evaluation: EvaluationConfig | None = None
+    servers: tuple[str, ...] = ()
+    """Servers (`http://host:8000/v1`) that a run started in the UI may ask, besides those in `rollouts.policy` and
+    `evaluation.pinned`. The key in OPENAI_API_KEY is sent to these three and to no other."""
     ray: RayConfig | None = None
     """Shards of sampling and labelling on a Ray cluster. None: on the machine of the stage."""
     launch: LaunchConfig | None = None
@@ -50,6 +53,21 @@ class Experiment(Config):
         if not NAME.fullmatch(name) or name in RESERVED_NAMES:
             raise ValueError(f"{name!r} must be 1 to 64 of a-z, 0-9, _ and not one of {', '.join(RESERVED_NAMES)}")
         return name
+
+    @field_validator("servers")
+    @classmethod
+    def _are_addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        for address in addresses:
+            if not is_endpoint(address):
+                raise ValueError(f"{address!r} is no address of a server: write it as http://host:8000/v1")
+        return addresses
+
+    @property
+    def named_servers(self) -> tuple[str, ...]:
+        """Addresses of every server that this experiment names."""
+        behaviour = (self.rollouts.policy or "",) if self.rollouts else ()
+        pinned = self.evaluation.pinned if self.evaluation else ()
+        return tuple(address for address in (*self.servers, *behaviour, *pinned) if is_endpoint(address))
 
     @field_validator("rollouts", mode="before")
     @classmethod

@@ -31,7 +31,7 @@ def load_engine(
 
         end = [int(tokenizer.eos_token_id)]
         rows = vocabulary_of(tokenizer.name_or_path, tokenizer)
-        return OpenAIEngine(policy, rollouts.batch_size, end, rollouts.stop, tokenizer, rows)
+        return OpenAIEngine(policy, rollouts.batch_size, end, rollouts.stop, tokenizer, rows, [rollouts.policy or ""])
     stop_ids = stop_token_ids(policy.path, tokenizer)
     if choice.name == "vllm":
         from pipeline.engines.vllm_engine import VllmEngine

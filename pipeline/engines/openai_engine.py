@@ -45,10 +45,11 @@ class OpenAIEngine:
         stop: Sequence[str],
         tokenizer: Any,
         vocabulary: int,
+        named: Sequence[str] = (),
     ) -> None:
         self.url, _, self.model = policy.path.partition("#")
         self.stop_ids, self.stop = list(stop_ids), list(stop)
-        self.tokenizer, self.vocabulary = tokenizer, vocabulary
+        self.tokenizer, self.vocabulary, self.named = tokenizer, vocabulary, named
         self._pool = ThreadPoolExecutor(requests)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Sample]:
@@ -75,7 +76,7 @@ class OpenAIEngine:
         if self.stop:
             body |= {"stop": self.stop, "include_stop_str_in_output": True}
         prompt, longest = request.prompt_token_ids, sampling.max_tokens
-        answer = call(f"{self.url}/completions", body, _Completion, len(prompt) + longest)
+        answer = call(f"{self.url}/completions", body, _Completion, len(prompt) + longest, self.named)
         if len(answer.choices) != 1:
             raise self._bad("choices", f"{len(answer.choices)} responses where one was asked for")
         return self._checked(answer.choices[0], prompt, longest)

@@ -26,10 +26,10 @@ def test_a_server_scores_like_the_folder_it_serves(
     store: Store, server: tuple[str, Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(endpoint.API_KEY, "secret")
-    setting = setting_of(tiny_experiment())
+    setting = setting_of(tiny_experiment().model_copy(update={"servers": (server[0],)}))
     entries = plan_entries(setting, ["heldout"])
     here = target_of(store, "exp:0")
-    there = target_of(store, server[0])
+    there = target_of(store, server[0], [server[0]])
     assert there.policy.policy_id.startswith("tiny@127.0.0.1:")
     texts: list[list[str]] = []
     for target in (here, there):
@@ -44,6 +44,15 @@ def test_a_server_scores_like_the_folder_it_serves(
     assert texts[0] == texts[1]
     assert {request["key"] for request in server[1].seen} == {"Bearer secret"}
     assert evaluate(setting, store, there, entries).skipped
+
+
+def test_a_server_that_the_experiment_does_not_name_gets_no_key(
+    store: Store, server: tuple[str, Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(endpoint.API_KEY, "secret")
+    setting = setting_of(tiny_experiment())
+    evaluate(setting, store, target_of(store, server[0]), plan_entries(setting, ["heldout"]))
+    assert {request["key"] for request in server[1].seen} == {None}
 
 
 def test_overload_and_half_answers_are_tried_again(store: Store, server: tuple[str, Served]) -> None:

@@ -36,7 +36,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ask(url: str, stop: tuple[str, ...] = (), max_tokens: int = 5) -> Sample:
     policy = PolicyRef("tiny@here", f"{url}#tiny")
-    engine = OpenAIEngine(policy, 1, [EOS], stop, TOKENIZER, len(TOKENIZER) + 3)
+    engine = OpenAIEngine(policy, 1, [EOS], stop, TOKENIZER, len(TOKENIZER) + 3, [url])
     try:
         return engine.generate([Request(PROMPT, 7)], Sampling(1.0, 1.0, 0, max_tokens))[0]
     finally:
@@ -216,6 +216,45 @@ def test_a_key_that_no_header_can_hold_is_told_without_it(monkeypatch: pytest.Mo
             ask(server.url)
         assert key not in str(refused.value)
         assert server.seen == []
+
+
+def test_the_key_goes_to_servers_that_the_yaml_names_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(endpoint.API_KEY, "sk-secret")
+    with raw_server(told({"data": [{"id": "m"}]})) as server:
+        port = server.url.rpartition(":")[2].partition("/")[0]
+        endpoint_policy(server.url, [server.url])
+        assert "authorization: bearer sk-secret" in server.seen.pop().lower()
+        others = ("http://127.0.0.1:1/v1", f"https://127.0.0.1:{port}/v1", f"http://localhost:{port}/v1")
+        for named in ([], *([other] for other in others), [f"http://127.0.0.1:{port}@other.example/v1"]):
+            endpoint_policy(server.url, named)
+            assert "authorization" not in server.seen.pop().lower()
+        server.answer = body(b"who are you?", "401 Unauthorized")
+        with pytest.raises(
+            TbrmError, match=f"HTTP 401 who are you.*{endpoint.API_KEY} goes only to servers that.*YAML"
+        ):
+            endpoint_policy(server.url)
+
+
+@pytest.mark.parametrize(
+    ("address", "named"),
+    [
+        ("http://model.example/v1", True),
+        ("HTTP://MODEL.example:80/other#m", True),
+        ("http://model.example", True),
+        ("https://model.example/v1", False),
+        ("http://model.example:8000/v1", False),
+        ("http://model.example.attacker.example/v1", False),
+        ("http://model.example@attacker.example/v1", False),
+        ("http://attacker.example\\@model.example/v1", False),
+        ("http://model.example\\@attacker.example/v1", False),
+        ("http://attacker.example/http://model.example/v1", False),
+        ("http:///model.example", False),
+        ("", False),
+    ],
+)
+def test_a_server_is_named_by_scheme_host_and_port(address: str, named: bool) -> None:
+    assert endpoint.is_named(address, ["https://other.example", "http://model.example/v1#m"]) == named
+    assert not endpoint.is_named(address, [])
 
 
 @pytest.mark.parametrize("models", [{"data": [{"id": 3}]}, {"data": "x"}, {"data": [{}]}, [], {"data": []}])
