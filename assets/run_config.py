@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pydantic import BaseModel
 
 from pipeline.config import Experiment
-from pipeline.config.base import Config
 from pipeline.config.evaluation import EvaluationConfig, Protocol
 from pipeline.config.launch import LaunchConfig
 from pipeline.config.policy import PolicyConfig, ReferenceConfig, WarmStart
@@ -26,7 +25,7 @@ from pipeline.errors import TbrmError
 _STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,127}")
 _BENCHMARK = re.compile(r"[a-z0-9][a-z0-9_]{0,47}")
 
-A_RUN_MAY_SET: Mapping[type[Config], str] = {
+A_RUN_MAY_SET: Mapping[type[BaseModel], str] = {
     Experiment: "description seed generations policy prompts rollouts rewards reference replay training evaluation",
     PolicyConfig: "dtype attention warm_start",
     WarmStart: "trajectories behaviour_accuracy steps batch learning_rate",
@@ -63,7 +62,7 @@ A_RUN_MAY_SET: Mapping[type[Config], str] = {
 path, unless it stands in the YAML.
 """
 
-ONLY_THE_YAML_SETS: Mapping[type[Config], str] = {
+ONLY_THE_YAML_SETS: Mapping[type[BaseModel], str] = {
     Experiment: "name servers ray launch",
     PolicyConfig: "base revision",
     WarmStart: "logged",
@@ -130,7 +129,7 @@ def check_benchmarks(field: str, names: Sequence[str], declared: Sequence[str] =
 
 def _refused(path: str, before: BaseModel | None, after: BaseModel) -> list[str]:
     """Paths of the fields of `after` that differ from `before` (None: from their defaults), and are the YAML's."""
-    free = A_RUN_MAY_SET.get(type(after), "").split()  # pyright: ignore[reportArgumentType]
+    free = A_RUN_MAY_SET.get(type(after), "").split()
     found: list[str] = []
     for name, field in type(after).model_fields.items():
         # Of a required field there is no default: what it is set to differs from it.

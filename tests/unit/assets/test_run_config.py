@@ -1,7 +1,6 @@
 """What a run that is started in the UI may set: every field of the configuration is looked at, and none names code."""
 
 import json
-import re
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -118,17 +117,23 @@ class Recorder(Launcher):
 
 
 @pytest.fixture
-def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Starts a job with a run config; gives (the stages' commands, the messages of the failed steps)."""
+def experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory with the experiments `tiny` and `named`, which names a server, and a YAML elsewhere."""
     write_tiny(tmp_path)
     tree = yaml.safe_load((tmp_path / "experiments" / "tiny.yaml").read_text())
     named = tree | {"name": "named", "servers": ["http://127.0.0.1:9/v1"]}
     (tmp_path / "experiments" / "named.yaml").write_text(yaml.safe_dump(named))
     (tmp_path / "evil.yaml").write_text(yaml.safe_dump(tree | {"rewards": {"verifier": "os:system"}}))
     monkeypatch.chdir(tmp_path)
-    sources, _ = read_experiments(tmp_path / "experiments")
-    recorder = Recorder(file=str(tmp_path / "commands"))
-    definitions = build_definitions(sources, store=StoreLocation(root=str(tmp_path / "data")), launcher=recorder)
+    return tmp_path
+
+
+@pytest.fixture
+def launched(experiments: Path) -> Any:
+    """Starts a job with a run config; gives (the stages' commands, the messages of the failed steps)."""
+    sources, _ = read_experiments(experiments / "experiments")
+    recorder = Recorder(file=str(experiments / "commands"))
+    definitions = build_definitions(sources, store=StoreLocation(root=str(experiments / "data")), launcher=recorder)
 
     def run(job: str, op: str, config: dict[str, Any], partition: str | None = None) -> tuple[list[list[str]], str]:
         with DagsterInstance.ephemeral() as instance:
@@ -141,7 +146,7 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             )
             failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
             told = " ".join(str(f.user_failure_data.description) for f in failures if f.user_failure_data)
-        file = tmp_path / "commands"
+        file = experiments / "commands"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else [], told
 
     return run
@@ -167,12 +172,21 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"policy": "s3://attacker/model"}, "`policy`"),
     ],
 )
-def test_an_evaluation_by_hand_is_refused_before_a_process_starts(
-    launched: Any, config: dict[str, Any], reason: str
-) -> None:
+@pytest.mark.usefixtures("experiments")
+def test_an_evaluation_by_hand_names_neither_code_nor_hosts(config: dict[str, Any], reason: str) -> None:
+    with pytest.raises(TbrmError, match=reason):
+        PolicyEvaluation(**config).read()
+
+
+def test_an_evaluation_by_hand_is_refused_before_a_process_starts(launched: Any) -> None:
+    """The attack of one address: a server of the attacker's, and a function to import."""
+    commands, told = launched(EVALUATION_JOB, "evaluated_policies", {"policy": SERVER, "experiment": "named"})
+    assert commands == []
+    assert "`servers`" in told
+    config = {"policy": "tiny:0", "experiment": "tiny", "overrides": ["rewards.verifier=os:system"]}
     commands, told = launched(EVALUATION_JOB, "evaluated_policies", config)
     assert commands == []
-    assert re.search(reason, told), told
+    assert "`rewards.verifier`" in told
 
 
 def test_a_server_that_the_yaml_names_is_asked(launched: Any) -> None:
@@ -183,10 +197,9 @@ def test_a_server_that_the_yaml_names_is_asked(launched: Any) -> None:
     assert commands[0][-2:] == ["--", "http://127.0.0.1:9/v1#m"]
 
 
-@pytest.mark.parametrize("stage", ["rewards", "rollouts", "trained_policy"])
-def test_a_stage_is_refused_before_a_process_starts(launched: Any, stage: str) -> None:
+def test_a_stage_is_refused_before_a_process_starts(launched: Any) -> None:
     config = {"overrides": ["rewards.verifier=os:system"]}
-    commands, told = launched("tiny_generation", f"tiny__{stage}", config, "0000")
+    commands, told = launched("tiny_generation", "tiny__rewards", config, "0000")
     assert commands == []
     assert "`rewards.verifier`" in told
 
