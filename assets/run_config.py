@@ -42,7 +42,7 @@ A_RUN_MAY_SET: Mapping[type[BaseModel], str] = {
     RewardsConfig: "verifier require_boxed components timeout_s cpu_s memory_mb timeout_reward max_undecided_share "
     "token_rewards audit_sample workers batch",
     RewardComponents: "correctness format length length_free_tokens length_max_tokens",
-    ReplayConfig: "window lag generation_weight generation_decay logged filters max_per_prompt dedup rewards "
+    ReplayConfig: "window lag generation_weight generation_decay logged filters max_per_prompt min_per_prompt dedup rewards "
     "ref_logprobs",
     LoggedSource: "name weight generation rewards ref_logprobs",
     Filters: "finish_reasons min_response_tokens max_response_tokens max_prompt_tokens statuses success_rate "
@@ -51,7 +51,8 @@ A_RUN_MAY_SET: Mapping[type[BaseModel], str] = {
     "grad_clip optimizer_state prompt_batch updates_per_generation critic_learning_rate clip_ratio kl_coefficient "
     "entropy_coefficient gae_lambda value_offset length_normalized drop_truncated residual_clip temperature "
     "micro_batch_tokens head_chunk_tokens activation_checkpointing zero_stage offload processes sequence_parallel lora "
-    "checkpoint_every keep_checkpoints max_residual diagnostics_sample",
+    "checkpoint_every keep_checkpoints max_residual diagnostics_sample control_every control_sample dual_clip "
+    "old_logprobs importance_cap",
     LoraConfig: "rank alpha target_modules",
     EvaluationConfig: "benchmarks protocols responses_per_shard endpoint_requests every",
     Protocol: "benchmark samples temperature top_p max_tokens max_problems",
