@@ -42,8 +42,8 @@ A_RUN_MAY_SET: Mapping[type[BaseModel], str] = {
     RewardsConfig: "verifier require_boxed components timeout_s cpu_s memory_mb timeout_reward max_undecided_share "
     "token_rewards audit_sample workers batch",
     RewardComponents: "correctness format length length_free_tokens length_max_tokens",
-    ReplayConfig: "window lag generation_weight generation_decay logged filters max_per_prompt min_per_prompt dedup rewards "
-    "ref_logprobs",
+    ReplayConfig: "window lag generation_weight generation_decay logged filters max_per_prompt min_per_prompt dedup "
+    "rewards ref_logprobs",
     LoggedSource: "name weight generation rewards ref_logprobs",
     Filters: "finish_reasons min_response_tokens max_response_tokens max_prompt_tokens statuses success_rate "
     "success_reward",
