@@ -4,7 +4,7 @@
 # (pyarrow ships no types)
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -65,7 +65,7 @@ def grade_responses(grader: Grader, responses: Partition, verifier: str | None =
             yield pa.Table.from_pylist(scores, SCHEMAS["scores"])
 
 
-def verifier_versions(grader: Grader, names: Sequence[str]) -> dict[str, str]:
-    """Version of each verifier that will grade; an empty name is the experiment's own. Raises TbrmError."""
-    verifiers = [grader.verifier_of(GradeItem("", "", name or None)) for name in sorted(set(names))]
-    return {verifier.name: verifier.version for verifier in verifiers}
+def verifier_versions(grader: Grader, items: Iterable[GradeItem]) -> dict[str, str]:
+    """Version of each verifier that will grade. Raises TbrmError for one, or a task, that nobody declares."""
+    verifiers = map(grader.verifier_of, items)
+    return dict(sorted((verifier.name, verifier.version) for verifier in verifiers))

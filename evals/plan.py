@@ -9,6 +9,7 @@ from typing import Any
 from evals.benchmarks import SUITES, ProblemSource, find_benchmark, load_problems_of, problems_hash
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.evaluation import EvaluationConfig, Protocol
+from pipeline.config.experiment import declared_rewards
 from pipeline.config.policy import PolicyConfig
 from pipeline.config.rewards import RewardsConfig
 from pipeline.config.rollouts import RolloutsConfig
@@ -66,6 +67,10 @@ class Entry:
     """Ids of problems that cannot be answered as stated."""
     remark: str = ""
     """How the problems differ from those that the registry knows."""
+    verifiers: tuple[str, ...] = ()
+    """Built-in verifiers that the problems may name besides the experiment's."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of reasoning-gym that they may name."""
 
     def key(self, policy_id: str, setting: Setting) -> str:
         """Names the responses: equal key, equal responses. The engine and its batching are not part of it."""
@@ -77,7 +82,7 @@ def setting_of(experiment: Experiment) -> Setting:
     return Setting(
         evaluation=experiment.evaluation or EvaluationConfig(),
         rollouts=experiment.rollouts or RolloutsConfig(),
-        rewards=experiment.rewards,
+        rewards=declared_rewards(experiment),
         policy=experiment.policy,
         template=experiment.prompts.template,
         seed=experiment.seed,
@@ -158,4 +163,12 @@ def _entry(name: str, setting: Setting, source: ProblemSource) -> Entry:
         problems_hash=found if problems == everything else problems_hash(problems),
         flawed=tuple(problem.id for problem in problems if benchmark.flaw(problem)),
         remark=f"problems {found} differ from the registry's {benchmark.content_hash}" if differs else "",
+        verifiers=benchmark.verifiers,
+        tasks=benchmark.tasks,
     )
+
+
+def rewards_for(setting: Setting, entries: Sequence[Entry]) -> RewardsConfig:
+    """How responses to the entries' problems are graded: as the experiment says, with what the benchmarks declare."""
+    verifiers = [name for entry in entries for name in entry.verifiers]
+    return setting.rewards.declaring(verifiers, [task for entry in entries for task in entry.tasks])

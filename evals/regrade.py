@@ -3,7 +3,9 @@
 # pyright: reportUnknownParameterType=false
 # (pyarrow ships no types)
 
+import json
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -14,7 +16,8 @@ from evals.stage import report_of, write_scores
 from pipeline.config import stage_hash
 from pipeline.config.rewards import RewardsConfig
 from pipeline.errors import StoreError
-from pipeline.rewards import Grader
+from pipeline.rewards import GradeItem, Grader
+from pipeline.rewards.types import Extra
 from pipeline.stage import StageReport
 from pipeline.store import Partition, Store
 
@@ -38,7 +41,7 @@ def run_regrade(
     records = list(read_entries(scored).values())
     partition = store.partition(dataset, f"scores@{label}", generation)
     sources = [_responses(store, record) for record in records]
-    with Grader(rewards) as grader:
+    with Grader(_declaring(rewards, sources, verifier)) as grader:
         keys = [_key(grader, record, source, verifier) for record, source in zip(records, sources, strict=True)]
         if partition.is_committed() and {e.key for e in read_entries(partition).values()} == set(keys):
             return report_of("regrade", partition.manifest(), started, skipped=True)
@@ -64,14 +67,26 @@ def _responses(store: Store, record: EntryRecord) -> Partition:
 
 def _key(grader: Grader, record: EntryRecord, responses: Partition, verifier: str | None) -> str:
     """Names the regraded scores of an entry: its responses and what grades them."""
-    names = {verifier} if verifier else _named(responses)
-    versions = verifier_versions(grader, sorted(names))
+    items = (GradeItem("", "", verifier or name or None, extra) for name, extra in _named(responses))
+    versions = verifier_versions(grader, items)
     return stage_hash(record.responses_hash, grader.config.deciding(), versions, verifier or "")
 
 
-def _named(responses: Partition) -> set[str]:
-    """Verifiers that the problems name; empty for the experiment's own."""
-    names: set[str] = set()
-    for _, rows in responses.iter_shards(["verifier"]):
-        names.update(map(str, rows["verifier"].unique().to_pylist()))
-    return names
+def _declaring(rewards: RewardsConfig, sources: Sequence[Partition], verifier: str | None) -> RewardsConfig:
+    """`rewards` with the built-in verifiers and the tasks that the stored problems name.
+
+    `evaluate` wrote them, from benchmarks that declare what their problems name. Functions stay what the YAML names.
+    """
+    if verifier and verifier != "reasoning_gym":
+        return rewards
+    found = [pair for source in sources for pair in _named(source)]
+    tasks = {str(extra["task"]) for _, extra in found if "task" in extra}
+    return rewards.declaring({name for name, _ in found}, tasks)
+
+
+def _named(responses: Partition) -> Iterator[tuple[str, Extra]]:
+    """(verifier, extra) of every stored problem; the name is empty for the experiment's own."""
+    for _, rows in responses.iter_shards(["verifier", "extra"]):
+        pairs = zip(rows["verifier"].to_pylist(), rows["extra"].to_pylist(), strict=True)
+        for name, extra in dict.fromkeys(pairs):
+            yield str(name or ""), json.loads(str(extra))

@@ -14,14 +14,14 @@ import pyarrow as pa
 from evals.answers import Answerer
 from evals.grading import grade_responses, verifier_versions
 from evals.metrics import summarize
-from evals.plan import Entry, Setting, plan_entries, setting_of
+from evals.plan import Entry, Setting, plan_entries, rewards_for, setting_of
 from evals.responses import Sampler, write_responses
 from evals.scores import EntryRecord, read_entries, scores_of_table
 from evals.targets import Target
 from pipeline.config import Experiment, stage_hash
 from pipeline.errors import StoreError
 from pipeline.policy import check_undamaged, resolve_candidate
-from pipeline.rewards import Grader
+from pipeline.rewards import GradeItem, Grader
 from pipeline.stage import StageReport
 from pipeline.store import Manifest, Partition, Stat, Store
 
@@ -74,7 +74,7 @@ def evaluate(
     records = list(_renumbered(kept))
     sampled = [(entry, *write_responses(store, target, entry, setting, sampler)) for entry in todo]
     sampler.close()
-    with Grader(setting.rewards) as grader:
+    with Grader(rewards_for(setting, todo)) as grader:  # `_open` has looked at what each entry's problems name
         for entry, responses, manifest in sampled:
             graded = list(grade_responses(grader, responses))
             first = len(tables)
@@ -136,8 +136,9 @@ def write_scores(
 
 def _scored_key(entry: Entry, setting: Setting, target: Target) -> str:
     """Names the scores of an entry: its responses, and how they are graded."""
-    with Grader(setting.rewards) as grader:  # its workers start only when something is graded
-        versions = verifier_versions(grader, [problem.verifier or "" for problem in entry.problems])
+    items = [GradeItem("", "", problem.verifier, problem.extra) for problem in entry.problems]
+    with Grader(rewards_for(setting, [entry])) as grader:  # its workers start only when something is graded
+        versions = verifier_versions(grader, items)
     return stage_hash(entry.key(target.policy.policy_id, setting), setting.rewards.deciding(), versions)
 
 

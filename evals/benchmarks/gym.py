@@ -41,6 +41,8 @@ GYM = tuple(
         origin="reasoning-gym 0.1.25",
         rows=(ROWS,),
         content_hash=content_hash,
+        verifiers=("reasoning_gym",),
+        tasks=(task,),
     )
     for task, content_hash in _HASHES.items()
 )

@@ -32,7 +32,8 @@ class Benchmark:
 
     `rows` are the row counts that its known forms have, `content_hash` is that of the form our figures were made with
     (None: not fixed). `flaw` tells why a problem cannot be answered as stated, None for a sound one: flawed problems
-    are asked and counted as the paper does, and a second accuracy leaves them out.
+    are asked and counted as the paper does, and a second accuracy leaves them out. `verifiers` and `tasks` are the
+    built-in verifiers and the tasks of reasoning-gym that its problems may name, besides those of the experiment.
     """
 
     name: str
@@ -44,3 +45,5 @@ class Benchmark:
     content_hash: str | None = None
     flaw: Callable[[Problem], str | None] = no_flaw
     remarks: tuple[str, ...] = ()
+    verifiers: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()

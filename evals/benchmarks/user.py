@@ -48,6 +48,10 @@ class BenchmarkDefinition(Config):
     """Field names of a row."""
     verifier: str | None = None
     """Verifier of rows that name none in a field `verifier`. By default the experiment's."""
+    row_verifiers: tuple[str, ...] = ()
+    """Further built-in verifiers that rows may name."""
+    reasoning_gym_tasks: tuple[str, ...] = ()
+    """Tasks of reasoning-gym that rows may name in `extra.task`."""
     protocol: Protocol = GREEDY
     """Samples, temperature and limits; greedy by default."""
     rows: int | None = Field(default=None, gt=0)
@@ -79,6 +83,8 @@ def read_definition(path: Path) -> Benchmark:
         origin=f"{found.hub.id}@{found.hub.revision[:12]}" if found.hub else f"{path.name}: {found.problems}",
         rows=(found.rows,) if found.rows else (),
         content_hash=found.content_hash,
+        verifiers=(*((found.verifier,) if found.verifier else ()), *found.row_verifiers),
+        tasks=found.reasoning_gym_tasks,
     )
 
 

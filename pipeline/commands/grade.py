@@ -9,7 +9,8 @@ import click
 from pydantic import ValidationError
 
 from pipeline.config import load_experiment
-from pipeline.config.rewards import RewardsConfig
+from pipeline.config.experiment import declared_rewards
+from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardsConfig
 from pipeline.errors import ConfigError, TbrmError
 
 _FIELDS = {"response": str, "answer": str}
@@ -19,26 +20,39 @@ _FIELDS = {"response": str, "answer": str}
 @click.argument("file", type=click.File("r", encoding="utf-8", errors="surrogateescape"), default="-")
 @click.option("--verifier", help="Verifier of rows that name none. Default: math_verify.")
 @click.option(
-    "--allow", multiple=True, metavar="MODULE:FUNCTION", help="Your own function that rows may name. Repeatable."
+    "--allow",
+    multiple=True,
+    metavar="VERIFIER",
+    help="Verifier that rows may name, or your own function as MODULE:FUNCTION. Repeatable.",
 )
+@click.option("--task", "tasks", multiple=True, help="Task of reasoning-gym that rows may name. Repeatable.")
 @click.option("--experiment", "-e", "name", help="Take verifier, limits and weights from this experiment.")
 @click.option("--cpu-s", type=float, help="Processor seconds for one response.")
 @click.option("--timeout-s", type=float, help="Wall-clock seconds for one response.")
 @click.option("--memory-mb", type=int, help="Address space for one response, MiB.")
 @click.option("--workers", type=int, help="Verifier processes. 0: one for each core.")
 def grade(
-    file: Iterable[str], name: str | None, verifier: str | None, allow: Sequence[str], **limits: float | int | None
+    file: Iterable[str],
+    name: str | None,
+    verifier: str | None,
+    allow: Sequence[str],
+    tasks: Sequence[str],
+    **limits: float | int | None,
 ) -> None:
     """Grade JSONL rows {"response", "answer", "verifier"?, "extra"?} from FILE or standard input.
 
-    Every row comes back in order, with reward, status, extracted_answer and detail.
+    Every row comes back in order, with reward, status, extracted_answer and detail. A row may name only a verifier or
+    task that --verifier, --allow, --task or the experiment names.
     """
     from pipeline.rewards import Grader
 
-    base = load_experiment(name).rewards if name else RewardsConfig()
+    base = declared_rewards(load_experiment(name)) if name else RewardsConfig()
     chosen: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
     chosen |= {"verifier": verifier} if verifier else {}
-    chosen |= {"user_verifiers": (*base.user_verifiers, *allow)}
+    functions = [allowed for allowed in allow if allowed not in BUILTIN_VERIFIERS]
+    chosen |= {"user_verifiers": (*base.user_verifiers, *functions)}
+    chosen |= {"row_verifiers": (*base.row_verifiers, *(name for name in allow if name not in functions))}
+    chosen |= {"reasoning_gym_tasks": (*base.reasoning_gym_tasks, *tasks)}
     try:
         config = RewardsConfig.model_validate({**base.model_dump(), **chosen})
     except ValidationError as error:

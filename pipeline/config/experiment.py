@@ -108,3 +108,9 @@ class Experiment(Config):
                 f"`training.zero_stage: 0` keeps no fp32 master weights of a {self.policy.dtype} policy: set it to 1"
             )
         return self
+
+
+def declared_rewards(experiment: Experiment) -> RewardsConfig:
+    """`rewards`, and what the experiment's own prompts name: a source `reasoning_gym` declares its tasks."""
+    gym = experiment.prompts.reasoning_gym if experiment.prompts.source == "reasoning_gym" else None
+    return experiment.rewards.declaring(["reasoning_gym"], gym.tasks) if gym else experiment.rewards

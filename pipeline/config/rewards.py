@@ -1,12 +1,19 @@
 """How trajectories are labelled."""
 
 import re
+from collections.abc import Iterable
+from typing import Self
 
 from pydantic import Field, field_validator
 
 from pipeline.config.base import Config
+from pipeline.config.reasoning_gym import refusal
 
 BUILTIN_VERIFIERS = ("math_verify", "exact_integer", "multiple_choice", "r1_format", "reasoning_gym", "plain")
+_DECIDE_NOTHING = (
+    *("workers", "batch", "max_undecided_share", "audit_sample"),
+    *("user_verifiers", "row_verifiers", "reasoning_gym_tasks"),
+)
 USER_VERIFIER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -40,7 +47,14 @@ class RewardsConfig(Config):
     """Used for prompts that name none: math_verify, exact_integer, multiple_choice, r1_format, reasoning_gym, plain, or
     your own function as `package.module:function`."""
     user_verifiers: tuple[str, ...] = ()
-    """Further `package.module:function` that prompts may name. Code that is named in data only is never imported."""
+    """Further `package.module:function` that rows may name. Code that is named in data only is never imported."""
+    row_verifiers: tuple[str, ...] = ()
+    """Built-in verifiers that rows may name besides `verifier`. A row that names another one is refused."""
+    reasoning_gym_tasks: tuple[str, ...] = ()
+    """Tasks of reasoning-gym that rows may name in `extra.task`, besides those of `prompts.reasoning_gym.tasks`."""
+    tasks_whose_scorer_runs_answers_as_code: tuple[str, ...] = ()
+    """Tasks of reasoning-gym to grade by the package's own scorer although it RUNS THE ANSWER OR THE ROW AS PYTHON:
+    text of a model, or of somebody's log. Each such row gets a process of its own, under the sandbox of the machine."""
     require_boxed: bool = False
     r"""Only a \boxed{} answer counts, without a box the status is wrong_format. False: the last expression counts."""
     components: RewardComponents = RewardComponents()
@@ -81,10 +95,39 @@ class RewardsConfig(Config):
                 raise ValueError(f"{name!r} is not of the form package.module:function")
         return names
 
+    @field_validator("row_verifiers")
+    @classmethod
+    def _built_in(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in BUILTIN_VERIFIERS:
+                known = ", ".join(BUILTIN_VERIFIERS)
+                raise ValueError(f"{name!r} is none of {known}; functions of your own go into user_verifiers")
+        return names
+
+    @field_validator("reasoning_gym_tasks")
+    @classmethod
+    def _gradable(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        for task in tasks:
+            if reason := refusal(task):
+                raise ValueError(f"the task {task!r} is not graded: {reason}")
+        return tasks
+
     def may_run(self, verifier: str) -> bool:
-        """Whether the experiment allows this verifier: built in, or declared in its YAML."""
-        return verifier in BUILTIN_VERIFIERS or verifier == self.verifier or verifier in self.user_verifiers
+        """Whether the experiment declares this verifier."""
+        return verifier in (self.verifier, *self.user_verifiers, *self.row_verifiers)
+
+    def may_grade(self, task: str) -> bool:
+        """Whether the experiment declares this task of reasoning-gym."""
+        return task in (*self.reasoning_gym_tasks, *self.tasks_whose_scorer_runs_answers_as_code)
+
+    def declaring(self, verifiers: Iterable[str], tasks: Iterable[str]) -> Self:
+        """The same with further tasks and built-in verifiers that rows may name; functions are not added."""
+        named = {*self.row_verifiers, *(name for name in verifiers if name in BUILTIN_VERIFIERS)}
+        gradable = {*self.reasoning_gym_tasks, *tasks}
+        return self.model_copy(
+            update={"row_verifiers": tuple(sorted(named)), "reasoning_gym_tasks": tuple(sorted(gradable))}
+        )
 
     def deciding(self) -> dict[str, object]:
-        """The fields that decide labels, for the stage hash; worker and batch counts do not."""
-        return self.model_dump(mode="json", exclude={"workers", "batch", "max_undecided_share", "audit_sample"})
+        """The fields that decide labels, for the stage hash; worker counts and what rows may name do not."""
+        return self.model_dump(mode="json", exclude=set(_DECIDE_NOTHING))

@@ -1,8 +1,9 @@
-"""Workers from a fork server that never import the parent's main module.
+"""Workers from a fork server of our own that never import the parent's main module.
 
 The standard library runs the parent's main script again in every new process. A verifier worker needs nothing of it,
 and it hurts: Ray's worker script takes seconds to import, and a script without `if __name__ == "__main__"` would start
-itself again. This is `multiprocessing.popen_forkserver` with that one step left out.
+itself again. This is `multiprocessing.popen_forkserver` with that one step left out, and with a server that nobody else
+in this process uses: ours has no environment (see `pipeline.rewards.preload`).
 """
 
 import io
@@ -13,6 +14,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 _MAIN = ("init_main_from_name", "init_main_from_path")
+_SERVER: Any = forkserver.ForkServer()
+_SERVER.set_forkserver_preload(["pipeline.rewards.preload"])
 
 
 class _Launch(popen_forkserver.Popen):
@@ -25,7 +28,7 @@ class _Launch(popen_forkserver.Popen):
             reduction.dump(process_obj, message)
         finally:
             set_spawning_popen(None)
-        self.sentinel, to_child = forkserver.connect_to_new_process(self._fds)  # pyright: ignore[reportAttributeAccessIssue]
+        self.sentinel, to_child = _SERVER.connect_to_new_process(self._fds)  # pyright: ignore[reportAttributeAccessIssue]
         # The child learns of the parent's death when the last copy of this end is closed.
         kept_open = os.dup(to_child)
         close = util.close_fds  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,19 +1,23 @@
 """The Grader: items in, labels out, in order, whatever the responses are."""
 
+import functools
 import hashlib
 import json
+import logging
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
-from pipeline.config.rewards import RewardComponents, RewardsConfig
+from pipeline.config.reasoning_gym import refusal
+from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardComponents, RewardsConfig
 from pipeline.errors import TbrmError
+from pipeline.rewards.grading import Work
 from pipeline.rewards.pool import Task, VerifierPool
 from pipeline.rewards.types import UNDECIDED, GradeItem, RewardLabel, Verifier
-from pipeline.rewards.verifiers import get_verifier
-from pipeline.rewards.worker import Work
+from pipeline.rewards.verifiers import RUNNING_CODE, get_verifier
+from pipeline.sandbox import Protections
 
 REMEMBERED = 200_000
 """Labels kept for repeated answers, about 100 MB at most."""
@@ -27,12 +31,15 @@ class Grader:
     """Labels responses with the experiment's verifiers. A context manager; workers start when the first row needs one.
 
     Equal work is done once: labels are remembered by (verifier version, decisive part of the response, answer, extra).
-    `memoize=False` and `shortcuts=False` switch that off and send every row to a worker, for measurements.
+    `memoize=False` and `shortcuts=False` switch that off and send every row to a worker, `confined=False` leaves the
+    sandbox away, for measurements.
     """
 
-    def __init__(self, config: RewardsConfig, memoize: bool = True, shortcuts: bool = True) -> None:
+    def __init__(
+        self, config: RewardsConfig, memoize: bool = True, shortcuts: bool = True, confined: bool = True
+    ) -> None:
         self.config, self.memoize, self.shortcuts = config, memoize, shortcuts
-        self._pool = VerifierPool(config.workers, config.timeout_s, config.cpu_s, config.memory_mb)
+        self._pool = VerifierPool(config.workers, config.timeout_s, config.cpu_s, config.memory_mb, confined)
         self._known: OrderedDict[bytes, RewardLabel] = OrderedDict()
         self.graded = 0
         """Rows that went to a worker."""
@@ -45,15 +52,36 @@ class Grader:
     ) -> None:
         self._pool.close()
 
+    @property
+    def protections(self) -> Protections | None:
+        """What keeps the workers from doing harm on this machine; None while no row has needed one."""
+        return self._pool.protections
+
     def verifier_of(self, item: GradeItem) -> Verifier:
-        """The verifier for an item. Raises TbrmError when a prompt names code that the experiment does not declare."""
+        """The verifier for an item. Raises TbrmError for a verifier or task that the experiment does not declare."""
         name = item.verifier or self.config.verifier
         if not self.config.may_run(name):
+            field = "row_verifiers" if name in BUILTIN_VERIFIERS else "user_verifiers"
             raise TbrmError(
                 f"the data ask for the verifier {name!r}, which this experiment does not declare. If you trust it, "
-                "name it in rewards.user_verifiers"
+                f"name it in rewards.{field} (`tbrm grade`: --allow), or grade every row by one with --verifier"
             )
+        if name == "reasoning_gym" and isinstance(task := item.extra.get("task"), str):
+            name = self._verifier_of_task(task)
         return get_verifier(name)
+
+    def _verifier_of_task(self, task: str) -> str:
+        if not self.config.may_grade(task):
+            raise TbrmError(
+                f"the data ask for the scorer of the reasoning-gym task {task!r}, which this experiment does not "
+                "declare. If its rows are what you want to grade, name it in rewards.reasoning_gym_tasks (`tbrm "
+                "grade`: --task)"
+            )
+        if task in self.config.tasks_whose_scorer_runs_answers_as_code:
+            return RUNNING_CODE
+        if reason := refusal(task):
+            raise TbrmError(f"answers to the reasoning-gym task {task!r} are not graded: {reason}")
+        return "reasoning_gym"
 
     def grade(self, items: Iterable[GradeItem]) -> Iterator[RewardLabel]:
         """One label for each item, in order. Reads ahead by a bounded number of items.
@@ -69,6 +97,8 @@ class Grader:
         while run.waiting:
             yield self._finish(*run.first())
         self.graded += run.graded
+        if self.protections is not None:
+            _say_what_is_missing(self.protections)
 
     def _settle(self, item: GradeItem) -> tuple[RewardLabel | None, Work, bytes]:
         """The item's label if it is known without a worker, its work, and the key under which equal work is known."""
@@ -187,6 +217,18 @@ def length_part(tokens: int | None, weights: RewardComponents) -> float:
         return 0.0
     over = (tokens - weights.length_free_tokens) / (weights.length_max_tokens - weights.length_free_tokens)
     return -min(max(over, 0.0), 1.0)
+
+
+@functools.cache
+def _say_what_is_missing(protections: Protections) -> None:
+    """Once a process, and only where something is missing."""
+    gaps = protections.missing()
+    if gaps and protections != Protections():
+        logging.getLogger(__name__).warning(
+            "this machine cannot fully confine verifiers: what runs in one could %s. In force: %s",
+            ", ".join(gaps),
+            protections.describe(),
+        )
 
 
 def _key(verifier: Verifier, work: Work) -> bytes:

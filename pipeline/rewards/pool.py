@@ -1,7 +1,7 @@
 """A pool of verifier processes that can be killed at any moment without losing a row.
 
-Pebble enforces the wall clock from outside, replaces dead workers and tells which task died with them. Workers come
-from a fork server, because
+Pebble replaces dead workers and tells which task died with them; `pipeline.rewards.worker` is what they do. Workers
+come from a fork server, because
 
 - plain fork would copy a process that may hold torch, CUDA or Ray threads, whose locks stay locked in the child;
 - plain spawn imports sympy and Math-Verify anew for every worker, 0.5 s for each one that was killed.
@@ -11,40 +11,40 @@ fork, ready in milliseconds.
 """
 
 import signal
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.forkserver import ensure_running
 
 from pebble import ProcessExpired, ProcessPool
 
-from pipeline.environment import environment
 from pipeline.errors import TbrmError
 from pipeline.rewards.forkserver import WorkerContext
+from pipeline.rewards.grading import Limits, Work
 from pipeline.rewards.types import RewardLabel
-from pipeline.rewards.worker import EXIT_MEMORY, Work, grade_batch, start_worker
-from pipeline.threads import thread_settings, usable_cores
+from pipeline.rewards.worker import Graded, grade_batch, start_worker
+from pipeline.sandbox import Protections
+from pipeline.threads import usable_cores
 
-BATCHES_PER_WORKER = 400
-"""Batches after which a worker is replaced, so that what sympy caches and leaks stays bounded."""
 REBUILDS = 7
 """Times that a broken pool is built anew without a single task done in between, before giving up."""
+SLOWEST_IMPORT_S = 60.0
+"""Seconds that a worker may take before its first row: a verifier may import a lot."""
 STALLED_S = 15.0
 """Seconds beyond the longest permitted task without any task ending, after which the pool counts as broken."""
 CLOCK_JUMP_S = 1.0
 """Pebble times tasks by the wall clock; a timeout during which it leapt further than this is none."""
 FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, 255)
 """Exit codes of workers that somebody else may have killed. 255: another thread of this process took the real one."""
-_PRELOADED = ["pipeline.rewards.preload"]
 
 
 class Task:
     """Rows submitted together. `rows` stay at hand until their labels are there: nothing is lost with a worker."""
 
-    def __init__(self, rows: Sequence[Work], timeout_s: float) -> None:
-        self.rows, self.timeout_s = rows, timeout_s
-        self.future: Future[list[RewardLabel]] = Future()
+    def __init__(self, rows: Sequence[Work]) -> None:
+        self.rows = rows
+        self.future: Future[Graded] = Future()
         self.killed = 0
         """Times its worker ended as if killed from outside."""
         self.clock = 0.0
@@ -52,34 +52,40 @@ class Task:
 
 
 class VerifierPool:
-    """Grades batches of rows. `submit` starts one, `collect` waits for it and settles what went wrong."""
+    """Grades batches of rows. `submit` starts one, `collect` waits for it and settles what went wrong.
 
-    def __init__(self, workers: int, timeout_s: float, cpu_s: float, memory_mb: int) -> None:
+    `protections` says what is in force in the workers, once they have graded something. `confined=False` leaves that
+    away, for measurements.
+    """
+
+    def __init__(self, workers: int, timeout_s: float, cpu_s: float, memory_mb: int, confined: bool = True) -> None:
         self.workers = workers or usable_cores()
-        self.timeout_s, self.cpu_s, self.memory_mb = timeout_s, cpu_s, memory_mb
+        self.limits, self.memory_mb, self.confined = Limits(cpu_s, timeout_s), memory_mb, confined
+        self.protections: Protections | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._pool: ProcessPool | None = None
         self._pending: dict[int, Task] = {}
         self._rebuilds = 0
         self._moved = 0.0  # when a task last ended or was submitted
 
     def submit(self, rows: Sequence[Work]) -> Task:
-        # A batch of innocent rows must not run into the wall clock of one row because the machine is busy.
-        task = Task(rows, self.timeout_s * (1.0 if len(rows) == 1 else 2.0))
+        task = Task(rows)
         self._pending[id(task)] = task
         self._start(task)
         return task
 
     def collect(self, task: Task) -> list[RewardLabel]:
-        """Labels of the task's rows in order. A batch that died is graded again row by row."""
+        """Labels of the task's rows in order. What a batch left over is graded again row by row."""
         failure = self._wait(task)
         del self._pending[id(task)]
+        labels: list[RewardLabel | None] = [failure if len(task.rows) == 1 else None for _ in task.rows]
         if failure is None:
             self._rebuilds = 0
-            return task.future.result()
-        if len(task.rows) == 1:
-            return [failure]
-        alone = [self.submit([row]) for row in task.rows]
-        return [label for single in alone for label in self.collect(single)]
+            graded = task.future.result()
+            self.protections, labels = graded.protections, graded.labels
+        alone = {at: self.submit([task.rows[at]]) for at, label in enumerate(labels) if label is None}
+        again = {at: self.collect(single)[0] for at, single in alone.items()}
+        return [again[at] if label is None else label for at, label in enumerate(labels)]
 
     def close(self) -> None:
         """Stop all workers at once; nothing that matters is in them."""
@@ -87,19 +93,26 @@ class VerifierPool:
             self._pool.stop()
             self._pool.join()
             self._pool = None
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
 
     def _start(self, task: Task) -> None:
         self._pool = self._pool or self._build()
         self._moved = time.monotonic()
         task.clock = time.time() - self._moved
         try:
-            task.future = self._pool.schedule(grade_batch, args=(task.rows, self.cpu_s), timeout=task.timeout_s)
+            task.future = self._pool.schedule(grade_batch, args=(task.rows, self.limits), timeout=self._longest())
         except RuntimeError:  # the pool broke since the last call
             self._rebuild()
         else:
             task.future.add_done_callback(self._note_progress)
 
-    def _note_progress(self, _: Future[list[RewardLabel]]) -> None:
+    def _longest(self) -> float:
+        """Seconds that a task may take. The worker keeps the clock of its rows; this is for one that hangs."""
+        return 3.0 * self.limits.timeout_s + SLOWEST_IMPORT_S
+
+    def _note_progress(self, _: Future[Graded]) -> None:
         self._moved = time.monotonic()
 
     def _wait(self, task: Task) -> RewardLabel | None:
@@ -108,7 +121,7 @@ class VerifierPool:
             # Some task must end within the longest permitted time. If none does, a worker was killed in the instant
             # between taking a task and saying so, or while it held the lock of the pool's pipe.
             if not wait([task.future], timeout=0.5).done:
-                stalled = time.monotonic() - self._moved > 2.0 * self.timeout_s + STALLED_S
+                stalled = time.monotonic() - self._moved > self._longest() + STALLED_S
                 if stalled or self._pool is None or not self._pool.active:
                     self._rebuild()
                 continue
@@ -121,7 +134,7 @@ class VerifierPool:
                 task.killed += 1  # by an operator, or by the system for its memory: the second time it is the row
                 self._start(task)
             else:
-                return None if error is None else _undecided(error, task.timeout_s, self.cpu_s)
+                return None if error is None else _undecided(error, self._longest())
 
     def _rebuild(self) -> None:
         """A new pool, and in it every task that has no result. Raises TbrmError when that does not help."""
@@ -136,11 +149,9 @@ class VerifierPool:
                 self._start(task)
 
     def _build(self) -> ProcessPool:
-        context = WorkerContext()
-        context.set_forkserver_preload(_PRELOADED)
-        with environment(thread_settings(cores=1)):
-            ensure_running()
-        return ProcessPool(self.workers, BATCHES_PER_WORKER, start_worker, (self.memory_mb,), context)
+        self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="tbrm-grading-", ignore_cleanup_errors=True)
+        arguments = (self.memory_mb, self._scratch.name, self.confined)
+        return ProcessPool(self.workers, 0, start_worker, arguments, WorkerContext())
 
 
 _HOPELESS = (
@@ -153,15 +164,12 @@ def _clock_jumped(task: Task) -> bool:
     return abs(time.time() - time.monotonic() - task.clock) > CLOCK_JUMP_S
 
 
-def _undecided(error: BaseException, timeout_s: float, cpu_s: float) -> RewardLabel:
+def _undecided(error: BaseException, longest_s: float) -> RewardLabel:
     """Label of a row whose worker ended with `error`."""
     if isinstance(error, TimeoutError):
-        return RewardLabel(0.0, "timeout", None, f"more than {timeout_s:g} s of wall time")
+        return RewardLabel(0.0, "timeout", None, f"more than {longest_s:g} s of wall time")
     if not isinstance(error, ProcessExpired):
         return RewardLabel(0.0, "error", None, str(error)[:500])
-    if error.exitcode == -signal.SIGPROF:
-        return RewardLabel(0.0, "timeout", None, f"more than {cpu_s:g} s of processor time")
-    if error.exitcode in (EXIT_MEMORY, -signal.SIGABRT, -signal.SIGKILL):
-        # GMP aborts when it gets no memory; the system's own killer uses SIGKILL.
-        return RewardLabel(0.0, "memory", None, "the memory limit was reached")
+    if error.exitcode == -signal.SIGKILL:
+        return RewardLabel(0.0, "memory", None, "the worker was killed twice, as the system does for its memory")
     return RewardLabel(0.0, "error", None, f"the worker died with exit code {error.exitcode}")

@@ -1,6 +1,7 @@
 """Stored trajectories as items to grade."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,16 @@ def read_items(
         item = GradeItem(row["response_text"], question["answer"], name, extra, len(row["response_token_ids"]))
         found.append(Labelled(row["trajectory_id"], item))
     return found
+
+
+def named_items(prompts: Partition, index: int, verifier: str | None = None) -> Iterator[GradeItem]:
+    """What the prompts of a shard name, once each: items that hold a verifier and `extra`, and nothing to grade."""
+    columns = ("prompt_id", "verifier", "extra")
+    rows = prompts.read_shard(index, columns).to_pylist()
+    seen: dict[tuple[str | None, str | None], Any] = {(row["verifier"], row["extra"]): row for row in rows}
+    for row in seen.values():
+        extra = _extra(row, f"{prompts.name} shard {index}, prompt {row['prompt_id']}")
+        yield GradeItem("", "", verifier or row["verifier"] or None, extra)
 
 
 def _extra(question: dict[str, Any], where: str) -> dict[str, Any]:

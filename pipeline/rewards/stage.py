@@ -2,19 +2,19 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pyarrow as pa
 
 from pipeline.config import Experiment, stage_hash
+from pipeline.config.experiment import declared_rewards
 from pipeline.config.rewards import RewardsConfig
 from pipeline.progress import track
 from pipeline.rewards.audit import audit_generation
 from pipeline.rewards.grader import Grader
-from pipeline.rewards.reading import Labelled, read_items
-from pipeline.rewards.types import STATUSES, UNDECIDED, GradeItem, RewardLabel
-from pipeline.rewards.verifiers import get_verifier
+from pipeline.rewards.reading import Labelled, named_items, read_items
+from pipeline.rewards.types import STATUSES, UNDECIDED, RewardLabel, Verifier
 from pipeline.scale_out import on_cluster, root_for_workers, work_through
 from pipeline.stage import StageReport
 from pipeline.store import SCHEMAS, Manifest, Partition, PartitionWriter, Stat, Store, open_store
@@ -42,10 +42,11 @@ def run_rewards(
     rollouts = store.partition(dataset, "rollouts", generation)
     prompts = store.partition(dataset, "prompts", generation)
     source, questions = rollouts.manifest(), prompts.manifest()
-    config = experiment.rewards.model_copy(update={"verifier": verifier}) if verifier else experiment.rewards
+    config = declared_rewards(experiment)
+    config = config.model_copy(update={"verifier": verifier}) if verifier else config
     partition = store.partition(dataset, f"rewards@{label}" if label else "rewards", generation)
     with Grader(config) as grader:
-        versions = {name: get_verifier(name).version for name in _verifiers(grader, prompts, verifier)}
+        versions = {found.name: found.version for found in _verifiers(grader, prompts, verifier)}
         config_hash = stage_hash(config.deciding(), versions, verifier or "", source.hash, questions.hash)
         if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
             return _report(manifest, started, skipped=True)
@@ -69,6 +70,8 @@ def run_rewards(
                 audit = audit_generation(config, rollouts, writer.read, len(source.shards), config.audit_sample)
                 stats["audit_disagreement_share"] = audit.disagreement_share
                 stats["audit_rewarded_but_called_wrong"] = len(audit.rewarded)
+            if grader.protections is not None:
+                stats["sandbox"] = grader.protections.describe()
             stats |= {"rows_sent_to_workers": grader.graded, "seconds": time.monotonic() - started}
             manifest = writer.commit(len(source.shards), stats)
     return _report(manifest, started, skipped=False)
@@ -109,14 +112,14 @@ def _label_shard(
     return _table(rows, labels, grader)
 
 
-def _verifiers(grader: Grader, prompts: Partition, verifier: str | None) -> Iterator[str]:
-    """Names of the verifiers that the partition's prompts will be graded by, each checked to be allowed."""
-    named: set[str] = {verifier} if verifier else set()
-    if verifier is None:
-        for _, rows in prompts.iter_shards(["verifier"]):
-            named.update(str(name) for name in rows["verifier"].unique().to_pylist())
-    for name in sorted({name or grader.config.verifier for name in named}):
-        yield grader.verifier_of(GradeItem("", "", name)).name
+def _verifiers(grader: Grader, prompts: Partition, verifier: str | None) -> list[Verifier]:
+    """The verifiers that will grade the partition's rows. Raises TbrmError for one, or a task, that is not declared."""
+    found: dict[str, Verifier] = {}
+    for index in range(len(prompts.manifest().shards)):
+        for item in named_items(prompts, index, verifier):
+            used = grader.verifier_of(item)
+            found[used.name] = used
+    return [found[name] for name in sorted(found)]
 
 
 def _table(rows: list[Labelled], labels: list[RewardLabel], grader: Grader) -> pa.Table:

@@ -64,6 +64,7 @@ class Verifier:
     take linear time: `reduce` keeps the part of a response that decides its label (equal parts are graded once), and
     `shortcut` decides what needs no worker, from that part, the gold answer and `require_boxed`. `prepare` runs once in
     each worker before its first row and does what that row would otherwise pay for: imports, tables of a parser.
+    `runs_code` says that grading a row may run anything, so that each row is graded in a process of its own.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Verifier:
     reduce: Callable[[str], str] = identity
     shortcut: Callable[[str, str, bool], RewardLabel | None] = no_shortcut
     prepare: Callable[[], object] = nothing_to_prepare
+    runs_code: bool = False
 
 
 def verdict(correct: bool, extracted: str | None, formatted: bool = True, detail: str | None = None) -> RewardLabel:

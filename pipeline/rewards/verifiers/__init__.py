@@ -7,6 +7,10 @@ from pipeline.config.rewards import BUILTIN_VERIFIERS
 from pipeline.errors import ConfigError
 from pipeline.rewards.types import Verifier
 
+RUNNING_CODE = "reasoning_gym_running_code"
+"""The package's scorer whatever it does with the answer. Neither a row nor a YAML can name this verifier: the Grader
+takes it for the tasks that `rewards.tasks_whose_scorer_runs_answers_as_code` lists."""
+
 
 @functools.cache
 def get_verifier(name: str) -> Verifier:
@@ -16,6 +20,8 @@ def get_verifier(name: str) -> Verifier:
     """
     if name in BUILTIN_VERIFIERS:
         return importlib.import_module(f"pipeline.rewards.verifiers.{name}").VERIFIER
+    if name == RUNNING_CODE:
+        return importlib.import_module("pipeline.rewards.verifiers.reasoning_gym").VERIFIER_RUNNING_CODE
     if ":" not in name:
         known = ", ".join(BUILTIN_VERIFIERS)
         raise ConfigError(f"there is no verifier {name!r}; use one of {known}, or package.module:function")

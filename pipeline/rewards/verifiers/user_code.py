@@ -64,6 +64,5 @@ def user_verifier(dotted: str) -> Verifier:
             f"rewards.verifier {dotted!r}: there is no module {module!r}; install it or put its folder on PYTHONPATH"
         )
     version = hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:12]
-    return Verifier(
-        dotted, version, functools.partial(grade_with, dotted), prepare=functools.partial(_function, dotted)
-    )
+    grade, prepare = functools.partial(grade_with, dotted), functools.partial(_function, dotted)
+    return Verifier(dotted, version, grade, prepare=prepare, runs_code=True)

@@ -50,7 +50,7 @@ def test_200_hostile_responses_each_get_a_status_and_harm_no_other_row() -> None
         ("allocate slowly", "memory", "memory limit"),
         ("abort", "memory", "memory limit"),
         ("kill", "memory", "memory limit"),
-        ("exit", "timeout", "wall time"),
+        ("exit", "error", "exit code 0"),
         ("raise", "error", "Unpicklable: 1 and 2"),
         ("nan", "error", "not finite"),
         ("nonsense", "error", "returned object"),
@@ -138,6 +138,7 @@ def test_idle_workers_that_are_killed_are_replaced() -> None:
 def test_a_task_that_is_lost_with_its_worker_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker killed between taking a task and saying so leaves a task that never ends."""
     monkeypatch.setattr(pool, "STALLED_S", 0.5)
+    monkeypatch.setattr(pool, "SLOWEST_IMPORT_S", 0.0)
     schedule = pool.ProcessPool.schedule
     lost: list[Future[object]] = []
 

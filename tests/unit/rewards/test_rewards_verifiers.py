@@ -11,10 +11,13 @@ from pipeline.errors import ConfigError
 from pipeline.rewards import GradeItem, Grader, RewardLabel
 from pipeline.rewards.verifiers import exact_integer, get_verifier, math_verify, multiple_choice, plain, r1_format
 
+PAPER_TASKS = ("course_schedule", "family_relationships", "largest_island", "quantum_lock", "shortest_path")
+
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[Grader]:
-    with Grader(RewardsConfig(workers=1)) as running:
+    everything = RewardsConfig(workers=1, row_verifiers=BUILTIN_VERIFIERS, reasoning_gym_tasks=PAPER_TASKS)
+    with Grader(everything) as running:
         yield running
 
 
@@ -182,7 +185,7 @@ def test_reasoning_gym_uses_the_tasks_own_scorer(grader: Grader) -> None:
 
     import reasoning_gym
 
-    for task in ("course_schedule", "family_relationships", "largest_island", "quantum_lock", "shortest_path"):
+    for task in PAPER_TASKS:
         entry = reasoning_gym.create_dataset(task, size=1, seed=3)[0]
         stored = json.loads(json.dumps(entry, default=str))
         right = label(
