@@ -1,6 +1,7 @@
 r"""Finding the answer in a response, in linear time: this runs outside the limits, over text a model wrote."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 LONGEST_SEARCHED = 100_000
@@ -14,7 +15,8 @@ _LIST = re.compile(r"[,;]")
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:,|\{,\}|\\[,;:])(?:\\!)? ?(?=[0-9]{3}(?![0-9]))|\\[,;:!]", re.ASCII)
 _BRACKETED = re.compile(r"[({\[][^(){}\[\]]*[)}\]]")
 _PROSE = re.compile(r"\\(?:text|mathrm|mbox|textbf|textrm) ?\{([^{}]*)\}")
-_EXPONENT = re.compile(r"\^ ?(?:[0-9]|\{[^{}]*\})", re.ASCII)
+_EXPONENT_OR_DIGIT = re.compile(r"\^ ?(?:[0-9]|\{[^{}]*\})|(?P<digit>[0-9])", re.ASCII)
+_TEXT = re.compile(r"\S")
 _CHOICE = re.compile(r"\b(?:or|and)\b")
 _DIGIT = re.compile(r"[0-9]", re.ASCII)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
@@ -35,21 +37,27 @@ def boxes(text: str) -> list[Box]:
     first = min((i for i in (text.find("\\boxed"), text.find("\\fbox")) if i >= 0), default=-1)
     if first < 0:
         return []
-    found: list[Box] = []
-    opened: list[tuple[int, int] | None] = []  # (start, content start) of a box, None for a plain brace
+    spans: list[tuple[int, int, int]] = []  # start, content start, end; of the outermost so far
+    for start, inside, end in _closed(text, first):
+        if inside:
+            while spans and spans[-1][0] > start:
+                spans.pop()  # nested in this one
+            spans.append((start, inside, end))
+    return [Box(start, end, text[inside : end - 1]) for start, inside, end in spans]
+
+
+def _closed(text: str, first: int) -> Iterator[tuple[int, int, int]]:
+    """(start, content start, end) of every pair of braces in the order in which they close; 0 for one of no box."""
+    opened: list[tuple[int, int]] = []
     for match in _BRACES.finditer(text, first):
         token = match.group()
         if token == "}":
-            top = opened.pop() if opened else None
-            if top is not None:
-                while found and found[-1].start > top[0]:
-                    found.pop()  # nested in this one
-                found.append(Box(top[0], match.end(), text[top[1] : match.start()]))
+            if opened:
+                yield (*opened.pop(), match.end())
         elif token == "{":
-            opened.append(None)
+            opened.append((match.start(), 0))
         elif token.endswith("{") and len(token) > 2:
             opened.append((match.start(), match.end()))
-    return found
 
 
 def final_boxes(text: str) -> list[str]:
@@ -72,11 +80,13 @@ def final_boxes(text: str) -> list[str]:
 
 def strip_nested(content: str) -> str:
     r"""`\boxed{\boxed{5}}` answers 5."""
-    inner = boxes(content)
-    while len(inner) == 1 and inner[0].start == 0 and inner[0].end == len(content):
-        content = inner[0].content
-        inner = boxes(content)
-    return content.strip()
+    if not content.startswith(("\\boxed", "\\fbox")):
+        return content.strip()
+    pairs = {start: (inside, end) for start, inside, end in _closed(content, 0) if inside}
+    start, end = 0, len(content)
+    while start in pairs and pairs[start][1] == end:
+        start, end = pairs[start][0], end - 1
+    return content[start:end].strip()
 
 
 def hedged(content: str) -> bool:
@@ -87,15 +97,24 @@ def hedged(content: str) -> bool:
     """
     if _LIST.search(_BRACKETED.sub("", _THOUSANDS.sub("", content))):
         return True
-    group = _PROSE.search(content)
-    while group is not None:
-        before, inside, after = content[: group.start()], group.group(1), content[group.end() :]
-        if before.strip() and (_DIGIT.search(inside) or _CHOICE.search(inside)):
+    text, digit = _TEXT.search(content), _DIGIT.search(content)
+    first_text = text.start() if text else len(content)
+    first_digit = digit.start() if digit else len(content)
+    last_value = max(_digits_outside_exponents(content), default=-1)
+    for group in _PROSE.finditer(content):
+        inside = group.group(1)
+        if first_text < group.start() and (_DIGIT.search(inside) or _CHOICE.search(inside)):
             return True
-        if _DIGIT.search(before) and _DIGIT.search(_EXPONENT.sub("", after)):
+        if first_digit < group.start() and last_value >= group.end():
             return True
-        group = _PROSE.search(content, group.end())
     return False
+
+
+def _digits_outside_exponents(content: str) -> Iterator[int]:
+    """Where digits stand that are no part of `^2` or `^{…}`."""
+    for match in _EXPONENT_OR_DIGIT.finditer(content):
+        if match.lastgroup == "digit":
+            yield match.start()
 
 
 def tail(text: str) -> str:

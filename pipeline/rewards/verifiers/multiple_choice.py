@@ -6,8 +6,8 @@ from pipeline.rewards.text import final_boxes, tail
 from pipeline.rewards.types import Extra, RewardLabel, Verifier, verdict, wrong_format
 
 BOX = "\\boxed{"
-_LETTER = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf) ?\{)?\s*\(?\s*([A-Za-z])\s*\)?\s*[.:]?\s*\}?", re.ASCII)
-_AFTER_ANSWER = re.compile(r"answer(?:\s+is)?\s*:?\s*\**\(?([A-Z])\)?(?![A-Za-z])", re.ASCII)
+_LETTER = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf) ?\{)?\s*+\(?\s*+([A-Za-z])\s*+\)?\s*+[.:]?\s*+\}?", re.ASCII)
+_AFTER_ANSWER = re.compile(r"answer(?:\s++is)?\s*+:?\s*+\**+\(?([A-Z])\)?(?![A-Za-z])", re.ASCII)
 
 
 def one_letter(text: str) -> str | None:
