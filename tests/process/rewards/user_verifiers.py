@@ -58,3 +58,9 @@ def told_threads(response: str, answer: str, extra: Mapping[str, Any]) -> dict[s
 def slow(response: str, answer: str, extra: Mapping[str, Any]) -> bool:
     time.sleep(0.02)
     return response.endswith(answer)
+
+
+def runs_the_response(response: str, answer: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """What a careless verifier does: it runs what the model wrote, and says what became of it."""
+    exec(response, globals())
+    return {"reward": float(response == answer), "detail": str(globals().get("told", ""))}

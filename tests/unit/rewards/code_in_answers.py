@@ -1,8 +1,14 @@
 """Answers that carry code, each in the clothes of some way by which text has been run before."""
 
 import base64
+import json
 import pickle
 from pathlib import Path
+from typing import Any
+
+import reasoning_gym
+
+Entry = dict[str, Any]
 
 
 class _Opens:
@@ -57,3 +63,10 @@ def swelling() -> list[str]:
     """Answers that take all time or memory where nothing bounds it."""
     nested = ["(" * 500 + "1" + ")" * 500, "-" * 3_000 + "1", "[" * 3_000]
     return [*nested, "9**9**9", "1e999999999", "1" * 5_000, "0x" + "f" * 3_000]
+
+
+def entries(task: str, count: int, seed: int = 11) -> list[Entry]:
+    """Generated questions of reasoning-gym as the store holds them: plain JSON, the answer as text."""
+    data: Any = reasoning_gym.create_dataset(task, size=count, seed=seed)
+    found = [json.loads(json.dumps(data[number], default=str)) for number in range(count)]
+    return [{**entry, "answer": str(entry["answer"])} for entry in found]

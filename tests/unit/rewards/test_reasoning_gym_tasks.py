@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import reasoning_gym
-from code_in_answers import code_carrying
+from code_in_answers import Entry, code_carrying, entries
 from pydantic import ValidationError
 from reasoning_gym.factory import DATASETS
 
@@ -27,15 +26,7 @@ from pipeline.rewards.expressions import OutsideOfGrammar, integer, literal, sym
 from pipeline.rewards.verifiers.gym_scorers import SCORERS
 from pipeline.rewards.verifiers.reasoning_gym import package_scorer, scorer
 
-Entry = dict[str, Any]
 UNSAFE = ("os.", "subprocess", "socket", "shutil", "ctypes", "pty", "exec")
-
-
-def entries(task: str, count: int, seed: int = 11) -> list[Entry]:
-    """Generated questions as the store holds them: plain JSON, the answer as text."""
-    data: Any = reasoning_gym.create_dataset(task, size=count, seed=seed)
-    found = [json.loads(json.dumps(data[number], default=str)) for number in range(count)]
-    return [{**entry, "answer": str(entry["answer"])} for entry in found]
 
 
 def test_every_task_of_the_installed_package_is_classified_once() -> None:
