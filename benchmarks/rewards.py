@@ -106,8 +106,8 @@ def unprotected(items: Sequence[GradeItem]) -> Labels:
     return [math_verify.grade(math_verify.reduce(item.response), item.answer, {}).reward for item in items]
 
 
-def ours(workers: int, remember: bool) -> Callable[[Sequence[GradeItem]], Labels]:
-    grader = Grader(RewardsConfig(workers=workers), memoize=remember, shortcuts=remember)
+def ours(workers: int, remember: bool, confined: bool = True) -> Callable[[Sequence[GradeItem]], Labels]:
+    grader = Grader(RewardsConfig(workers=workers), memoize=remember, shortcuts=remember, confined=confined)
     list(Grader.grade(grader, WARM_UP * workers))
     return lambda items: [label.reward for label in grader.grade(items)]
 
@@ -117,6 +117,7 @@ METHODS: dict[str, tuple[int, Callable[[], Callable[[Sequence[GradeItem]], Label
     "trl_accuracy_reward": (1, lambda: trl),
     "verifier_without_workers": (1, lambda: unprotected),
     "grader_every_row_1_core": (1, lambda: ours(1, remember=False)),
+    "grader_every_row_1_core_unconfined": (1, lambda: ours(1, remember=False, confined=False)),
     "grader_every_row_2_cores": (2, lambda: ours(2, remember=False)),
     "grader_1_core": (1, lambda: ours(1, remember=True)),
     "grader_2_cores": (2, lambda: ours(2, remember=True)),
@@ -141,13 +142,14 @@ def measure(name: str, source: str, data: str) -> None:
 
 
 def processor_seconds() -> float:
-    """User and system time of this process and of its workers, which the fork server owns."""
-    tick = os.sysconf("SC_CLK_TCK")
-    workers = 0
-    for process in multiprocessing.active_children():
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        workers += int(fields[11]) + int(fields[12])
-    return time.process_time() + workers / tick
+    """User and system time of this process, of its workers, which the fork server owns, and of all below them."""
+    ticks, todo = 0, [process.pid for process in multiprocessing.active_children()]
+    while todo:
+        folder = Path(f"/proc/{todo.pop()}")
+        fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        ticks += sum(map(int, fields[11:15]))  # with those of children that have ended
+        todo += [int(child) for child in (folder / "task" / folder.name / "children").read_text().split()]
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def child(*args: str) -> dict[str, Any]:
@@ -189,6 +191,7 @@ def ratios(wall: dict[str, float], cpu: dict[str, float]) -> dict[str, float]:
     pairs = {
         "protected_over_loop": ("math_verify_loop", every),
         "protected_over_unprotected": ("verifier_without_workers", every),
+        "sandbox_over_none": ("grader_every_row_1_core_unconfined", every),
         "remembering_over_every_row": (every, remembering),
         "remembering_over_loop": ("math_verify_loop", remembering),
     }
@@ -265,6 +268,24 @@ def gold_against_gold(data: str) -> dict[str, Any]:
     return table
 
 
+def sandbox(rounds: int, data: str, names: Sequence[str]) -> dict[str, Any]:
+    """Labels a second with the sandbox and without, in turns, in one run: medians, and the ratio of each round."""
+    pair = ("grader_every_row_1_core_unconfined", "grader_every_row_1_core")
+    table: dict[str, Any] = {}
+    for source in names:
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in pair}
+        for number in range(rounds):
+            for name in pair if number % 2 == 0 else reversed(pair):
+                runs[name].append(child("--measure", name, "--input", source, "--data", data))
+        rows = len(runs[pair[0]][0]["labels"])
+        table[source] = {"rows": rows, "equal_labels": runs[pair[0]][0]["labels"] == runs[pair[1]][0]["labels"]}
+        for kind in ("seconds", "cpu_s"):
+            without, within = ([run[kind] for run in runs[name]] for name in pair)
+            table[source][f"labels_per_{kind}"] = [round(rows / statistics.median(x), 1) for x in (without, within)]
+            table[source][f"ratios_{kind}"] = [round(a / b, 3) for a, b in zip(without, within, strict=True)]
+    return table
+
+
 def tiny_demo() -> float:
     """Seconds of wall time of `tbrm grade` over 1,024 integer answers, process start included."""
     text = "\n".join(json.dumps({"response": str(i), "answer": str(i + i % 2)}) for i in range(1_024))
@@ -280,11 +301,18 @@ def main() -> None:
     parser.add_argument("--data", default=str(ROOT.parent / "shared" / "data"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=INPUTS, nargs="+", help="measure these inputs again, keep the other figures")
+    parser.add_argument("--sandbox", action="store_true", help="only with the sandbox against without, side by side")
     parser.add_argument("--measure", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--input", choices=INPUTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         measure(args.measure, args.input, args.data)
+    if args.sandbox:
+        result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+        result["sandbox"] = sandbox(args.rounds, args.data, args.only or ["latex", "n16_latex"])
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+        sys.stdout.write(json.dumps(result["sandbox"], indent=1) + "\n")
+        return
     if args.only:
         result = json.loads(RESULT.read_text())
         result["speed"] |= speeds(args.only, args.rounds, args.data)
