@@ -30,6 +30,7 @@ from benchmarks.store_rows import (
     RESULTS,
     SHARD_ROWS,
     TOKEN_BUDGET,
+    VOCABULARY,
     experiment,
     machine,
     write_store,
@@ -82,7 +83,7 @@ def pack(store: Store) -> Iterator[tuple[int, int]]:
 
     training = experiment().training
     with tempfile.TemporaryDirectory(dir=store.base) as folder:
-        write_trajectories(mix_tables(store, resolve_mix(store, experiment(), 0)), training, Path(folder))
+        write_trajectories(mix_tables(store, resolve_mix(store, experiment(), 0), VOCABULARY), training, Path(folder))
         table = TrajectoryTable(Path(folder), training.beta)
         prompts = BATCH // PER_PROMPT
         for update in range(-(-len(table.groups) // prompts)):
@@ -97,7 +98,7 @@ def copy_mix(store: Store) -> Iterator[tuple[int, int]]:
     from trainer.sources import mix_tables
 
     with tempfile.TemporaryDirectory(dir=store.base) as folder:
-        tables = mix_tables(store, resolve_mix(store, experiment(), 0))
+        tables = mix_tables(store, resolve_mix(store, experiment(), 0), VOCABULARY)
         rows = write_trajectories(tables, experiment().training, Path(folder))
         yield rows, sum(path.stat().st_size for path in Path(folder).iterdir())
 

@@ -12,6 +12,7 @@ from pipeline.errors import StoreError, TbrmError
 from pipeline.prompts import Problem, load_problems, prompt_row
 from pipeline.prompts.arithmetic import wrong_sum
 from pipeline.store import SCHEMAS, Manifest, Store, code_version, seed_of, trajectory_id
+from pipeline.tokenizer import tokenizer_info
 
 _PER_SHARD = 8_192
 Mistake = Callable[[Problem, random.Random], str]
@@ -69,9 +70,10 @@ def write_behaviour_log(
                 rollouts.append(_trajectory(dataset, number, row, text, encode(text), behaviour))
             rollout_writer.write(index, pa.Table.from_pylist(rollouts, SCHEMAS["rollouts"]))
             first += len(shard)
-        prompt_writer.commit(len(shards))
+        made_by = tokenizer_info(tokenizer)
+        prompt_writer.commit(len(shards), tokenizer=made_by)
         tokens = sum(len(encode(problem.answer)) for problem in drawn)
-        return rollout_writer.commit(len(shards), {"behaviour_policy": behaviour, "tokens": tokens})
+        return rollout_writer.commit(len(shards), {"behaviour_policy": behaviour, "tokens": tokens}, made_by)
 
 
 def _answers_of_others(problems: Sequence[Problem]) -> Mistake:

@@ -9,6 +9,7 @@ from pipeline.config.rollouts import RolloutsConfig
 from pipeline.errors import TbrmError
 from pipeline.prompts import load_problems, problems_of_generation, prompt_rows
 from pipeline.store import SCHEMAS, Manifest, Store
+from pipeline.tokenizer import tokenizer_info
 
 _VALUE_CHARACTERS = 200
 
@@ -60,7 +61,7 @@ def write_prompts(
     with partition.writer(config_hash, {}, replace) as writer:
         for index, start in enumerate(range(0, len(rows), size)):
             writer.write(index, pa.Table.from_pylist(rows[start : start + size], SCHEMAS["prompts"]))
-        return writer.commit(-(-len(rows) // size), {"too_long": len(bad)})
+        return writer.commit(-(-len(rows) // size), {"too_long": len(bad)}, tokenizer_info(tokenizer))
 
 
 def _reason(tokens: int, limit: int, context: int | None) -> str:

@@ -28,6 +28,16 @@ def attention(config: PolicyConfig) -> str:
     return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
 
 
+def load_config(path: str, revision: str | None = None) -> Any:
+    """The configuration of the model in a Hugging Face folder or of a hub id. Raises TbrmError."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise TbrmError(f"no model configuration can be read from {path}: {error}") from error
+
+
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
     """The tokenizer of a Hugging Face folder or hub id. Raises TbrmError."""
     from transformers import AutoTokenizer

@@ -3,14 +3,16 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Experiment
 from pipeline.errors import StoreError, TbrmError
 from pipeline.mirror import fetch, local_root, upload
-from pipeline.store import Store
+from pipeline.models import load_tokenizer
+from pipeline.store import Store, TokenizerInfo
+from pipeline.tokenizer import tokenizer_info
 
 POLICY_JSON = "policy.json"
 # What decides a policy's outputs: weights, architecture, tokenizer. Logs and training manifests do not.
@@ -40,10 +42,15 @@ def content_hash(folder: Path) -> str:
 
 
 def write_policy_json(folder: str | Path, parents: Mapping[str, str]) -> str:
-    """Write `policy.json` (policy_id = content hash, parents = partition or policy -> hash); returns the policy_id."""
+    """Write `policy.json`; returns the policy_id.
+
+    It holds the policy_id (content hash), the parents (partition or policy -> hash), and which tokenizer the folder
+    has, so that stages which need no model can compare it without loading one. Raises TbrmError without a tokenizer.
+    """
     folder = Path(folder)
     policy_id = content_hash(folder)
-    tree = {"policy_id": policy_id, "parents": dict(sorted(parents.items()))}
+    tokenizer = asdict(tokenizer_info(load_tokenizer(str(folder))))
+    tree = {"policy_id": policy_id, "parents": dict(sorted(parents.items())), "tokenizer": tokenizer}
     (folder / POLICY_JSON).write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
     return policy_id
 
@@ -55,6 +62,35 @@ def read_policy_json(folder: str | Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise TbrmError(f"{path} cannot be read ({error}): the folder is not a finished policy; restore it") from error
+
+
+def policy_tokenizer(path: str) -> TokenizerInfo:
+    """The tokenizer of the policy at `path` (a folder or a hub id): as its `policy.json` notes it, else as it loads."""
+    if (Path(path) / POLICY_JSON).is_file() and (noted := read_policy_json(path).get("tokenizer")):
+        return _tokenizer(noted, f"{path}/{POLICY_JSON}")
+    return tokenizer_info(load_tokenizer(path))
+
+
+def published_tokenizer(store: Store, dataset: str, generation: int) -> TokenizerInfo | None:
+    """The tokenizer of policy[`generation`] of an experiment, without its weights being fetched.
+
+    None while nothing is published, and for a policy published before tokenizers were noted whose folder is not here.
+    """
+    path = pointer_path(store, dataset, generation)
+    if not store.fs.exists(path):
+        return None
+    pointer = _read_pointer(store, path)
+    if pointer["tokenizer"]:
+        return _tokenizer(pointer["tokenizer"], path)
+    folder = local_root(store) / pointer["folder"]
+    return policy_tokenizer(str(folder)) if folder.is_dir() else None
+
+
+def _tokenizer(noted: Mapping[str, Any], where: str) -> TokenizerInfo:
+    try:
+        return TokenizerInfo(**noted)
+    except TypeError as error:
+        raise TbrmError(f"{where} is damaged (tokenizer: {error}): restore it") from error
 
 
 def trained_policy_folder(store: Store, dataset: str, generation: int) -> Path:
@@ -89,6 +125,8 @@ def publish_policy(
         location = str(folder.relative_to(root))
         upload(store, local_root(store) / location)
     tree = {"policy_id": policy_id, "folder": location, "parents": dict(sorted(parents.items()))}
+    if tokenizer := read_policy_json(folder).get("tokenizer"):
+        tree["tokenizer"] = tokenizer
     store.write_atomic(path, (json.dumps(tree, indent=1) + "\n").encode())
     return PolicyRef(policy_id, str(folder), generation)
 
@@ -106,7 +144,10 @@ def published_folder(store: Store, pointer: Mapping[str, Any]) -> Path:
 
 
 def published(store: Store, dataset: str, generation: int) -> dict[str, Any]:
-    """What is published as policy[`generation`]: policy_id, folder, parents. Raises StoreError when nothing is yet."""
+    """What is published as policy[`generation`]: policy_id, folder, parents, and its tokenizer, where that is noted.
+
+    Raises StoreError when nothing is published yet.
+    """
     path = pointer_path(store, dataset, generation)
     if not store.fs.exists(path):
         command = "tbrm base-policy" if generation == 0 else f"tbrm train --generation {generation - 1}"
@@ -119,7 +160,7 @@ def published(store: Store, dataset: str, generation: int) -> dict[str, Any]:
 def _read_pointer(store: Store, path: str) -> dict[str, Any]:
     try:
         tree = json.loads(store.read_bytes(path))
-        return {name: tree[name] for name in ("policy_id", "folder", "parents")}
+        return {"tokenizer": tree.get("tokenizer")} | {name: tree[name] for name in ("policy_id", "folder", "parents")}
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{path} is damaged ({error!r}): restore it, or delete it and run the stage that publishes the policy again"

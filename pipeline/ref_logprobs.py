@@ -13,11 +13,12 @@ import pyarrow as pa
 
 from pipeline.config import Experiment, stage_hash
 from pipeline.models import device, load_model
-from pipeline.policy import PolicyRef, check_undamaged, foreign_policy, published, resolve_policy
+from pipeline.policy import PolicyRef, check_undamaged, foreign_policy, policy_tokenizer, published, resolve_policy
 from pipeline.progress import track
 from pipeline.scale_out import root_for_workers, work_through
 from pipeline.stage import StageReport
 from pipeline.store import SCHEMAS, Manifest, Store, open_store
+from pipeline.tokenizer import check_ids, check_table
 
 REFERENCE_PARENT = "reference policy"
 """Parent of a `ref_logprobs` partition: the identity (`reference_id`) of the reference that scored it."""
@@ -51,6 +52,7 @@ def run_ref_logprobs(
     if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
         return _report(manifest, started, skipped=True)
     check_undamaged(policy)
+    check_table(source, policy_tokenizer(policy.path), f"the reference {policy.policy_id}")
     parents = {rollouts.name: source.hash, REFERENCE_PARENT: identity}
     with (
         partition.writer(config_hash, parents, replace) as writer,
@@ -108,6 +110,8 @@ class _Scorer:
 
     def make(self, index: int) -> pa.Table:
         rows, experiment = self.rollouts.read_shard(index, _COLUMNS), self.experiment
+        embedded = int(self.model.get_input_embeddings().weight.shape[0])
+        check_ids(rows, embedded, self.rollouts.shard_path(index), f"the reference {self.policy.policy_id}")
         max_tokens, temperature = experiment.reference.max_tokens, experiment.training.temperature
         return _score_shard(self.model, self.policy, rows, max_tokens, temperature)
 

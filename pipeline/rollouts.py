@@ -18,11 +18,29 @@ from pipeline.engines.warm_socket import socket_path
 from pipeline.errors import TbrmError
 from pipeline.generation_prompts import write_prompts
 from pipeline.models import load_tokenizer
-from pipeline.policy import PolicyRef, check_undamaged, content_hash, foreign_policy, resolve_policy
+from pipeline.policy import (
+    PolicyRef,
+    check_undamaged,
+    content_hash,
+    foreign_policy,
+    published_tokenizer,
+    resolve_policy,
+)
 from pipeline.progress import track
 from pipeline.scale_out import on_cluster, root_for_workers, work_through
 from pipeline.stage import StageReport
-from pipeline.store import SCHEMAS, Manifest, PartitionWriter, Stat, Store, open_store, seed_of, trajectory_id
+from pipeline.store import (
+    SCHEMAS,
+    Manifest,
+    PartitionWriter,
+    Stat,
+    Store,
+    TokenizerInfo,
+    open_store,
+    seed_of,
+    trajectory_id,
+)
+from pipeline.tokenizer import check_tokenizer, tokenizer_info
 
 # What decides the trajectories that are asked for. All else changes how fast, where, or how closely watched.
 _IN_HASH = {"engine", "policy", "n", "temperature", "top_p", "top_k", "max_tokens", "stop", "max_model_len"}
@@ -44,7 +62,12 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
     policy = behaviour_policy(store, experiment, config, generation)
     folder = _tokenizer_folder(store, experiment, config, policy, generation)
     context = context_length(folder) if config.max_model_len is None else config.max_model_len
-    prompts = write_prompts(experiment, config, store, generation, load_tokenizer(folder), context, replace)
+    tokenizer = load_tokenizer(folder)
+    made_by = tokenizer_info(tokenizer)
+    _check_teacher(store, experiment, config, generation, made_by)
+    prompts = write_prompts(experiment, config, store, generation, tokenizer, context, replace)
+    remedy = "Run the stage with --replace, so that the prompts are tokenized again"
+    check_tokenizer(prompts.tokenizer, prompts.name, made_by, policy.path, remedy)
     partition = store.partition(experiment.name, "rollouts", generation)
     config_hash = stage_hash(
         config.model_dump(include=_IN_HASH),
@@ -76,8 +99,22 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
         if config.agreement.sample and not config.endpoint and not config.adapter:
             stats |= measure_agreement(experiment, policy, writer, shards, config.agreement.sample)
         stats["seconds"] = time.monotonic() - started
-        manifest = writer.commit(shards, stats)
+        manifest = writer.commit(shards, stats, made_by)
     return _report(manifest, started, skipped=False)
+
+
+def _check_teacher(
+    store: Store, experiment: Experiment, config: RolloutsConfig, generation: int, teacher: TokenizerInfo
+) -> None:
+    """Raise StoreError for a teacher whose ids would mean other words to the policy that is trained on them."""
+    if config.policy is None or config.endpoint:
+        return
+    own = published_tokenizer(store, experiment.name, generation)
+    remedy = (
+        "A trajectory is stored as token ids, so a teacher has to share the tokenizer: choose one of the same family, "
+        "or log its responses as text and `tbrm import` them with the tokenizer of the policy"
+    )
+    check_tokenizer(teacher, f"rollouts.policy {config.policy}", own, f"policy[{generation}]", remedy)
 
 
 def behaviour_policy(store: Store, experiment: Experiment, config: RolloutsConfig, generation: int) -> PolicyRef:

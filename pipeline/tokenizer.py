@@ -2,10 +2,17 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute
+
 from pipeline.errors import StoreError
-from pipeline.store import TokenizerInfo
+from pipeline.models import load_config
+from pipeline.store import Manifest, TokenizerInfo
+
+pc: Any = pyarrow.compute  # its functions are made at import time, unseen by type checkers
 
 _PROBES = (
     "The quick brown fox jumps over the lazy dog. Don't THE, it's 1234567890 miles: 3.14159 \u00d7 10^-12!",
@@ -31,36 +38,62 @@ def tokenizer_info(tokenizer: Any) -> TokenizerInfo:
     return TokenizerInfo(_digest(sorted(words.items())), max(words.values()) + 1, _digest(split))
 
 
-def vocabulary_of(path: str, tokenizer: Any) -> int:
-    """Ids that the model in a folder knows: those of its tokenizer, and the rows that its embedding is padded to."""
-    from transformers import AutoConfig
-
-    config: Any = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
-    return max(int(config.vocab_size), tokenizer_size(tokenizer))
+def model_vocabulary(path: str) -> int:
+    """Rows of the embedding of the model in a folder: its ids, and those that it was padded with."""
+    return int(load_config(path).get_text_config().vocab_size)
 
 
-def tokenizer_size(tokenizer: Any) -> int:
-    """One more than the highest id of a tokenizer, which may have holes."""
-    return max(tokenizer.get_vocab().values()) + 1
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+def check_table(table: Manifest, own: TokenizerInfo | None, whose: str) -> None:
+    """Raise StoreError for a table whose token ids are those of another tokenizer than `whose`."""
+    if table.dataset.startswith("logged/"):
+        name = table.dataset.removeprefix("logged/")
+        remedy = (
+            f"Import the log again with the folder of that policy as `--tokenizer` (`tbrm import --name {name} "
+            "--replace …`): text is then tokenized anew; token ids that the log itself holds cannot be translated"
+        )
+    else:
+        remedy = "Sample the generation again with --replace"
+    check_tokenizer(table.tokenizer, table.name, own, whose, remedy)
 
 
 def check_tokenizer(made: TokenizerInfo | None, what: str, own: TokenizerInfo | None, whose: str, remedy: str) -> None:
-    """Raise StoreError unless `what` holds ids of the tokenizer of `whose`, as far as both are known.
+    """Raise StoreError unless the ids of `what` are those of the tokenizer of `whose`, as far as both are known.
 
-    A table written before tokenizers were noted says nothing of its own; its ids are then only held against the size
-    of the vocabulary, where they meet a model.
+    A table that was written before tokenizers were noted says nothing of its own: its ids are then only held against
+    the vocabulary of the model that they meet (`check_ids`).
     """
     if made is None or own is None or made == own:
         return
     if made.vocabulary != own.vocabulary:
         differ = f"its vocabulary is {_named(made)}, that of {whose} is {_named(own)}"
     else:
-        differ = f"the vocabulary of {own.size:,} tokens is the same, but text is split into them in another way"
-    raise StoreError(f"{what} holds token ids of another tokenizer than {whose}: {differ}. {remedy}")
+        differ = f"both have the same {own.size:,} tokens, but text is split into them in another way"
+    raise StoreError(f"{what}: its token ids are those of another tokenizer than {whose} has: {differ}. {remedy}")
+
+
+def check_ids(table: pa.Table, vocabulary: int, where: str, whose: str, rows: Sequence[int] | None = None) -> None:
+    """Raise StoreError for a token id below 0 or not below `vocabulary`: no model may be given one.
+
+    `where` names the file; `rows` are the numbers that the table's rows have in it (None: 0, 1, …).
+    """
+    for field in ("prompt_token_ids", "response_token_ids"):
+        column: Any = table.column(field)
+        ids = pc.list_flatten(column)
+        found = pc.min_max(ids).as_py()
+        if not len(ids) or (found["min"] >= 0 and found["max"] < vocabulary):
+            continue
+        beyond = pc.or_(pc.less(ids, 0), pc.greater_equal(ids, vocabulary))
+        at = pc.index(beyond, True).as_py()
+        row = pc.list_parent_indices(column)[at].as_py()
+        raise StoreError(
+            f"{where} row {row if rows is None else rows[row]}, field {field!r}: token id {ids[at].as_py()} is outside "
+            f"the vocabulary of {vocabulary:,} that {whose} has: another tokenizer made it. Sample or import the data "
+            "again with the tokenizer of the policy"
+        )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def _named(info: TokenizerInfo) -> str:

@@ -9,8 +9,10 @@ from pipeline.config.policy import WarmStart
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import StoreError
 from pipeline.mirror import local_root
+from pipeline.policy import policy_tokenizer
 from pipeline.stage import StageReport
 from pipeline.store import Store, exclusive
+from pipeline.tokenizer import check_table, model_vocabulary
 from trainer.commit import finish, forget, place
 from trainer.data import write_trajectories
 from trainer.job import TrainJob, train_policy
@@ -39,10 +41,13 @@ def run_imitation(
     partitions = [store.partition(dataset, "rollouts", g) for g in store.generations(dataset, "rollouts")]
     if not partitions:
         raise StoreError(f"policy.warm_start.logged: {dataset} holds no committed rollouts; write or import them first")
+    own = policy_tokenizer(str(start))
+    for partition in partitions:
+        check_table(partition.manifest(), own, f"the base model in {start}")
     manifests = {p.name: p.manifest().hash for p in partitions}
     state = local_root(store) / experiment.name / STATE / "imitation"
     with exclusive(str(state)):
-        rows = write_trajectories(logged_tables(partitions), training, state)
+        rows = write_trajectories(logged_tables(partitions, model_vocabulary(str(start))), training, state)
         job = TrainJob(
             label="imitation",
             start=start,

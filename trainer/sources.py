@@ -7,19 +7,29 @@ import pyarrow as pa
 from pipeline.replay import Mix
 from pipeline.replay.mix import ROLLOUT_COLUMNS
 from pipeline.store import Partition, Store
+from pipeline.tokenizer import check_ids
 from trainer.data import SCHEMA
 
 
-def mix_tables(store: Store, mix: Mix) -> Iterator[pa.Table]:
-    """The chosen rows of every part of the mix. Raises StoreError for damaged or unaligned shards."""
+def mix_tables(store: Store, mix: Mix, vocabulary: int) -> Iterator[pa.Table]:
+    """The chosen rows of every part of the mix, to train a policy that knows `vocabulary` token ids.
+
+    Raises StoreError for damaged or unaligned shards, and for a token id beyond the vocabulary.
+    """
     for part, table in mix.tables(store):
+        rollouts = store.partition(part.dataset, "rollouts", part.generation)
+        check_ids(table, vocabulary, rollouts.shard_path(part.shard), "the policy", part.rows.tolist())
         yield _labelled(table, part.source, part.lag, f"{part.dataset}/{part.generation}")
 
 
-def logged_tables(partitions: Sequence[Partition]) -> Iterator[pa.Table]:
-    """All rollouts of a logged data set, for imitation: without rewards and reference log-probs."""
+def logged_tables(partitions: Sequence[Partition], vocabulary: int) -> Iterator[pa.Table]:
+    """All rollouts of a logged data set, for imitation: without rewards and reference log-probs.
+
+    Raises StoreError for a token id beyond the `vocabulary` of the base model.
+    """
     for partition in partitions:
-        for _, table in partition.iter_shards(ROLLOUT_COLUMNS):
+        for shard, table in partition.iter_shards(ROLLOUT_COLUMNS):
+            check_ids(table, vocabulary, partition.shard_path(shard), "the base model")
             rows = table.append_column("reward", pa.array([0.0] * table.num_rows))
             for column in ("token_rewards", "ref_token_logprobs", "ref_value_first"):
                 rows = rows.append_column(column, pa.nulls(table.num_rows, SCHEMA.field(column).type))

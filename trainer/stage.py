@@ -11,6 +11,7 @@ from pipeline.policy import check_undamaged, resolve_policy, trained_policy_fold
 from pipeline.replay import resolve_mix
 from pipeline.stage import StageReport
 from pipeline.store import Manifest, Store, exclusive
+from pipeline.tokenizer import model_vocabulary
 from trainer.carry import carried
 from trainer.commit import committed, finish, forget, place, tidy, write_manifest
 from trainer.data import write_trajectories
@@ -63,7 +64,7 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
             _make_room(folder, manifest, config_hash, replace)
             forget(state)
         check_undamaged(policy)
-        rows = write_trajectories(mix_tables(store, mix), experiment.training, state)
+        rows = write_trajectories(mix_tables(store, mix, model_vocabulary(policy.path)), experiment.training, state)
         job = TrainJob(
             label=f"train[{generation}]",
             start=Path(policy.path),

@@ -7,8 +7,9 @@ from pipeline.config.policy import PolicyConfig
 from pipeline.config.rollouts import RolloutsConfig
 from pipeline.engines.base import Engine, FinishReason, Request, Sample, Sampling
 from pipeline.engines.choice import Choice, choose_engine
+from pipeline.models import load_config
 from pipeline.policy import PolicyRef
-from pipeline.tokenizer import vocabulary_of
+from pipeline.tokenizer import model_vocabulary
 
 
 def load_engine(
@@ -30,7 +31,7 @@ def load_engine(
         from pipeline.engines.openai_engine import OpenAIEngine
 
         end = [int(tokenizer.eos_token_id)]
-        rows = vocabulary_of(tokenizer.name_or_path, tokenizer)
+        rows = model_vocabulary(tokenizer.name_or_path)
         return OpenAIEngine(policy, rollouts.batch_size, end, rollouts.stop, tokenizer, rows, [rollouts.policy or ""])
     stop_ids = stop_token_ids(policy.path, tokenizer)
     if choice.name == "vllm":
@@ -62,9 +63,7 @@ def stop_token_ids(path: str, tokenizer: Any) -> list[int]:
 
 def context_length(path: str) -> int | None:
     """Longest sequence of the model in a folder, prompt and response together; None where its config does not say."""
-    from transformers import AutoConfig
-
-    length = getattr(AutoConfig.from_pretrained(path, trust_remote_code=False), "max_position_embeddings", None)
+    length = getattr(load_config(path), "max_position_embeddings", None)
     return int(length) if length else None
 
 

@@ -25,6 +25,7 @@ from pipeline.logged.writers import TableWriters
 from pipeline.models import load_tokenizer
 from pipeline.progress import track
 from pipeline.store import Stat, Store
+from pipeline.tokenizer import tokenizer_info
 
 Duplicates = Literal["rows", "responses", "keep"]
 _PREFLIGHT_ROWS = 200
@@ -106,7 +107,8 @@ def run_import(settings: ImportSettings, store: Store, replace: bool = False) ->
             shards, rows = _write_shards(files, plan, settings, tokens, writers)
             summary = summarize(writers.read, shards, rows, plan.wants_reward)
             _stop_if_too_bad(summary, writers, shards, settings)
-            writers.commit(shards, summary | {"shape": plan.shape.name, "seconds": time.monotonic() - started})
+            stats = summary | {"shape": plan.shape.name, "seconds": time.monotonic() - started}
+            writers.commit(shards, stats, tokenizer_info(tokens.tokenizer))
         skipped = writers.all_committed_before
     manifest = store.partition(place[0], "rollouts", place[1]).manifest()
     return ImportReport(manifest, dict(plan.shape.fields), skipped, time.monotonic() - started)

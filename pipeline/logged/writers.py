@@ -6,7 +6,7 @@ from typing import Self
 
 import pyarrow as pa
 
-from pipeline.store import PartitionWriter, Stat, Store
+from pipeline.store import PartitionWriter, Stat, Store, TokenizerInfo
 
 _COMMIT_ORDER = ("prompts", "quarantine", "rollouts", "rewards")
 
@@ -62,10 +62,11 @@ class TableWriters:
             return self._open[table].read(index, columns)
         return self._partitions[table].read_shard(index, columns)
 
-    def commit(self, shards: int, stats: Mapping[str, Stat]) -> None:
+    def commit(self, shards: int, stats: Mapping[str, Stat], tokenizer: TokenizerInfo) -> None:
         """Commit table by table. The rewards name the rollouts they belong to, so they come last."""
         for name, writer in self._open.items():
             if name == "rewards":
                 rollouts = self._partitions["rollouts"]
                 writer.parents = {**writer.parents, rollouts.name: rollouts.manifest().hash}
-            writer.commit(shards, stats if name == "rollouts" else None)
+            ids = tokenizer if name in ("prompts", "rollouts") else None
+            writer.commit(shards, stats if name == "rollouts" else None, ids)

@@ -6,8 +6,10 @@ from pipeline.config import Experiment
 from pipeline.config.replay import LoggedSource
 from pipeline.config.training import OBJECTIVE_NEEDS
 from pipeline.errors import StoreError
+from pipeline.policy import published_tokenizer
 from pipeline.ref_logprobs import REFERENCE_PARENT, reference_id, reference_label
 from pipeline.store import Manifest, Partition, Store
+from pipeline.tokenizer import check_table
 
 GENERATION = "generation"
 
@@ -38,6 +40,7 @@ def find_sources(store: Store, experiment: Experiment, generation: int) -> list[
     replay = experiment.replay
     needs_reference = OBJECTIVE_NEEDS[experiment.training.objective].reference
     reference = reference_id(store, experiment) if needs_reference else None
+    own = published_tokenizer(store, experiment.name, generation)
     sources: list[Source] = []
     lags = _lags(experiment, generation)
     decays = [replay.generation_decay ** (lag - lags[0]) for lag in lags]
@@ -52,6 +55,8 @@ def find_sources(store: Store, experiment: Experiment, generation: int) -> list[
             labels = (_table("rewards", logged.rewards), _logged_reference(store, logged, number, reference))
             place, weight = (dataset, number), logged.weight or 1.0
             sources.append(_source(store, experiment, logged.name, place, labels, reference, 0, weight))
+    for source in sources:
+        check_table(source.rollouts.manifest(), own, f"policy[{generation}] of {experiment.name}")
     return sources
 
 

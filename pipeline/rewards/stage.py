@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.experiment import declared_rewards
 from pipeline.config.rewards import RewardsConfig
+from pipeline.policy import published_tokenizer
 from pipeline.progress import track
 from pipeline.rewards.audit import audit_generation
 from pipeline.rewards.grader import Grader
@@ -18,6 +19,7 @@ from pipeline.rewards.types import STATUSES, UNDECIDED, RewardLabel, Verifier
 from pipeline.scale_out import on_cluster, root_for_workers, work_through
 from pipeline.stage import StageReport
 from pipeline.store import SCHEMAS, Manifest, Partition, PartitionWriter, Stat, Store, open_store
+from pipeline.tokenizer import check_table
 
 Place = tuple[str, str, int]
 
@@ -42,6 +44,7 @@ def run_rewards(
     rollouts = store.partition(dataset, "rollouts", generation)
     prompts = store.partition(dataset, "prompts", generation)
     source, questions = rollouts.manifest(), prompts.manifest()
+    check_table(source, published_tokenizer(store, experiment.name, 0), f"policy[0] of {experiment.name}")
     config = declared_rewards(experiment)
     config = config.model_copy(update={"verifier": verifier}) if verifier else config
     partition = store.partition(dataset, f"rewards@{label}" if label else "rewards", generation)

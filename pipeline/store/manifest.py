@@ -52,6 +52,11 @@ class Manifest:
     """Of tables with token ids; None in others, and in those written before tokenizers were noted."""
 
     @property
+    def name(self) -> str:
+        """Of the partition: how other manifests name it as their parent."""
+        return f"{self.dataset}/{self.table}/generation={self.generation:04d}"
+
+    @property
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
 

@@ -10,7 +10,7 @@ from pipeline.store.location import Store
 from pipeline.store.manifest import MANIFEST, Manifest, parse_manifest
 from pipeline.store.parquet import decode
 from pipeline.store.schema import schema_of
-from pipeline.store.writer import PartitionWriter
+from pipeline.store.writer import PartitionWriter, shard_file
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,10 @@ class Partition:
         info = shards[index]
         where = f"{self.path}/{info.file}"
         return decode(self.store.read_checked(where, info.bytes, info.checksum), columns, where)
+
+    def shard_path(self, index: int) -> str:
+        """Where shard `index` lies, or would."""
+        return f"{self.path}/{shard_file(index)}"
 
     def iter_shards(self, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
         """(index, rows) of every shard in order, one in memory at a time."""

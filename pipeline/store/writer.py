@@ -60,7 +60,7 @@ class PartitionWriter:
         self._held.close()
 
     def shard_path(self, index: int) -> str:
-        return f"{self.partition.path}/{_file(index)}"
+        return f"{self.partition.path}/{shard_file(index)}"
 
     def is_done(self, index: int) -> bool:
         """Whether this or an earlier run with the same configuration finished shard `index`, and it is unharmed."""
@@ -73,14 +73,14 @@ class PartitionWriter:
             return False  # not there, or the receipt was damaged at rest: the shard is written again
         if receipt != self._receipt(data):
             return False
-        self._finished[index] = ShardInfo(_file(index), count_rows(data), len(data), receipt["checksum"])
+        self._finished[index] = ShardInfo(shard_file(index), count_rows(data), len(data), receipt["checksum"])
         return True
 
     def write(self, index: int, table: pa.Table) -> None:
         """Write shard `index` atomically. Raises StoreError when the rows do not fit the table's schema."""
         rows = conform(self.partition.table, table, f"{self.partition.name} shard {index}")
         data = encode(rows, self.config_hash)
-        info = ShardInfo(_file(index), rows.num_rows, len(data), checksum(data))
+        info = ShardInfo(shard_file(index), rows.num_rows, len(data), checksum(data))
         self.store.write_atomic(self.shard_path(index), data)
         self.store.write_atomic(self._receipt_path(index), json.dumps(self._receipt(data)).encode())
         self._finished[index] = info
@@ -157,5 +157,5 @@ class PartitionWriter:
             self.store.fs.rm_file(f"{self.partition.path}/{file}")
 
 
-def _file(index: int) -> str:
+def shard_file(index: int) -> str:
     return f"shard-{index:05d}.parquet"
