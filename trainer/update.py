@@ -127,7 +127,7 @@ def _critic_values(models: Models, batch: PackedBatch, clock: Clock) -> torch.Te
 
 
 def completed(
-    scored: Sequence[torch.Tensor | None],
+    scored: Sequence[Any],
     critic: torch.Tensor | None,
     start: TokenScores | None,
     rows: Sequence[int],

@@ -175,7 +175,7 @@ def test_the_launchers_are_asked_for_the_processes(tmp_path: Path) -> None:
     there = command_line(2, "hosts", tmp_path / "job.json")
     assert there[1:] == [
         *("-m", "deepspeed.launcher.runner", "--hostfile=hosts", "--num_gpus=2"),
-        *("--module", "trainer.worker", str(tmp_path / "job.json")),
+        *("--module", "trainer.rank", str(tmp_path / "job.json")),
     ]
     with pytest.raises(TbrmError, match=r"training\.hostfile: there is no file"):
         run_processes(2, str(tmp_path / "absent"), tmp_path / "job.json")
