@@ -111,7 +111,7 @@ def _check_sampling(table: pa.Table, training: TrainingConfig) -> None:
         differs = pc.fill_null(pc.not_equal(pc.struct_field(table.column("sampling"), name), 1.0), False)
         if (row := int(pc.index(differs, True).as_py())) >= 0:
             where = f"trajectory {table.column('trajectory_id')[row]} of {table.column('source')[row]}"
-            value = table.slice(row, 1).column("sampling").to_pylist()[0][name]
+            value = float(pc.struct_field(table.column("sampling"), name)[row].as_py())
             raise TbrmError(
                 f"{where} was sampled with {name} {value:g}, and objective {training.objective} divides by behaviour "
                 f"log-probs, which are those of {name} 1: sample with `rollouts.{name}: 1`, or train with an objective "
