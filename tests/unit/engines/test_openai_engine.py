@@ -115,7 +115,7 @@ def test_an_honest_answer_is_taken(choice: dict[str, Any], stop: tuple[str, ...]
         ([GOOD], "should be an object"),
         ("3", "should be an object"),
     ],
-    ids=lambda value: ascii(value)[:60],
+    ids=lambda value: value.__qualname__ if callable(value) else ascii(value)[:60],
 )
 def test_an_answer_that_does_not_hold_is_refused(answer: Any, message: str) -> None:
     with raw_server(told(answer)) as server:
@@ -168,7 +168,7 @@ def body(data: bytes, status: str = "200 OK", **headers: str) -> Answer:
         (drip(b"HTTP/1.1 200 OK\r\n", b"X-Header: 1\r\n"), "too many|Receive buffer too long|headers"),
         (drip(b"HTTP/1.1 500 No\r\nContent-Length: 99999999999\r\n\r\n", b" " * 65_536), "more than .* bytes"),
     ],
-    ids=lambda value: ascii(value)[:40],
+    ids=lambda value: value.__qualname__ if callable(value) else ascii(value)[:40],
 )
 def test_what_is_no_whole_answer_is_told(answer: Answer, message: str) -> None:
     with raw_server(answer) as server, pytest.raises(TbrmError, match=message):
