@@ -7,12 +7,18 @@ from typing import Any
 
 from pipeline.errors import TbrmError
 
+MAX_LINE_BYTES = 16 * 2**20
+
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, object) of every line that is not empty. Raises TbrmError naming file and line."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
             where = f"{path} line {number}"
+            if len(line) > MAX_LINE_BYTES:
+                raise TbrmError(f"{where} has more than {MAX_LINE_BYTES >> 20} MiB: split it, or leave it out")
             if not line.strip():
                 continue
             try:

@@ -96,10 +96,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     if not item.get_closest_marker("unit"):
         return (yield)
     from tests.support.graded_here import graded_here
+    from tests.support.read_here import read_here
 
     _GUARD.test = item.nodeid
     try:
-        with graded_here():
+        with graded_here(), read_here():
             return (yield)
     finally:
         _GUARD.test = None

@@ -13,24 +13,53 @@ from pipeline.config.experiment import Experiment
 from pipeline.errors import ConfigError
 
 MAX_YAML_BYTES = 1_000_000
+_MAX_DEPTH = 64
+_MAX_NUMBER = 100
+_MAX_TOLD = 20
 # ValueError: bytes that are not UTF-8, or a number of thousands of digits.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML without aliases (a few lines of them can expand to gigabytes) and without repeated keys."""
+    """Safe YAML in linear time: without what can expand (aliases), repeat (keys) or take the square of its length.
+
+    Keys are text: numbers can be chosen to fall into one place of a hash table.
+    """
+
+    _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError(f"aliases (*name) are not used in experiments{self.peek_event().start_mark}")
-        return super().compose_node(parent, index)
+        if self._depth >= _MAX_DEPTH:
+            raise yaml.YAMLError(f"more than {_MAX_DEPTH} levels of nesting{self.peek_event().start_mark}")
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key {key!r} stands twice{node.start_mark}")
+        found: set[str] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.YAMLError(f"key {key!r:.200} is no text: put it in quotes{key_node.start_mark}")
+            if key in found:
+                raise yaml.YAMLError(f"key {key!r:.200} stands twice{key_node.start_mark}")
+            found.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_number(self, node: Any) -> int | float:
+        if ":" in node.value:
+            raise yaml.YAMLError(f"{node.value[:40]!r} would be a number of base 60: put it in quotes{node.start_mark}")
+        if len(node.value) > _MAX_NUMBER:
+            raise yaml.YAMLError(f"a number of {len(node.value):,} digits{node.start_mark}")
+        is_float = node.tag == "tag:yaml.org,2002:float"
+        return self.construct_yaml_float(node) if is_float else self.construct_yaml_int(node)
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
 
 
 def experiments_folder() -> Path:
@@ -83,7 +112,9 @@ def build_experiment(tree: Mapping[str, Any], origin: str) -> Experiment:
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:
-        lines = [f"  {_where(e['loc'])}: {_reason(e)}" for e in error.errors(include_url=False)]
+        wrong = error.errors(include_url=False)
+        lines = [f"  {_where(e['loc'])}: {_reason(e)}" for e in wrong[:_MAX_TOLD]]
+        lines += [f"  and {len(wrong) - _MAX_TOLD:,} more"] if len(wrong) > _MAX_TOLD else []
         raise ConfigError(f"{origin} is not a valid experiment:\n" + "\n".join(lines)) from error
 
 

@@ -1,12 +1,24 @@
 """Conversations through a tokenizer's chat template, cut into what the policy wrote and what the environment wrote."""
 
+import json
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jinja2
 
 from pipeline.errors import TbrmError
 from pipeline.logged.fields import BadField, Messages
+
+_SHORT = 2**22
+"""Turns of the assistant times characters of the conversation, as JSON: what rendering up to each turn may cost."""
+_MAX_TURNS = 2**14
+_STUB: Messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
+_REFUSALS = (
+    *(jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError),
+)
+"""What a template raises on messages that it does not expect."""
+_CHANGES = "the chat template changes earlier turns; give token ids and a response_mask instead"
 
 
 @dataclass(frozen=True)
@@ -23,32 +35,74 @@ def split_conversation(messages: Messages, tokenizer: Any) -> tuple[str, list[Se
     What the template adds after an assistant turn up to and including the end-of-turn token belongs to the policy, all
     between that and the next assistant turn to the environment. Raises BadField for conversations without an assistant,
     or whose template rewrites earlier turns (then no sequence of tokens was ever sampled as it stands).
+
+    A short conversation is rendered up to each turn, as the policy saw it. In a long one that would cost the square of
+    its length: there each turn is rendered after a conversation of two words, and what comes out, put together, must be
+    the whole conversation's text.
     """
     turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    _check_turns(messages, turns)
+    prompt = render_chat(messages[: turns[0]], tokenizer, generate=True)
+    end = str(getattr(tokenizer, "eos_token", None) or "")
+    written, rest = _continued(prompt, render_chat(messages[: turns[0] + 1], tokenizer, generate=False), end)
+    segments = [Segment(written, by_policy=True)]
+    done = prompt + written
+    short = len(turns) == 1 or len(turns) * len(json.dumps(messages, default=str)) <= _SHORT
+    stub_done = "" if short else _done(render_chat(_STUB, tokenizer, generate=False), end)
+    ends = [len(done)]
+    for before, turn in pairwise(turns):
+        context, shown = (messages[: before + 1], done) if short else (_STUB, stub_done)
+        asked = render_chat([*context, *messages[before + 1 : turn]], tokenizer, generate=True)
+        answered = render_chat([*context, *messages[before + 1 : turn + 1]], tokenizer, generate=False)
+        if not asked.startswith(shown):
+            raise BadField("messages", _CHANGES)
+        if asked != shown:
+            segments.append(Segment(asked[len(shown) :], by_policy=False))
+        written, rest = _continued(asked, answered, end)
+        segments.append(Segment(written, by_policy=True))
+        done = asked + written if short else ""
+        ends.append(ends[-1] + len(asked) - len(shown) + len(written))
+    if not short:
+        text = prompt + "".join(segment.text for segment in segments)
+        _check_whole(messages, turns, text, ends, rest, tokenizer)
+    return prompt, segments
+
+
+def _check_turns(messages: Messages, turns: list[int]) -> None:
     if not turns:
         raise BadField("messages", "no message of the role assistant: there is no response")
+    if len(turns) > _MAX_TURNS:
+        raise BadField("messages", f"{len(turns):,} messages of the assistant, more than {_MAX_TURNS:,}")
     if turns[0] == 0:
         raise BadField("messages", "the conversation begins with the assistant: there is no prompt")
     if any(messages[turn]["content"] == "" and not messages[turn].get("tool_calls") for turn in turns):
         raise BadField("messages", "an assistant message is empty")
-    end = str(getattr(tokenizer, "eos_token", None) or "")
-    prompt = render_chat(messages[: turns[0]], tokenizer, generate=True)
-    segments: list[Segment] = []
-    done = prompt
-    for turn in turns:
-        before = done if turn == turns[0] else render_chat(messages[:turn], tokenizer, generate=True)
-        after = render_chat(messages[: turn + 1], tokenizer, generate=False)
-        if not before.startswith(done) or not after.startswith(before):
-            raise BadField(
-                "messages", "the chat template changes earlier turns; give token ids and a response_mask instead"
-            )
-        if before != done:
-            segments.append(Segment(before[len(done) :], by_policy=False))
-        written = after[len(before) :]
-        cut = written.rfind(end) + len(end) if end and end in written else len(written)
-        segments.append(Segment(written[:cut], by_policy=True))
-        done = before + written[:cut]
-    return prompt, segments
+
+
+def _continued(asked: str, answered: str, end: str) -> tuple[str, str]:
+    """What the policy wrote, up to its last end-of-turn token, and what the template adds after that."""
+    if not answered.startswith(asked):
+        raise BadField("messages", _CHANGES)
+    written = answered[len(asked) :]
+    cut = len(_done(written, end))
+    return written[:cut], written[cut:]
+
+
+def _done(text: str, end: str) -> str:
+    return text[: text.rfind(end) + len(end)] if end and end in text else text
+
+
+def _check_whole(messages: Messages, turns: list[int], text: str, ends: list[int], rest: str, tokenizer: Any) -> None:
+    """The whole conversation, and its first half, quarter and so on, must read as put together."""
+    if render_chat(messages[: turns[-1] + 1], tokenizer, generate=False) != text + rest:
+        raise BadField("messages", _CHANGES)
+    half = len(turns) // 2
+    while half:
+        if not render_chat(messages[: turns[half - 1] + 1], tokenizer, generate=False).startswith(
+            text[: ends[half - 1]]
+        ):
+            raise BadField("messages", _CHANGES)
+        half //= 2
 
 
 def render_chat(messages: Messages, tokenizer: Any, generate: bool) -> str:
@@ -60,5 +114,5 @@ def render_chat(messages: Messages, tokenizer: Any, generate: bool) -> str:
         )
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+    except _REFUSALS as error:
         raise BadField("messages", f"the chat template refuses them: {error}"[:300]) from error

@@ -9,46 +9,48 @@ import xxhash
 from pipeline.logged.fields import Bad
 from pipeline.logged.tokens import Tokenized
 
+_RECENT = 2**16
+
 
 class Seen:
-    """A set of 64-bit hashes as a few sorted arrays of growing size; merging them costs O(log n) a hash."""
+    """A set of 64-bit hashes: the last ones as they come, those before as a few sorted arrays of growing size."""
 
     def __init__(self) -> None:
+        self._recent: set[int] = set()
         self._runs: list[npt.NDArray[np.uint64]] = []
 
-    def first_times(self, digests: Sequence[int | None]) -> list[bool]:
-        """For each digest, whether neither this call nor an earlier one had it before. None is always new."""
-        rows = [row for row, digest in enumerate(digests) if digest is not None]
-        values = np.asarray([digests[row] for row in rows], dtype=np.uint64)
-        unique, first = np.unique(values, return_index=True)
-        fresh = np.ones(len(unique), dtype=np.bool_)
-        for run in self._runs:
-            fresh &= ~np.isin(unique, run, assume_unique=True)
-        new = [digest is None for digest in digests]
-        for position in first[fresh]:
-            new[rows[position]] = True
-        self._add(unique[fresh])
-        return new
+    def is_new(self, digest: int) -> bool:
+        """Whether no earlier call had it. O(log² n), and O(log n) more for the merging of runs."""
+        if digest in self._recent or any(_holds(run, digest) for run in self._runs):
+            return False
+        self._recent.add(digest)
+        if len(self._recent) >= _RECENT:
+            self._store()
+        return True
 
-    def _add(self, run: npt.NDArray[np.uint64]) -> None:
+    @property
+    def nbytes(self) -> int:
+        return sum(run.nbytes for run in self._runs)
+
+    def _store(self) -> None:
+        run = np.sort(np.fromiter(self._recent, np.uint64, len(self._recent)))
         while self._runs and len(self._runs[-1]) <= 2 * len(run):
-            run = np.union1d(run, self._runs.pop())
+            run = np.sort(np.concatenate([run, self._runs.pop()]))
         self._runs.append(run)
+        self._recent = set()
 
     def drop_repeated(self, found: Sequence[Tokenized | Bad]) -> list[Tokenized | Bad]:
         """Trajectories whose prompt and response tokens stand earlier become bad rows."""
-        new = self.first_times([None if isinstance(each, Bad) else _tokens_hash(each) for each in found])
-        return [
-            each if is_new or isinstance(each, Bad) else _repeated(each)
-            for each, is_new in zip(found, new, strict=True)
-        ]
+        return [each if isinstance(each, Bad) or self.is_new(_tokens_hash(each)) else _repeated(each) for each in found]
+
+
+def _holds(run: npt.NDArray[np.uint64], digest: int) -> bool:
+    place = int(np.searchsorted(run, np.uint64(digest)))
+    return place < len(run) and int(run[place]) == digest
 
 
 def _tokens_hash(each: Tokenized) -> int:
-    prompt = np.asarray(each.prompt_ids, dtype=np.int32).tobytes()
-    return xxhash.xxh3_64_intdigest(
-        np.asarray(each.response_ids, dtype=np.int32).tobytes(), xxhash.xxh3_64_intdigest(prompt)
-    )
+    return xxhash.xxh3_64_intdigest(each.response_ids.tobytes(), xxhash.xxh3_64_intdigest(each.prompt_ids.tobytes()))
 
 
 def _repeated(each: Tokenized) -> Bad:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.logged.rows import RawRow
+from pipeline.logged.raw import RawRow
+from pipeline.logged.settings import ROW_OVERHEAD
 from pipeline.logged.shapes import Shape
 
 Messages = list[dict[str, Any]]
@@ -48,7 +49,8 @@ class Candidate:
     tokenizer: str | None
     verifier: str
     components: dict[str, float] = field(default_factory=dict[str, float])
-    extra: dict[str, Any] = field(default_factory=dict[str, Any])
+    extra: str = "{}"
+    """As JSON."""
 
 
 @dataclass(frozen=True)
@@ -62,29 +64,78 @@ class Bad:
     value: str | None = None
 
 
-def candidates(raw: RawRow, shape: Shape, wants_reward: bool) -> list[Candidate | Bad]:
+@dataclass(frozen=True)
+class Responses:
+    """The fields of one row, by response."""
+
+    raw: RawRow
+    values: Mapping[str, Any]
+    many: int
+    """Responses of the row."""
+    spread: frozenset[str]
+    """Fields that hold one value for each response; the others hold for all."""
+    expanded: int
+    """About the bytes that the row becomes in the tables: what holds for all is stored with each response."""
+
+
+def responses_of(raw: RawRow, shape: Shape) -> Responses | Bad:
+    """What `shape` finds in a row, or what is wrong with the row as a whole."""
+    if raw.data is None:
+        return Bad(raw.file, raw.row, "", raw.problem or "unreadable")
+    try:
+        values = {name: _plain(name, value) for name, value in shape.adapt(raw.data).items()}
+        if raw.text_cells:
+            values = {name: _from_cell(name, value) for name, value in values.items()}
+        many, spread = _spread(values)
+        shared = _rough_size([value for name, value in values.items() if name not in spread]) if many > 1 else 0
+    except BadField as bad:
+        return Bad(raw.file, raw.row, bad.field, bad.reason, bad.value)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError) as error:
+        return Bad(raw.file, raw.row, "", f"does not have the shape {shape.name}: {error!r}"[:_MAX_SHOWN])
+    expanded = raw.size + ROW_OVERHEAD + (many - 1) * (ROW_OVERHEAD + shared)
+    return Responses(raw, values, many, spread, expanded)
+
+
+def candidates(row: Responses, wants_reward: bool) -> list[Candidate | Bad]:
     """The responses of a row in order, each a candidate or what is wrong with it.
 
     `wants_reward`: the log has rewards, so that a row without one is bad.
     """
-    if raw.data is None:
-        return [Bad(raw.file, raw.row, "", raw.problem or "unreadable")]
-    try:
-        values = shape.adapt(raw.data)
-        if raw.text_cells:
-            values = {name: _from_cell(name, value) for name, value in values.items()}
-        samples = _samples(values)
-    except BadField as bad:
-        return [Bad(raw.file, raw.row, bad.field, bad.reason, bad.value)]
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        return [Bad(raw.file, raw.row, "", f"does not have the shape {shape.name}: {error!r}"[:_MAX_SHOWN])]
     found: list[Candidate | Bad] = []
-    for sample, one in enumerate(samples):
+    shared = {name: value for name, value in row.values.items() if name not in row.spread}
+    for sample in range(row.many):
+        one = shared | {name: row.values[name][sample] for name in row.spread}
         try:
-            found.append(_candidate(raw, sample, one, wants_reward))
+            found.append(_candidate(row.raw, sample, one, wants_reward))
         except BadField as bad:
-            found.append(Bad(raw.file, raw.row, bad.field, bad.reason, bad.value))
+            found.append(Bad(row.raw.file, row.raw.row, bad.field, bad.reason, bad.value))
+        except RecursionError:
+            found.append(Bad(row.raw.file, row.raw.row, "", "values are nested too deeply"))
     return found
+
+
+_NUMBERS = ("prompt_token_ids", "response_token_ids", "response_mask", "behavior_logprobs")
+_SPREAD = ("response", *_NUMBERS[1:], "reward", "finish_reason")
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Arrays of numbers, as columnar files hold them, stay arrays where numbers are wanted."""
+    return value.tolist() if isinstance(value, np.ndarray) and name not in _NUMBERS else value
+
+
+def _rough_size(value: Any) -> int:
+    """Bytes of a value in the tables; a character counts as the four bytes of a token."""
+    size, left = 0, [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, str | np.ndarray):
+            size += 4 * len(each)
+        elif isinstance(each, Mapping):
+            left += [*each.keys(), *each.values()]
+        elif isinstance(each, list | tuple):
+            left += each
+        size += 8
+    return size
 
 
 def _from_cell(name: str, value: Any) -> Any:
@@ -108,22 +159,16 @@ def _from_cell(name: str, value: Any) -> Any:
     return value
 
 
-def _samples(values: dict[str, Any]) -> list[dict[str, Any]]:
-    """One mapping of values for each response of the row."""
-    response, ids = values.get("response"), values.get("response_token_ids")
-    many = _length_of_many(response, ids)
+def _spread(values: Mapping[str, Any]) -> tuple[int, frozenset[str]]:
+    """(responses of the row, fields that hold one value for each of them)."""
+    many = _length_of_many(values.get("response"), values.get("response_token_ids"))
     if many is None:
-        return [values]
-    spread: list[dict[str, Any]] = [dict(values) for _ in range(many)]
-    for name in ("response", "response_token_ids", "response_mask", "behavior_logprobs", "reward", "finish_reason"):
-        value = values.get(name)
-        if not isinstance(value, list):
-            continue  # one value for all responses
-        if len(value) != many:
-            raise BadField(name, f"{len(value)} values for {many} responses")
-        for one, each in zip(spread, value, strict=True):
-            one[name] = each
-    return spread
+        return 1, frozenset()
+    spread = frozenset(name for name in _SPREAD if isinstance(values.get(name), list))
+    for name in sorted(spread):
+        if len(values[name]) != many:
+            raise BadField(name, f"{len(values[name])} values for {many} responses")
+    return many, spread
 
 
 def _length_of_many(response: Any, ids: Any) -> int | None:
@@ -164,8 +209,8 @@ def _candidate(raw: RawRow, sample: int, values: dict[str, Any], wants_reward: b
         policy=_text_or_none("policy", values.get("policy")),
         tokenizer=_text_or_none("tokenizer", values.get("tokenizer")),
         verifier=_text_or_none("verifier", values.get("verifier")) or "",
-        components={k: float(v) for k, v in values.get("components", {}).items() if math.isfinite(v)},
-        extra=extra or {},
+        components={k: number for k, v in values.get("components", {}).items() if math.isfinite(number := _float(v))},
+        extra=_encodable("extra", json.dumps(extra or {}, sort_keys=True, default=str)),
     )
 
 
@@ -217,20 +262,25 @@ def _messages(name: str, value: Any) -> Messages:
 def _ids(name: str, value: Any) -> Tokens | None:
     if value is None:
         return None
-    if not isinstance(value, list):
+    if isinstance(value, np.ndarray) and not np.issubdtype(value.dtype, np.integer):
+        raise BadField(name, f"holds {value.dtype} where token ids are whole numbers", value[:8].tolist())
+    if not isinstance(value, list | np.ndarray):
         raise BadField(name, f"must be a list of token ids, not {type(value).__name__}", value)
-    if any(type(each) is not int for each in value):
+    if isinstance(value, list) and any(type(each) is not int for each in value):
         wrong = next(each for each in value if type(each) is not int)
         raise BadField(name, f"holds {type(wrong).__name__} where token ids are whole numbers", wrong)
-    if value and not (min(value) >= 0 and max(value) < 2**31):
-        raise BadField(name, "holds a number that is no token id", min(value) if min(value) < 0 else max(value))
+    if len(value):
+        least, most = (value.min(), value.max()) if isinstance(value, np.ndarray) else (min(value), max(value))
+        if not (least >= 0 and most < 2**31):
+            raise BadField(name, "holds a number that is no token id", int(least if least < 0 else most))
     return np.asarray(value, dtype=np.int32)
 
 
 def _mask(value: Any) -> npt.NDArray[np.bool_] | None:
     if value is None:
         return None
-    if not isinstance(value, list) or any(each not in (0, 1) for each in value):
+    fits = isinstance(value, list) and all(each in (0, 1) for each in value)
+    if not (fits or (isinstance(value, np.ndarray) and bool(np.isin(value, (0, 1)).all()))):
         raise BadField("response_mask", "must be a list of true and false (or 1 and 0)", value)
     return np.asarray(value, dtype=np.bool_)
 
@@ -238,9 +288,24 @@ def _mask(value: Any) -> npt.NDArray[np.bool_] | None:
 def _floats(name: str, value: Any) -> npt.NDArray[np.float32] | None:
     if value is None:
         return None
-    if not isinstance(value, list) or any(not isinstance(each, int | float) for each in value):
+    numbers = isinstance(value, np.ndarray) or (
+        isinstance(value, list) and all(isinstance(each, int | float) for each in value)
+    )
+    if not numbers:
         raise BadField(name, "must be a list of numbers", value)
-    return np.asarray(value, dtype=np.float32)
+    try:
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
+            return np.asarray(value, dtype=np.float32)
+    except OverflowError as error:  # a whole number of hundreds of digits
+        raise BadField(name, "holds a number that is not finite", max(value, key=abs)) from error
+
+
+def _float(number: float) -> float:
+    """A number of a log as a float; whole numbers of hundreds of digits are infinite."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
 
 
 def _reward(value: Any) -> float | None:
@@ -248,10 +313,7 @@ def _reward(value: Any) -> float | None:
         return None
     if not isinstance(value, int | float):
         raise BadField("reward", f"must be a number, not {type(value).__name__}", value)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
+    number = _float(value)
     if not math.isfinite(number):
         raise BadField("reward", "not a finite number", value)
     return number

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pipeline.errors import TbrmError
 
 Row = Mapping[str, Any]
@@ -50,6 +52,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "finish_reason": ("finish_reason", "finish_reasons", "stop_reason"),
     "prompt_id": ("prompt_id", "problem_id", "question_id", "uid"),
 }
+_MAX_NAME = 80
 _TRL_NOT_REWARDS = {"step", "advantage", "images", "image"}
 
 
@@ -97,10 +100,11 @@ def look_up(row: Any, path: str) -> Any:
     """The value at a dotted path (`extra.reward`, `choices.0.text`), or a marker when it is not there."""
     if isinstance(row, Mapping) and path in row:
         return row[path]
+    row = row.tolist() if isinstance(row, np.ndarray) else row
     head, _, rest = path.partition(".")
     if isinstance(row, Mapping) and head in row:
         return look_up(row[head], rest) if rest else row[head]
-    if isinstance(row, Sequence) and not isinstance(row, str | bytes) and head.isdigit() and int(head) < len(row):
+    if isinstance(row, Sequence) and not isinstance(row, str | bytes) and head.isdecimal() and int(head) < len(row):
         return look_up(row[int(head)], rest) if rest else row[int(head)]
     return _ABSENT
 
@@ -110,7 +114,9 @@ def paths(row: Row, limit: int = 40) -> list[str]:
     found: list[str] = []
     for key, value in row.items():
         inner = [f"{key}.{name}" for name in value] if isinstance(value, Mapping) else []
-        found += inner or [str(key)]
+        found += [name[:_MAX_NAME] for name in inner or [str(key)]]
+        if len(found) >= limit:
+            break
     return found[:limit]
 
 

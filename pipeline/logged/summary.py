@@ -14,6 +14,7 @@ from pipeline.store import Manifest, Stat
 pc: Any = pyarrow.compute  # its functions are made at import time, unseen by type checkers
 Read = Callable[[str, int, Sequence[str] | None], pa.Table]
 _REASON = "bad: "
+_MOST_NAMES, _MAX_NAME = 50, 80
 
 
 @dataclass(frozen=True)
@@ -40,38 +41,54 @@ class ImportReport:
         return {**shown, **stats, "bad": self.bad, "fields": dict(self.fields), "seconds": self.seconds}
 
 
-def summarize(read: Read, shards: int, rows: int, rewards: bool) -> dict[str, Stat]:
-    """Counts over all shards; one shard in memory at a time."""
-    reasons: Counter[str] = Counter()
-    engines: Counter[str] = Counter()
-    finish: Counter[str] = Counter()
-    bad_rows = tokens = trajectories = longest = 0
-    reward_sum = 0.0
-    columns = ["response_token_ids", "finish_reason", "sampling"]
-    for index in range(shards):
-        quarantine = read("quarantine", index, ["file", "row", "field", "reason"]).to_pylist()
-        bad_rows += len({(row["file"], row["row"]) for row in quarantine})
-        reasons.update(_kind(row["field"], row["reason"]) for row in quarantine)
-        good = read("rollouts", index, columns)
+class Summary:
+    """Counts over the shards of an import, added up one shard at a time."""
+
+    def __init__(self, rewards: bool) -> None:
+        self._rewards = rewards
+        self._reasons: Counter[str] = Counter()
+        self._engines: Counter[str] = Counter()
+        self._finish: Counter[str] = Counter()
+        self._tokens = self._longest = 0
+        self._reward_sum = 0.0
+        self.rows = self.bad_rows = self.trajectories = 0
+
+    def add(self, read: Read, shard: int, source_rows: int) -> None:
+        """Count a written shard of `source_rows` source rows."""
+        quarantine = read("quarantine", shard, ["file", "row", "field", "reason"])
+        self.rows += source_rows
+        self.bad_rows += quarantine.group_by(["file", "row"]).aggregate([]).num_rows
+        kinds = quarantine.group_by(["field", "reason"]).aggregate([([], "count_all")]).to_pylist()
+        for kind in kinds:
+            _count(self._reasons, _kind(kind["field"], kind["reason"]), kind["count_all"])
+        good = read("rollouts", shard, ["response_token_ids", "finish_reason", "sampling"])
         lengths = pc.list_value_length(good.column("response_token_ids")).to_numpy()
-        trajectories += len(lengths)
-        tokens += int(lengths.sum())
-        longest = max(longest, int(np.max(lengths, initial=0)))
-        engines.update(pc.struct_field(good.column("sampling"), "engine").to_pylist())
-        finish.update(str(reason) for reason in good.column("finish_reason").to_pylist())
-        if rewards:
-            reward_sum += pc.sum(read("rewards", index, ["reward"]).column("reward")).as_py() or 0.0
-    stats: dict[str, Stat] = {
-        "rows": rows,
-        "trajectories": trajectories,
-        "bad_rows": bad_rows,
-        "response_tokens": tokens,
-        "max_response_tokens": longest,
-    }
-    stats |= {f"from {engine.removeprefix('log: ')}": count for engine, count in sorted(engines.items())}
-    stats |= {f"finish {reason}": count for reason, count in sorted(finish.items())}
-    stats |= {"reward_mean": reward_sum / max(trajectories, 1)} if rewards else {}
-    return stats | {_REASON + reason: count for reason, count in reasons.most_common(50)}
+        self.trajectories += len(lengths)
+        self._tokens += int(lengths.sum())
+        self._longest = max(self._longest, int(np.max(lengths, initial=0)))
+        self._engines.update(pc.struct_field(good.column("sampling"), "engine").to_pylist())
+        for reason, rows in Counter(good.column("finish_reason").to_pylist()).items():
+            _count(self._finish, str(reason)[:_MAX_NAME], rows)
+        if self._rewards:
+            self._reward_sum += pc.sum(read("rewards", shard, ["reward"]).column("reward")).as_py() or 0.0
+
+    def stats(self) -> dict[str, Stat]:
+        stats: dict[str, Stat] = {
+            "rows": self.rows,
+            "trajectories": self.trajectories,
+            "bad_rows": self.bad_rows,
+            "response_tokens": self._tokens,
+            "max_response_tokens": self._longest,
+        }
+        stats |= {f"from {engine.removeprefix('log: ')}": count for engine, count in sorted(self._engines.items())}
+        stats |= {f"finish {reason}": count for reason, count in sorted(self._finish.items())}
+        stats |= {"reward_mean": self._reward_sum / max(self.trajectories, 1)} if self._rewards else {}
+        return stats | {_REASON + reason: count for reason, count in self._reasons.most_common()}
+
+
+def _count(counter: Counter[str], name: str, rows: int) -> None:
+    """A log made to do harm can have a name of its own in every row: those beyond the first ones are counted as one."""
+    counter[name if name in counter or len(counter) < _MOST_NAMES else "others"] += rows
 
 
 def _kind(field: str, reason: str) -> str:

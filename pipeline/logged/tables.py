@@ -1,9 +1,11 @@
 """Tokenized trajectories as rows of the store's tables."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
@@ -15,71 +17,112 @@ LOGGED_VERIFIER = "logged"
 
 
 def make_tables(
-    found: Sequence[Tokenized | Bad], first: int, dataset: str, generation: int, policy: str
-) -> dict[str, pa.Table]:
-    """One shard of prompts, rollouts, rewards and quarantine.
+    found: Sequence[Tokenized | Bad], first: int, known_prompts: set[str], dataset: str, generation: int, policy: str
+) -> dict[str, pa.RecordBatch]:
+    """Rows of prompts, rollouts, rewards and quarantine, a part of one shard.
 
-    `first` is the number of trajectories in earlier shards; a trajectory's place in the data set is its sample_index.
+    `first` is the number of trajectories before these; a trajectory's place in the data set is its sample_index.
+    `known_prompts` are the ids of the shard's prompts so far; new ones are added.
     """
     good = [each for each in found if isinstance(each, Tokenized)]
-    prompts: dict[str, dict[str, Any]] = {}
-    rollouts: list[dict[str, Any]] = []
-    rewards: list[dict[str, Any]] = []
-    for number, each in enumerate(good, start=first):
-        prompt = _prompt(each, dataset)
-        prompts.setdefault(prompt["prompt_id"], prompt)
-        rollout = _rollout(each, prompt["prompt_id"], number, dataset, generation, policy)
-        rollouts.append(rollout)
-        if each.candidate.reward is not None:
-            rewards.append(_reward(each, rollout["trajectory_id"]))
+    rollouts = [_Rollout(each, _prompt_id(each), number) for number, each in enumerate(good, start=first)]
+    prompts: dict[str, _Rollout] = {}
+    for rollout in rollouts:
+        if rollout.prompt_id not in known_prompts:
+            prompts[rollout.prompt_id] = rollout
+            known_prompts.add(rollout.prompt_id)
     bad = [vars(each) for each in found if isinstance(each, Bad)]
-    rows = {"prompts": list(prompts.values()), "rollouts": rollouts, "rewards": rewards, "quarantine": bad}
-    return {table: pa.Table.from_pylist(each, SCHEMAS[table]) for table, each in rows.items()}
+    trajectories = [trajectory_id(dataset, generation, each.prompt_id, each.number) for each in rollouts]
+    return {
+        "prompts": _prompts(list(prompts.values()), dataset),
+        "rollouts": _rollouts(rollouts, trajectories, generation, policy),
+        "rewards": _rewards(good, trajectories),
+        "quarantine": pa.RecordBatch.from_pylist(bad, SCHEMAS["quarantine"]),
+    }
 
 
-def _prompt(each: Tokenized, dataset: str) -> dict[str, Any]:
-    """The prompt's id is derived from its content: rows that disagree about an id make two prompts, not a wrong one."""
+@dataclass(frozen=True, slots=True)
+class _Rollout:
+    tokenized: Tokenized
+    prompt_id: str
+    number: int
+
+
+def _prompt_id(each: Tokenized) -> str:
+    """Derived from the prompt's content: rows that disagree about an id make two prompts, not a wrong one."""
     candidate = each.candidate
-    extra = json.dumps(candidate.extra, sort_keys=True, default=str)
-    content = "\x1f".join((each.prompt_text, each.answer, candidate.verifier, extra))
+    content = "\x1f".join((each.prompt_text, each.answer, candidate.verifier, candidate.extra))
     digest = xxhash.xxh3_64_hexdigest(content.encode())
-    return {
-        "prompt_id": f"{candidate.prompt_id}-{digest[:8]}" if candidate.prompt_id else digest,
-        "prompt_text": each.prompt_text,
-        "prompt_token_ids": each.prompt_ids,
-        "answer": each.answer,
-        "verifier": candidate.verifier,
-        "source": dataset,
-        "extra": extra,
-    }
+    return f"{candidate.prompt_id}-{digest[:8]}" if candidate.prompt_id else digest
 
 
-def _rollout(
-    each: Tokenized, prompt_id: str, number: int, dataset: str, generation: int, policy: str
-) -> dict[str, Any]:
-    logprobs = each.candidate.logprobs
-    return {
-        "trajectory_id": trajectory_id(dataset, generation, prompt_id, number),
-        "prompt_id": prompt_id,
-        "sample_index": number,
-        "prompt_token_ids": each.prompt_ids,
-        "response_token_ids": each.response_ids,
-        "response_text": each.response_text,
-        "finish_reason": each.finish_reason,
-        "policy_id": each.candidate.policy or policy,
-        "generation": generation,
-        "sampling": {"engine": each.engine, "engine_version": code_version()},
-        "response_mask": each.mask,
-        "behavior_logprobs": None if logprobs is None else logprobs.tolist(),
-    }
+def _prompts(rows: Sequence[_Rollout], dataset: str) -> pa.RecordBatch:
+    good = [row.tokenized for row in rows]
+    return _batch(
+        "prompts",
+        {
+            "prompt_id": [row.prompt_id for row in rows],
+            "prompt_text": [each.prompt_text for each in good],
+            "prompt_token_ids": _lists([each.prompt_ids for each in good], np.int32),
+            "answer": [each.answer for each in good],
+            "verifier": [each.candidate.verifier for each in good],
+            "source": [dataset] * len(rows),
+            "extra": [each.candidate.extra for each in good],
+        },
+    )
 
 
-def _reward(each: Tokenized, trajectory: str) -> dict[str, Any]:
-    return {
-        "trajectory_id": trajectory,
-        "reward": each.candidate.reward,
-        "status": "ok",
-        "verifier": LOGGED_VERIFIER,
-        "verifier_version": "",
-        "components": list(each.candidate.components.items()),
-    }
+def _rollouts(rows: Sequence[_Rollout], trajectories: list[str], generation: int, policy: str) -> pa.RecordBatch:
+    good = [row.tokenized for row in rows]
+    return _batch(
+        "rollouts",
+        {
+            "trajectory_id": trajectories,
+            "prompt_id": [row.prompt_id for row in rows],
+            "sample_index": [row.number for row in rows],
+            "prompt_token_ids": _lists([each.prompt_ids for each in good], np.int32),
+            "response_token_ids": _lists([each.response_ids for each in good], np.int32),
+            "response_text": [each.response_text for each in good],
+            "finish_reason": [each.finish_reason for each in good],
+            "policy_id": [each.candidate.policy or policy for each in good],
+            "generation": [generation] * len(rows),
+            "sampling": [{"engine": each.engine, "engine_version": code_version()} for each in good],
+            "response_mask": _lists([each.mask for each in good], np.bool_),
+            "behavior_logprobs": _lists([each.candidate.logprobs for each in good], np.float32),
+        },
+    )
+
+
+def _rewards(good: Sequence[Tokenized], trajectories: Sequence[str]) -> pa.RecordBatch:
+    rows = [
+        {
+            "trajectory_id": trajectory,
+            "reward": each.candidate.reward,
+            "status": "ok",
+            "verifier": LOGGED_VERIFIER,
+            "verifier_version": "",
+            "components": list(each.candidate.components.items()),
+        }
+        for each, trajectory in zip(good, trajectories, strict=True)
+        if each.candidate.reward is not None
+    ]
+    return pa.RecordBatch.from_pylist(rows, SCHEMAS["rewards"])
+
+
+def _batch(table: str, columns: "Mapping[str, list[Any] | pa.Array[Any]]") -> pa.RecordBatch:
+    schema = SCHEMAS[table]
+    arrays = [
+        each if isinstance(each, pa.Array) else pa.array(each, field.type)
+        for field, each in ((field, columns[field.name]) for field in schema)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _lists(rows: Sequence[npt.NDArray[Any] | None], kind: type[np.generic]) -> "pa.Array[Any]":
+    """One list for each row, null for None, without a Python object for each number."""
+    lengths = [0 if row is None else len(row) for row in rows]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    values = np.concatenate([np.zeros(0, kind), *(row for row in rows if row is not None)])
+    absent = pa.array([row is None for row in rows], pa.bool_())
+    of: Any = pa.ListArray.from_arrays  # its types know no offsets beside a mask
+    return of(pa.array(offsets), pa.array(values.astype(kind, copy=False)), mask=absent)

@@ -9,11 +9,12 @@ import numpy.typing as npt
 
 from pipeline.engines.base import LOGPROB_ABOVE_ZERO
 from pipeline.logged.chat import Segment, render_chat, split_conversation
-from pipeline.logged.fields import Bad, BadField, Candidate, Messages
+from pipeline.logged.fields import Bad, BadField, Candidate, Messages, Tokens
 from pipeline.prompts import render
 
 TOKENS_OF_THE_LOG, TOKENIZED_TEXT = "log: token ids", "log: tokenized text"
-_CHARACTERS_PER_TOKEN = 64  # of a response so long that counting its tokens is not worth the time
+_CHARACTERS_PER_TOKEN = 64  # of a text so long that counting its tokens is not worth the time
+_PROMPT_TOKENS = 131_072  # a prompt may be as long as this even where responses must be shorter
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ class Tokenized:
 
     candidate: Candidate
     prompt_text: str
-    prompt_ids: Sequence[int]
+    prompt_ids: Tokens
     response_text: str
-    response_ids: Sequence[int]
-    mask: Sequence[bool] | None
+    response_ids: Tokens
+    mask: npt.NDArray[np.bool_] | None
     finish_reason: str
     answer: str
     engine: str
@@ -80,6 +81,8 @@ def _plan(candidate: Candidate, settings: TokenSettings) -> _Plan | Bad:
         prompt, segments = _texts(candidate, settings)
     except BadField as error:
         return _bad(candidate, error)
+    except RecursionError:
+        return Bad(candidate.file, candidate.row, "messages", "values are nested too deeply")
     return _Plan(candidate, prompt, segments)
 
 
@@ -92,7 +95,7 @@ def _texts(candidate: Candidate, settings: TokenSettings) -> tuple[str | None, l
         if isinstance(prompt, str):
             asked = [{"role": "user", "content": prompt}]
         text, segments = split_conversation([*asked, *response], settings.tokenizer)
-        _check_size(segments, settings)
+        _check_sizes(text, segments, settings)
         return text, segments
     if candidate.prompt_ids is not None:
         shown = None
@@ -100,50 +103,60 @@ def _texts(candidate: Candidate, settings: TokenSettings) -> tuple[str | None, l
         shown = render_chat(prompt, settings.tokenizer, generate=True)
     elif prompt is None or prompt == "":
         raise BadField("prompt", "empty" if prompt == "" else "missing")
+    elif settings.template == "chat":
+        shown = render_chat([{"role": "user", "content": prompt}], settings.tokenizer, generate=True)
     else:
-        shown = prompt if settings.template == "raw" else render(settings.template, prompt, settings.tokenizer)
+        shown = render(settings.template, prompt, settings.tokenizer)
     if candidate.response_ids is not None:
+        _check_sizes(shown, [], settings)
         return shown, []
     if not isinstance(response, str):
         raise BadField("response", "missing")
     if response == "":
         raise BadField("response", "empty: there is no action to learn from")
     segments = [Segment(response, by_policy=True)]
-    _check_size(segments, settings)
+    _check_sizes(shown, segments, settings)
     return shown, segments
 
 
-def _check_size(segments: Sequence[Segment], settings: TokenSettings) -> None:
+def _check_sizes(prompt: str | None, segments: Sequence[Segment], settings: TokenSettings) -> None:
     characters = sum(len(segment.text) for segment in segments)
     if characters > settings.max_tokens * _CHARACTERS_PER_TOKEN:
         raise BadField("response", f"{characters:,} characters, far beyond --max-tokens {settings.max_tokens}")
+    longest = max(settings.max_tokens, _PROMPT_TOKENS)
+    if prompt is not None and len(prompt) > longest * _CHARACTERS_PER_TOKEN:
+        raise BadField("prompt", f"{len(prompt):,} characters, far beyond {longest:,} tokens")
 
 
-def _encode(texts: list[str], tokenizer: Any) -> dict[str, list[int] | None]:
+def _encode(texts: list[str], tokenizer: Any) -> dict[str, Tokens | None]:
     """Text -> token ids, None where they do not decode to the same text again."""
     if not texts:
         return {}
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    only_ids = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
+    ids: list[list[int]] = tokenizer(texts, verbose=False, **only_ids)["input_ids"]
     back = tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return {text: each if same == text else None for text, each, same in zip(texts, ids, back, strict=True)}
+    return {
+        text: np.asarray(each, dtype=np.int32) if same == text else None
+        for text, each, same in zip(texts, ids, back, strict=True)
+    }
 
 
-def _finish(plan: _Plan, encoded: dict[str, list[int] | None], settings: TokenSettings) -> Tokenized | Bad:
+def _finish(plan: _Plan, encoded: dict[str, Tokens | None], settings: TokenSettings) -> Tokenized | Bad:
     try:
         return _tokenized(plan, encoded, settings)
     except BadField as error:
         return _bad(plan.candidate, error)
 
 
-def _tokenized(plan: _Plan, encoded: dict[str, list[int] | None], settings: TokenSettings) -> Tokenized:
+def _tokenized(plan: _Plan, encoded: dict[str, Tokens | None], settings: TokenSettings) -> Tokenized:
     candidate, tokenizer = plan.candidate, settings.tokenizer
     if plan.prompt is not None:
         prompt_ids = _decodable(encoded, plan.prompt, "prompt")
         prompt_text = plan.prompt
     else:
         prompt_ids = _within_vocabulary("prompt_token_ids", candidate.prompt_ids, settings)
-        prompt_text = candidate.prompt if isinstance(candidate.prompt, str) else tokenizer.decode(prompt_ids)
-    if not prompt_ids:
+        prompt_text = candidate.prompt if isinstance(candidate.prompt, str) else tokenizer.decode(prompt_ids.tolist())
+    if not len(prompt_ids):
         raise BadField("prompt", "empty: a response needs a state to start from")
     if candidate.response_ids is not None:
         response_ids = _within_vocabulary("response_token_ids", candidate.response_ids, settings)
@@ -159,34 +172,37 @@ def _tokenized(plan: _Plan, encoded: dict[str, list[int] | None], settings: Toke
         prompt_ids=prompt_ids,
         response_text=response_text,
         response_ids=response_ids,
-        mask=None if mask is None or bool(mask.all()) else mask.tolist(),
+        mask=None if mask is None or bool(mask.all()) else mask,
         finish_reason=finish,
         answer=candidate.answer if isinstance(candidate.answer, str) else _decoded_answer(candidate.answer, settings),
         engine=TOKENS_OF_THE_LOG if candidate.response_ids is not None else TOKENIZED_TEXT,
     )
 
 
-def _decodable(encoded: dict[str, list[int] | None], text: str, field: str) -> list[int]:
+def _decodable(encoded: dict[str, Tokens | None], text: str, field: str) -> Tokens:
     ids = encoded[text]
     if ids is None:
         raise BadField(field, "does not survive the tokenizer: its tokens decode to another text", text)
     return ids
 
 
-def _within_vocabulary(field: str, ids: npt.NDArray[np.int32] | None, settings: TokenSettings) -> list[int]:
+def _within_vocabulary(field: str, ids: Tokens | None, settings: TokenSettings) -> Tokens:
     assert ids is not None
     if len(ids) and int(ids.max()) >= settings.vocabulary:
         raise BadField(
             field,
             f"token id {int(ids.max())} is outside the vocabulary of {settings.vocabulary}: another tokenizer made it",
         )
-    return ids.tolist()
+    return ids
 
 
-def _checked_text(text: object, ids: list[int], tokenizer: Any) -> str:
+def _checked_text(text: object, ids: Tokens, tokenizer: Any) -> str:
     """The response for people and verifiers. A logged text that the ids do not spell means another tokenizer."""
-    plain: str = tokenizer.decode(ids, skip_special_tokens=True)
-    if isinstance(text, str) and text.strip() not in (plain.strip(), tokenizer.decode(ids).strip()):
+    listed = ids.tolist()
+    plain: str = tokenizer.decode(listed, skip_special_tokens=True)
+    if not isinstance(text, str) or text.strip() == plain.strip():
+        return plain
+    if text.strip() != tokenizer.decode(listed).strip():
         raise BadField(
             "response_token_ids", "decode to another text than the logged response: another tokenizer?", text
         )
@@ -194,34 +210,31 @@ def _checked_text(text: object, ids: list[int], tokenizer: Any) -> str:
 
 
 def _from_segments(
-    plan: _Plan, encoded: dict[str, list[int] | None], settings: TokenSettings
-) -> tuple[list[int], npt.NDArray[np.bool_] | None, str]:
+    plan: _Plan, encoded: dict[str, Tokens | None], settings: TokenSettings
+) -> tuple[Tokens, npt.NDArray[np.bool_], str]:
     """(ids, mask, finish reason) of a response that was logged as text."""
-    ids: list[int] = []
-    mask: list[bool] = []
-    for segment in plan.segments:
-        each = _decodable(encoded, segment.text, "response")
-        ids += each
-        mask += [segment.by_policy] * len(each)
+    parts = [_decodable(encoded, segment.text, "response") for segment in plan.segments]
+    ids = np.concatenate(parts)
+    mask = np.repeat([segment.by_policy for segment in plan.segments], [len(part) for part in parts])
     limit = settings.length_limit
     finish = plan.candidate.finish_reason or ("length" if limit is not None and len(ids) >= limit else "stop")
     eos = settings.tokenizer.eos_token_id
-    if settings.append_eos and finish == "stop" and eos is not None and ids and ids[-1] != eos:
-        ids.append(eos)
-        mask.append(True)
-    return ids, np.asarray(mask, dtype=np.bool_), finish
+    if settings.append_eos and finish == "stop" and eos is not None and len(ids) and ids[-1] != eos:
+        ids = np.append(ids, np.int32(eos))
+        mask = np.append(mask, True)
+    return ids, mask, finish
 
 
-def _guessed_finish(ids: Sequence[int], settings: TokenSettings) -> str:
+def _guessed_finish(ids: Tokens, settings: TokenSettings) -> str:
     if settings.length_limit is not None:
         return "length" if len(ids) >= settings.length_limit else "stop"
     return "stop"
 
 
 def _check_lengths(
-    candidate: Candidate, ids: Sequence[int], mask: npt.NDArray[np.bool_] | None, settings: TokenSettings
+    candidate: Candidate, ids: Tokens, mask: npt.NDArray[np.bool_] | None, settings: TokenSettings
 ) -> None:
-    if not ids:
+    if not len(ids):
         raise BadField("response_token_ids", "empty: there is no action to learn from")
     if len(ids) > settings.max_tokens:
         raise BadField("response", f"{len(ids):,} tokens, more than --max-tokens {settings.max_tokens}")

@@ -1,0 +1,280 @@
+"""The process that reads a log: opening, decoding, tokenizing. It sends rows of the store's tables, and writes nothing.
+
+    python -m pipeline.logged.reader FD
+
+A log is made by strangers. What its bytes stand for is spelled out here only, under a limit of memory that the kernel
+enforces; the importer ends this process when it makes no progress, and holds no more than one shard itself. Both talk
+through the socket FD in messages of bytes: JSON (`kind` says which), and Arrow streams of one batch each.
+"""
+
+import dataclasses
+import json
+import os
+import resource
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.config import stage_hash
+from pipeline.errors import TbrmError
+from pipeline.logged.duplicates import Seen
+from pipeline.logged.fields import Bad, Candidate, Responses, candidates, responses_of
+from pipeline.logged.raw import RawRow
+from pipeline.logged.rows import read_rows
+from pipeline.logged.settings import CHUNK_BYTES, CHUNK_ROWS, ROW_OVERHEAD, SHARD_BYTES, ImportSettings, ReadingPlan
+from pipeline.logged.shapes import Shape, recognize
+from pipeline.logged.tables import make_tables
+from pipeline.logged.tokens import Tokenized, TokenSettings, tokenize
+from pipeline.models import load_tokenizer
+from pipeline.tokenizer import tokenizer_info
+
+MEMORY_BYTES = 2 * 2**30
+"""Above what the process holds when its tokenizer is loaded, for rows of up to 16 MiB; larger ones get more."""
+_MEMORY_TIMES_ROW = 64
+_ROW_BYTES = 16 * 2**20
+_MAX_PROBLEM = 20_000
+_LINUX = sys.platform == "linux"
+_HEAD_ROWS, _HEAD_BYTES = 200, 64 * 2**20
+"""How much of the log is looked at to see what its rows are: this many rows, or bytes of them."""
+
+
+class Reading:
+    """One import as the reader sees it."""
+
+    def __init__(self, connection: Connection, settings: ImportSettings, files: Sequence[Path], limited: bool) -> None:
+        self.connection, self.settings, self.files = connection, settings, files
+        self.tokens = TokenSettings(
+            load_tokenizer(settings.tokenizer),
+            settings.template,
+            settings.append_eos,
+            settings.length_limit,
+            settings.max_tokens,
+        )
+        self.where = "before the first row"
+        self.seen = Seen()
+        self._limited, self._start = limited, _data_bytes()
+
+    def limit_memory(self) -> None:
+        """What was seen is 8 bytes a row, and some 24 for a moment when it grows; all else has a limit."""
+        if self._limited and _LINUX:
+            most = self._start + memory_limit(self.settings.max_row_bytes) + 4 * self.seen.nbytes
+            resource.setrlimit(resource.RLIMIT_DATA, (most, resource.RLIM_INFINITY))
+
+    def send(self, kind: str, **about: Any) -> None:
+        self.connection.send_bytes(json.dumps({"kind": kind, **about}).encode())
+
+    def ask(self, kind: str) -> dict[str, Any]:
+        self.send(kind)
+        return json.loads(self.connection.recv_bytes())
+
+    def at(self, where: str) -> None:
+        """Tell the importer what is being read: its error names that, if this process does not live to."""
+        self.where = where
+        self.send("at", where=where)
+
+    def rows(self) -> Iterator[RawRow]:
+        return read_rows(self.files, self.settings.max_row_bytes)
+
+
+def read_log(reading: Reading) -> None:
+    """The conversation with the importer, from the plan to the last row. Raises TbrmError for a log that is refused."""
+    reading.limit_memory()
+    shape, plan = _look_at_the_head(reading)
+    reading.send("plan", **dataclasses.asdict(plan))
+    rows = reading.rows()
+    row = next(rows, None)
+    while row is not None:
+        reading.limit_memory()
+        order = reading.ask("shard")
+        shard = _Shard(reading, shape, plan, order["first"]) if order["write"] else None
+        count = held = 0
+        while row is not None and count < reading.settings.rows_per_shard and held < SHARD_BYTES:
+            opened = _opened(row, shape, reading)
+            held += _held(opened)
+            if shard is not None:
+                shard.add(row, opened)
+            count += 1
+            row = next(rows, None)
+        if shard is not None:
+            shard.flush()
+        reading.send("shard end", rows=count)
+    reading.send("end")
+
+
+def _opened(row: RawRow, shape: Shape, reading: Reading) -> Responses | Bad:
+    compared = reading.settings.duplicates == "rows" and row.data is not None
+    # Rows of finished shards are still compared: a later one may repeat them.
+    if compared and not reading.seen.is_new(row.digest):
+        return Bad(row.file, row.row, "", "duplicate: the same row stands earlier in the log")
+    found = responses_of(row, shape)
+    if isinstance(found, Responses) and found.expanded > reading.settings.max_expanded_bytes:
+        reason = (
+            f"its {found.many:,} responses with what they share take {found.expanded / 2**20:.1f} MiB, more than "
+            f"{reading.settings.max_expanded_bytes / 2**20:g} (see --max-row-mb)"
+        )
+        return Bad(row.file, row.row, "response", reason)
+    return found
+
+
+def _held(opened: Responses | Bad) -> int:
+    return ROW_OVERHEAD if isinstance(opened, Bad) else opened.expanded
+
+
+class _Shard:
+    """Rows of one shard on their way to the importer, a chunk at a time."""
+
+    def __init__(self, reading: Reading, shape: Shape, plan: ReadingPlan, first: int) -> None:
+        self._reading, self._shape, self._plan = reading, shape, plan
+        self._number = first
+        self._prompts: set[str] = set()
+        self._found: list[Candidate | Bad] = []
+        self._rows = self._held = 0
+        self._last = ""
+
+    def add(self, row: RawRow, opened: Responses | Bad) -> None:
+        more = _held(opened)
+        if self._rows and (self._rows >= CHUNK_ROWS or self._held + more > CHUNK_BYTES):
+            self.flush()
+        found = [opened] if isinstance(opened, Bad) else candidates(opened, self._plan.wants_reward)
+        self._found += [_same_tokenizer(each, self._plan) for each in found]
+        self._rows, self._held = self._rows + 1, self._held + more
+        self._last = f"{row.file} row {row.row}"
+
+    def flush(self) -> None:
+        if not self._rows:
+            return
+        reading, settings = self._reading, self._reading.settings
+        reading.at(f"{self._last} and the {self._rows - 1} before it" if self._rows > 1 else self._last)
+        found = tokenize(self._found, reading.tokens)
+        if settings.duplicates == "responses":
+            found = reading.seen.drop_repeated(found)
+        place = (settings.dataset, settings.generation, settings.policy)
+        tables = make_tables(found, self._number, self._prompts, *place)
+        self._number += sum(isinstance(each, Tokenized) for each in found)
+        sent = {name: table for name, table in tables.items() if name in self._plan.tables and table.num_rows}
+        reading.send("rows", tables=list(sent), rows=self._rows)
+        for table in sent.values():
+            reading.connection.send_bytes(_as_stream(table))
+        self._found, self._rows, self._held = [], 0, 0
+        reading.at(f"after {self._last}")
+
+
+def _as_stream(batch: pa.RecordBatch) -> memoryview:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return memoryview(sink.getvalue())
+
+
+def _same_tokenizer(each: Candidate | Bad, plan: ReadingPlan) -> Candidate | Bad:
+    if isinstance(each, Bad) or each.tokenizer in (None, plan.tokenizer_name):
+        return each
+    reason = f"made with another tokenizer than the first row ({plan.tokenizer_name!r}): import them apart"
+    return Bad(each.file, each.row, "tokenizer", reason, each.tokenizer)
+
+
+def _look_at_the_head(reading: Reading) -> tuple[Shape, ReadingPlan]:
+    """Look at the first rows. Raises TbrmError when none of them can be used."""
+    shape: Shape | None = None
+    first_problem = ""
+    bad: Bad | None = None
+    good: Candidate | None = None
+    wants_reward = False
+    rows = readable = held = 0
+    for row in reading.rows():
+        rows, held = rows + 1, held + row.size
+        if not row.data:
+            first_problem = first_problem or f"; row {row.row}: {row.problem or 'no fields'}"
+        else:
+            readable += 1
+            shape = shape or recognize(row.data, reading.settings.mapping)
+            for each in _candidates_of(row, shape, reading.settings):
+                if isinstance(each, Bad):
+                    bad = bad or each
+                else:
+                    good = good or each
+                    wants_reward = wants_reward or each.reward is not None
+        if rows >= _HEAD_ROWS or held >= _HEAD_BYTES:
+            break
+    if shape is None:
+        names = ", ".join(map(str, reading.files))[:1_000]
+        raise TbrmError(f"{names}: no readable row among the first {rows}{first_problem}")
+    if good is None:
+        assert bad is not None
+        raise TbrmError(
+            f"none of the first {readable} rows can be used. {bad.file} row {bad.row}, field {bad.field!r}: "
+            f"{bad.reason}. Fields are read as {dict(shape.fields)}; choose others with --map"
+        )
+    name = good.tokenizer and good.tokenizer[:200]
+    made = dataclasses.asdict(tokenizer_info(reading.tokens.tokenizer))
+    return shape, ReadingPlan(shape.name, dict(shape.fields), wants_reward, name, _fingerprint(reading.tokens), made)
+
+
+def _candidates_of(row: RawRow, shape: Shape, settings: ImportSettings) -> list[Candidate | Bad]:
+    found = responses_of(row, shape)
+    if isinstance(found, Bad):
+        return [found]
+    if found.expanded > settings.max_expanded_bytes:
+        return [Bad(row.file, row.row, "response", "more responses than --max-row-mb permits")]
+    return candidates(found, wants_reward=False)
+
+
+def _fingerprint(tokens: TokenSettings) -> str:
+    """Names the tokenizer by what it does, wherever its folder lies."""
+    words: dict[str, int] = tokens.tokenizer.get_vocab()
+    template = getattr(tokens.tokenizer, "chat_template", None) or ""
+    return stage_hash(dict(sorted(words.items())), str(template), str(tokens.tokenizer.eos_token))
+
+
+def memory_limit(max_row_bytes: int) -> int:
+    """Bytes that reading may take."""
+    return MEMORY_BYTES + _MEMORY_TIMES_ROW * max(0, max_row_bytes - _ROW_BYTES)
+
+
+def _data_bytes() -> int:
+    """Memory of this process that is its own. Mapped files, and what threads reserve without using it, cost none."""
+    return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize() if _LINUX else 0
+
+
+def serve(connection: Connection, asked: Mapping[str, Any], limited: bool) -> None:
+    """Read the files of one import; `limited`: this process is there for nothing else, and its memory is limited.
+
+    How it ended, the importer is told.
+    """
+    settings = ImportSettings.from_json(asked["settings"])
+    reading: Reading | None = None
+    problem = ""
+    try:
+        reading = Reading(connection, settings, [Path(name) for name in asked["files"]], limited)
+        read_log(reading)
+    except (BrokenPipeError, ConnectionResetError, EOFError):
+        return  # the importer stopped reading, and knows why
+    except TbrmError as error:
+        problem = str(error)
+    except MemoryError:
+        problem = (
+            f"reading the log needs more than {memory_limit(settings.max_row_bytes) >> 20:,} MiB of memory "
+            f"({reading.where if reading else 'at the tokenizer'}); nothing was committed. A smaller --max-row-mb "
+            "refuses such rows alone; a columnar file may have to be left out"
+        )
+    if problem:  # told here, where what was held is free again
+        del reading
+        connection.send_bytes(json.dumps({"kind": "error", "text": problem[:_MAX_PROBLEM]}).encode())
+
+
+def main(descriptor: int) -> int:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.modules["torch"] = None  # type: ignore[assignment]  # tokenizers do without: it takes seconds to import
+    connection = Connection(descriptor)
+    asked: dict[str, Any] = json.loads(connection.recv_bytes())
+    os.chdir(asked["folder"])
+    serve(connection, asked, limited=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))
