@@ -16,7 +16,7 @@ from pipeline.config.policy import PolicyConfig, ReferenceConfig, WarmStart
 from pipeline.config.prompts import ArithmeticConfig, Columns, OverlapConfig, PromptsConfig, ReasoningGymConfig
 from pipeline.config.ray import RayConfig
 from pipeline.config.replay import Filters, LoggedSource, ReplayConfig
-from pipeline.config.rewards import RewardComponents, RewardsConfig
+from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardComponents, RewardsConfig
 from pipeline.config.rollouts import AgreementConfig, RolloutsConfig, is_endpoint
 from pipeline.config.training import LoraConfig, MonitorConfig, TrainingConfig
 from pipeline.endpoint import is_named
@@ -154,7 +154,8 @@ def _refused(path: str, before: BaseModel | None, after: BaseModel) -> list[str]
 
 def _refused_names(yaml: Experiment, run: Experiment) -> list[str]:
     """Verifier and benchmarks: names, as long as they are known ones."""
-    found = [] if yaml.rewards.may_run(run.rewards.verifier) else ["`rewards.verifier`"]
+    verifier = run.rewards.verifier
+    found = [] if verifier in BUILTIN_VERIFIERS or yaml.rewards.may_run(verifier) else ["`rewards.verifier`"]
     if run.evaluation is None:
         return found
     old = yaml.evaluation or EvaluationConfig()
