@@ -159,10 +159,3 @@ def test_canary_no_verifier_and_no_task_runs_text(tmp_path: Path, listener: sock
     assert not marker.exists()
     assert nothing_came(listener)
     assert all((label.reward, label.status) == (1.0, "ok") for label in labels[::2])
-    taken = {
-        (item.extra.get("task") or item.verifier)
-        for item, label in zip(rows, labels[1::2], strict=True)
-        if label.reward == 1.0
-    }
-    # The package's scorer of this task takes every answer that is not empty for right; see docs/rewards.md.
-    assert taken <= {"game_of_life_halting"}, taken
