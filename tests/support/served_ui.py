@@ -123,7 +123,7 @@ def served(root: Path, folder: Path, env: dict[str, str] | None = None) -> Gener
     home.mkdir(parents=True, exist_ok=True)
     ui = Ui(f"http://127.0.0.1:{port}", root, process, ui_token(home))
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while True:
             with contextlib.suppress(OSError, AssertionError):
                 if ui.query("{ version }"):
