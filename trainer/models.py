@@ -86,7 +86,8 @@ def build_models(job: TrainJob, world: World, critic: bool, resume: Checkpoint |
     """Engines with the weights of `job.start`, ready for `load_models`.
 
     A checkpoint of another number of processes or ZeRO stage is converted first, by rank 0. Raises TbrmError for one
-    that cannot be (to or from stage 0), and for settings in which DeepSpeed would train without master weights.
+    that cannot be (to or from stage 0; in bf16, stage 3), and for settings in which DeepSpeed would train without
+    master weights.
     """
     training = job.training
     if training.zero_stage == 0 and job.model.dtype != "float32":
@@ -101,6 +102,13 @@ def build_models(job: TrainJob, world: World, critic: bool, resume: Checkpoint |
                 f"{resume.path} was written with training.zero_stage: {resume.zero_stage}, now {training.zero_stage}: "
                 "stage 0 and the others cannot read each other's optimizer state. Set the stage as it was, or, without "
                 "a critic, training.optimizer_state: fresh for the next generation"
+            )
+        stages = {resume.zero_stage, training.zero_stage}
+        if job.model.dtype != "float32" and len(stages) == 2 and 3 in stages:
+            raise TbrmError(
+                f"{resume.path} was written with training.zero_stage: {resume.zero_stage}, now {training.zero_stage}: "
+                f"DeepSpeed keeps the master weights of a {job.model.dtype} policy in other files under stage 3, and "
+                "cannot convert them. Set the stage as it was"
             )
         if world.leader:
             for tag in (POLICY, CRITIC) if critic and CRITIC in resume.parts else (POLICY,):

@@ -147,7 +147,14 @@ def test_without_zero_a_bf16_policy_is_refused(make_job: MakeJob) -> None:
         train_policy(make_job(dtype="bfloat16", zero_stage=0))
 
 
-@pytest.mark.parametrize("change", [{}, {"zero_stage": 2}, {"zero_stage": 3}])
+def test_a_bf16_job_does_not_change_to_zero_3_half_way(make_job: MakeJob) -> None:
+    parts = make_job("parts", "bfloat16", updates=4)
+    train_policy(replace(parts, updates=2))
+    with pytest.raises(TbrmError, match=r"zero_stage: 1, now 3.*Set the stage as it was"):
+        train_policy(replace(parts, training=parts.training.model_copy(update={"zero_stage": 3})))
+
+
+@pytest.mark.parametrize("change", [{}, {"zero_stage": 2}])
 def test_a_bf16_job_goes_on_from_its_checkpoint(
     make_job: MakeJob, change: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
