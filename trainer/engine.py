@@ -6,6 +6,8 @@ import io
 import logging
 import math
 import os
+import pickle
+import re
 import warnings
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
@@ -222,17 +224,42 @@ def _save_file(state_dict: Any, path: str) -> None:
 
 
 def load_engine(engine: Any, folder: Path, tag: str) -> None:
-    """All ranks: the inverse of `save_engine`. Raises TbrmError when DeepSpeed finds nothing to load."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    """All ranks: the inverse of `save_engine`. Raises TbrmError when there is nothing to load, or more than data."""
+    with contextlib.redirect_stdout(io.StringIO()), _only_data(folder / tag):
         loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
     if loaded is None:
         raise TbrmError(f"DeepSpeed cannot load {folder / tag}; delete this checkpoint to go on from the one before it")
 
 
+@contextlib.contextmanager
+def _only_data(folder: Path) -> Generator[None]:
+    """Loading of a checkpoint's pickles runs no code of theirs. Raises TbrmError where one names anything else.
+
+    DeepSpeed asks torch for anything (`weights_only=False`). Torch's own switch overrules it: a pickle may then hold
+    tensors, plain values, and the three classes that DeepSpeed stores beside them, which do nothing when they are made.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    switch = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
+    allowed = [LossScaler, ZeroStageEnum, fragment_address]
+    try:
+        with environment(switch), torch.serialization.safe_globals(allowed):
+            yield
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)|WeightsUnpickler error: ([^\n.]*)", str(error))
+        what = (named[1] or named[2]) if named else "not a pickle of tensors"  # torch's own advice is to trust it
+        raise TbrmError(
+            f"{folder} holds more than tensors and plain values ({what}): it was not written "
+            "by tbrm, or was changed since. Nothing of it was run. Delete this checkpoint to go on from the one before"
+        ) from error
+
+
 def to_universal(folder: Path, tag: str) -> str:
     """Convert a checkpoint so that any number of processes can load it; returns the tag of the converted one.
 
-    Run by one process, before the engine is made; idempotent.
+    Run by one process, before the engine is made; idempotent. Raises TbrmError for one that holds more than data.
     """
     import argparse
 
@@ -250,7 +277,7 @@ def to_universal(folder: Path, tag: str) -> str:
         strict=True,
         inject_missing_state=True,
     )
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), _only_data(folder / tag):
         ds_to_universal.main(args)
     (folder / universal / "done").touch()
     return universal
