@@ -243,7 +243,7 @@ def _only_data(folder: Path) -> Generator[None]:
     from deepspeed.utils.tensor_fragment import fragment_address
 
     switch = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
-    allowed = [LossScaler, ZeroStageEnum, fragment_address]
+    allowed: list[Any] = [LossScaler, ZeroStageEnum, fragment_address]
     try:
         with environment(switch), torch.serialization.safe_globals(allowed):
             yield
