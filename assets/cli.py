@@ -21,7 +21,7 @@ def run(experiment: str, root: str | None, overrides: Sequence[str]) -> None:
     Stop it at any time, however hard: the same command goes on from there.
     """
     from assets.headless import run_loop
-    from assets.instance import open_instance, prepare_home
+    from assets.instance import open_instance, prepare_home, storage_errors
     from assets.launcher import LocalLauncher
     from assets.resources import StoreLocation
     from assets.serve import link
@@ -32,7 +32,7 @@ def run(experiment: str, root: str | None, overrides: Sequence[str]) -> None:
     store = open_store(root)
     home = prepare_home(store)
     terminal = Terminal()
-    with exclusive(str(home / "running" / source.name)), open_instance(store) as instance:
+    with exclusive(str(home / "running" / source.name)), storage_errors(home), open_instance(store) as instance:
         try:
             last = run_loop(source, StoreLocation(root=store.root), LocalLauncher(), instance, terminal)
         except KeyboardInterrupt:

@@ -1,8 +1,10 @@
 """Dagster's own storage (runs, events, schedules): one folder per store root, configured by dagster.yaml."""
 
 import contextlib
+import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 
@@ -10,10 +12,13 @@ from dagster import DagsterInstance
 
 from pipeline.errors import TbrmError
 from pipeline.store import Store
+from pipeline.store.lock import open_lock
 
 POSTGRES_URL = "TBRM_POSTGRES_URL"
 _TABLES_LOCK = 0x7462726D
 """Key of the advisory lock under which Dagster's tables are made: `tbrm` in ASCII."""
+_LITTLE_ROOM = 1 << 20
+"""Bytes left on a disk that is full for SQLite: it writes pages, and a journal of them."""
 _TEMPLATE = Path(__file__).resolve().parents[1] / "dagster.yaml"
 _OURS = "# Written by tbrm at every start, from the repository's dagster.yaml. Delete this line to keep changes.\n"
 _POSTGRES = f"""
@@ -62,6 +67,23 @@ def open_instance(store: Store) -> DagsterInstance:
 
 
 @contextlib.contextmanager
+def storage_errors(home: Path) -> Generator[None]:
+    """What Dagster's database refuses within, in words: TbrmError for a full or read-only disk, or a lost server."""
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        yield
+    except DBAPIError as error:
+        where = "TBRM_POSTGRES_URL" if POSTGRES_URL in os.environ else str(home)
+        room = shutil.disk_usage(home).free if home.is_dir() else _LITTLE_ROOM
+        reason = os.strerror(errno.ENOSPC).lower() if room < _LITTLE_ROOM else str(error.orig).strip()
+        raise TbrmError(
+            f"Dagster's history in {where} cannot be written: {reason}. Correct that and run the same command again: "
+            "what is finished is kept"
+        ) from error
+
+
+@contextlib.contextmanager
 def _alone(home: Path) -> Generator[None]:
     """Wait until no other process opens an instance on this storage."""
     if POSTGRES_URL in os.environ:
@@ -72,6 +94,9 @@ def _alone(home: Path) -> Generator[None]:
             connection.execute(select(func.pg_advisory_xact_lock(_TABLES_LOCK)))
             yield
     else:
-        with (home / "_opening").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        handle = open_lock(str(home / "_opening"))
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(handle)

@@ -1,12 +1,13 @@
 """The `tbrm` command. Rooms contribute commands through the entry-point group `tbrm.commands`, loaded when called."""
 
 import sys
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import click
 
-from pipeline.errors import TbrmError
+from pipeline.errors import TbrmError, disk_error
 from pipeline.terminal_text import visible
 from pipeline.threads import settle
 
@@ -29,12 +30,23 @@ class _LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            return _without_disk_errors(super().invoke, ctx)
         except TbrmError as error:
             if not ctx.find_root().params.get("errors_raised"):
                 click.echo(f"error: {visible(str(error))}", err=True)
                 ctx.exit(EXIT_USER_ERROR)
             raise
+
+
+def _without_disk_errors(invoke: Callable[[click.Context], Any], ctx: click.Context) -> Any:
+    """A full or read-only disk may refuse any write, wherever it happens: it is the user's to correct."""
+    try:
+        return invoke(ctx)
+    except OSError as error:
+        told = disk_error(error)
+        if told is None:
+            raise
+        raise told from error
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

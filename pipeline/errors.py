@@ -1,5 +1,19 @@
 """Errors that a user can cause, and therefore can mend."""
 
+import errno
+import os
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+_OF_THE_DISK = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+)
+_REMEDY = "Make room, or give this user the right to write there, and run the same again: what is finished is kept"
+_RUST = re.compile(r"\(os error (\d+)\)")
+"""How safetensors and tokenizers, which raise no OSError, end their words."""
+
 
 class TbrmError(Exception):
     """What was wrong, where (file, row, field), and the next step. Printed without a traceback by the CLI."""
@@ -11,3 +25,31 @@ class ConfigError(TbrmError):
 
 class StoreError(TbrmError):
     """A table that is missing, incomplete, corrupted or held by another writer."""
+
+
+def disk_error(error: BaseException) -> TbrmError | None:
+    """What the disk or its owner refused, in words; None for any other error: that one is a mistake of the program.
+
+    Libraries wrap what the system said, or repeat its words: the chain of causes is looked through.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        told = _RUST.search(str(cause))
+        number = cause.errno if isinstance(cause, OSError) else int(told[1]) if told else None
+        if number in _OF_THE_DISK and number is not None:
+            named = cause.filename if isinstance(cause, OSError) else None
+            return TbrmError(f"{f'{named}: ' if named else ''}{os.strerror(number)}. {_REMEDY}")
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+@contextmanager
+def written(path: Path) -> Generator[None]:
+    """While libraries write to `path`: TbrmError where the disk refuses it, whatever they make of that."""
+    try:
+        yield
+    except Exception as error:
+        told = None if isinstance(error, TbrmError) else disk_error(error)
+        if told is None:
+            raise
+        raise TbrmError(f"cannot write {path}: {told}") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.policy import PolicyConfig
-from pipeline.errors import TbrmError
+from pipeline.errors import TbrmError, written
 
 PACKAGE = "package:"
 
@@ -71,6 +71,11 @@ def save_base_model(config: PolicyConfig, folder: Path, seed: int, texts: Iterab
 
     `texts` are what `builtin:tiny-words` makes its vocabulary from; other models do not look at them.
     """
+    with written(folder):
+        _save_base_model(config, folder, seed, texts)
+
+
+def _save_base_model(config: PolicyConfig, folder: Path, seed: int, texts: Iterable[str]) -> None:
     from pipeline.builtin import TINY_ARITH, TINY_WORDS, save_tiny_arith, save_tiny_words
 
     if config.base == TINY_ARITH:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from pipeline.errors import TbrmError
+from pipeline.errors import TbrmError, written
 
 # Everything but weights that makes the folder loadable is copied from the policy the training started from.
 _COPIED_SUFFIXES = (".json", ".txt", ".model", ".jinja")
@@ -31,10 +31,11 @@ def export_policy(model: Any, state: Mapping[str, torch.Tensor], origin: Path, o
     """
     out.mkdir(parents=True, exist_ok=True)
     unique = without_tied(model, state)
-    model.save_pretrained(out, state_dict=unique)
-    for path in sorted(origin.iterdir()):
-        if path.suffix in _COPIED_SUFFIXES and path.name not in _NOT_COPIED:
-            shutil.copyfile(path, out / path.name)
+    with written(out):
+        model.save_pretrained(out, state_dict=unique)
+        for path in sorted(origin.iterdir()):
+            if path.suffix in _COPIED_SUFFIXES and path.name not in _NOT_COPIED:
+                shutil.copyfile(path, out / path.name)
     for path in out.glob("*.safetensors"):
         path.chmod(0o644)
     verify_export(out, unique)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
-from pipeline.errors import TbrmError
+from pipeline.errors import TbrmError, written
 from pipeline.models import load_model
 from trainer.backbone import hidden_states
 from trainer.carry import CRITIC, POLICY, trained_parts
@@ -146,7 +146,8 @@ def save_models(models: Models, folder: Path) -> None:
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
-    save_file(states, folder / f"rng-{torch.distributed.get_rank():05d}.safetensors")
+    with written(folder):
+        save_file(states, folder / f"rng-{torch.distributed.get_rank():05d}.safetensors")
     torch.distributed.barrier()
 
 

@@ -26,7 +26,7 @@ class Experiment(Config):
     """Lower-case letters, digits and `_`: it is a folder of the store and an asset group of Dagster."""
     description: str = ""
     """One sentence for people."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Every random choice of the experiment derives from this number."""
     generations: int = Field(gt=0, le=10_000)
     """How many times policy[g] becomes policy[g+1]."""

@@ -43,7 +43,7 @@ class RolloutsConfig(Config):
     """Nucleus sampling. Below 1 the stored behaviour log-probs are no longer those of the distribution sampled from."""
     top_k: int = Field(default=0, ge=0)
     """Sample among the k most likely tokens; 0 is off. The remark on `top_p` holds here too."""
-    max_tokens: int = Field(default=2_048, gt=0)
+    max_tokens: int = Field(default=2_048, gt=0, lt=2**31)
     """Longest response in tokens; it also ends where the model's context does."""
     stop: tuple[str, ...] = ()
     """Texts that end a response, beside the end-of-sequence tokens; they stay part of it (vLLM and servers)."""

@@ -125,3 +125,14 @@ def test_stage_hash_depends_on_values_only() -> None:
 def test_values_that_no_parser_takes_are_refused_in_one_line(value: str) -> None:
     with pytest.raises(ConfigError, match=r"training\.beta"):
         load_experiment("arith_tiny", [f"training.beta={value}"])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**30])
+def test_a_seed_that_no_generator_of_random_numbers_takes_is_refused(seed: int) -> None:
+    with pytest.raises(ConfigError, match="seed"):
+        build_experiment(TREE | {"seed": seed}, "here.yaml")
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1])
+def test_the_first_and_the_last_seed_are_taken(seed: int) -> None:
+    assert build_experiment(TREE | {"seed": seed}, "here.yaml").seed == seed
