@@ -10,7 +10,7 @@ from pathlib import Path
 _OF_THE_DISK = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 )
-_REMEDY = "Make room, or give this user the right to write there, and run the same again: what is finished is kept"
+_REMEDY = "Make room, or give this user the rights it needs there, and run the same again: what is finished is kept"
 _RUST = re.compile(r"\(os error (\d+)\)")
 """How safetensors and tokenizers, which raise no OSError, end their words."""
 
@@ -36,7 +36,7 @@ def disk_error(error: BaseException) -> TbrmError | None:
     while cause is not None:
         told = _RUST.search(str(cause))
         number = cause.errno if isinstance(cause, OSError) else int(told[1]) if told else None
-        if number in _OF_THE_DISK and number is not None:
+        if number is not None and number in _OF_THE_DISK:
             named = cause.filename if isinstance(cause, OSError) else None
             return TbrmError(f"{f'{named}: ' if named else ''}{os.strerror(number)}. {_REMEDY}")
         cause = cause.__cause__ or cause.__context__
