@@ -73,12 +73,12 @@ def _key(grader: Grader, record: EntryRecord, responses: Partition, verifier: st
 
 
 def _declaring(rewards: RewardsConfig, sources: Sequence[Partition], verifier: str | None) -> RewardsConfig:
-    """`rewards` with the built-in verifiers and the tasks that the stored problems name.
+    """`rewards` with the built-in verifiers and the tasks that the stored problems name, or with the given `verifier`.
 
     `evaluate` wrote them, from benchmarks that declare what their problems name. Functions stay what the YAML names.
     """
     if verifier and verifier != "reasoning_gym":
-        return rewards
+        return rewards.declaring({verifier}, ())
     found = [pair for source in sources for pair in _named(source)]
     tasks = {str(extra["task"]) for _, extra in found if "task" in extra}
     return rewards.declaring({name for name, _ in found}, tasks)

@@ -66,7 +66,7 @@ ANSWERS = st.lists(st.sampled_from(PIECES), max_size=6).map("".join) | st.sample
     ["42", "1/3", "A", "(-\\infty, 1]"]
 )
 VERIFIERS = ("math_verify", "exact_integer", "r1_format", "multiple_choice", "plain")
-CONFIG = RewardsConfig(workers=1, timeout_s=5, cpu_s=3)
+CONFIG = RewardsConfig(workers=1, timeout_s=5, cpu_s=3, row_verifiers=VERIFIERS)
 
 
 @given(st.lists(st.tuples(RESPONSES, ANSWERS, st.sampled_from(VERIFIERS)), min_size=5, max_size=40))

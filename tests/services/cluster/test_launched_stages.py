@@ -15,13 +15,14 @@ import pytest
 from pipeline.store import open_store
 from tests.support.tiny import finish, tbrm, write_tiny
 
+pytestmark = pytest.mark.xdist_group("cluster")
+
 FOLLOWER = """
 import sys
 from pathlib import Path
 from dagster_pipes import encode_param
 from assets.cluster_launcher import RayJobLauncher, SlurmLauncher
 
-pytestmark = pytest.mark.xdist_group("cluster")
 launcher = SlurmLauncher() if sys.argv[1] == "slurm" else RayJobLauncher(address=sys.argv[2])
 env = {"DAGSTER_PIPES_MESSAGES": encode_param({"path": "messages"})}
 work = "import time; print('begun', flush=True); time.sleep(600)"
