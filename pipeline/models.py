@@ -1,7 +1,8 @@
 """Loading and saving models and tokenizers: safetensors only, no code from the folder is ever run."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,38 +33,55 @@ def load_config(path: str, revision: str | None = None) -> Any:
     """The configuration of the model in a Hugging Face folder or of a hub id. Raises TbrmError."""
     from transformers import AutoConfig
 
-    try:
+    with _read("model configuration", path):
         return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise TbrmError(f"no model configuration can be read from {path}: {error}") from error
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
     """The tokenizer of a Hugging Face folder or hub id. Raises TbrmError."""
     from transformers import AutoTokenizer
 
-    try:
+    with _read("tokenizer", path):
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise TbrmError(f"no tokenizer can be loaded from {path}: {error}") from error
 
 
 def load_model(path: str, config: PolicyConfig, revision: str | None = None) -> Any:
-    """The causal language model of a Hugging Face folder or hub id, on the CPU, set to `eval`. Raises TbrmError."""
+    """The causal language model of a Hugging Face folder or hub id, on the CPU, set to `eval`.
+
+    Raises TbrmError, also for a folder whose weights are not all there: transformers would draw the others at random.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    try:
-        return AutoModelForCausalLM.from_pretrained(
+    with _read("model with safetensors weights", path):
+        model, found = AutoModelForCausalLM.from_pretrained(
             path,
             revision=revision,
             dtype=getattr(torch, config.dtype),
             attn_implementation=attention(config),
             use_safetensors=True,
             trust_remote_code=False,
-        ).eval()
-    except (OSError, ValueError) as error:
-        raise TbrmError(f"no model with safetensors weights can be loaded from {path}: {error}") from error
+            output_loading_info=True,
+        )
+    absent = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    if absent:
+        raise TbrmError(
+            f"the weights in {path} are not those of its config.json: {len(absent)} tensors are absent or have another "
+            f"shape, such as {', '.join(absent[:3])}. Copy the model folder anew, all of its files from one save"
+        )
+    return model.eval()
+
+
+@contextmanager
+def _read(what: str, path: str) -> Generator[None]:
+    """While transformers reads a folder that others made: TbrmError for whatever it makes of damage there."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # KeyError, TypeError, SafetensorError, RuntimeError …: none is promised
+        why = str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
+        raise TbrmError(f"no {what} can be loaded from {path}: {why}") from error
 
 
 def save_base_model(config: PolicyConfig, folder: Path, seed: int, texts: Iterable[str]) -> None:
