@@ -66,7 +66,12 @@ def try_deeds(asked: dict[str, Any], marker: Path, server: socket.socket, comman
         reached = True
     except BlockingIOError:
         reached = False
-    return {**json.loads(done.stdout.splitlines()[-1]), "log": done.stderr, "wrote": marker.exists(), "reached": reached}
+    return {
+        **json.loads(done.stdout.splitlines()[-1]),
+        "log": done.stderr,
+        "wrote": marker.exists(),
+        "reached": reached,
+    }
 
 
 def holds_what_it_says(found: dict[str, Any]) -> None:
