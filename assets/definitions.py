@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dagster import Definitions, ResourceDefinition, get_dagster_logger, in_process_executor, mem_io_manager
+from dagster import Definitions, IOManagerDefinition, ResourceDefinition, get_dagster_logger, in_process_executor
 
 from assets.evaluated import by_hand_job, evaluated_policies
 from assets.graph import broken_asset, experiment_graph
 from assets.importing import logged_trajectories
 from assets.launcher import Launcher, LocalLauncher
-from assets.resources import StoreLocation
+from assets.resources import NothingPassedOn, StoreLocation
 from assets.sensors import logged_sensor, publish_sensor
 from assets.sources import BrokenSource, ExperimentSource, read_experiments
 
@@ -38,7 +38,7 @@ def build_definitions(
         resources={
             "store": ResourceDefinition.hardcoded_resource(store or StoreLocation()),
             "launcher": ResourceDefinition.hardcoded_resource(launcher or LocalLauncher()),
-            "io_manager": mem_io_manager,  # nothing is passed on; the default one takes a folder from run config
+            "io_manager": IOManagerDefinition.hardcoded_io_manager(NothingPassedOn()),
         },
         # Stages run in processes of their own already; a process for each step besides would cost two seconds a stage.
         executor=in_process_executor,

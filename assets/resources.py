@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dagster import AssetExecutionContext, ConfigurableResource
+from dagster import AssetExecutionContext, ConfigurableResource, InputContext, IOManager, OutputContext
 from pydantic import Field
 
 from pipeline.store import Store, open_store
@@ -20,6 +20,22 @@ class StoreLocation(ConfigurableResource[Any]):
     def arguments(self) -> list[str]:
         """Options that make a `tbrm` command use this store."""
         return ["--root", self.open().root]
+
+
+class NothingPassedOn(IOManager):
+    """Steps pass no values on: what they make lies in the store.
+
+    Dagster's default takes a folder from run config, which a run may not choose; its `mem_io_manager` makes "re-execute
+    from failure" impossible.
+    """
+
+    def handle_output(self, context: OutputContext, obj: Any) -> None:
+        raise TypeError(
+            f"{context.step_key} returned a value; stages write to the store and return a MaterializeResult"
+        )
+
+    def load_input(self, context: InputContext) -> Any:
+        raise TypeError(f"{context.name} is no value that was passed on; read it from the store")
 
 
 def stage_log(context: AssetExecutionContext) -> Path:

@@ -13,7 +13,7 @@ from trainer.engine import World, total
 from trainer.job import TrainJob
 from trainer.models import Models
 from trainer.turns import turns
-from trainer.types import Scores
+from trainer.types import Scores, Trajectory
 
 START_SCORES_FILE = "start_scores.npz"
 _ROWS_AT_ONCE = 1_024
@@ -54,12 +54,9 @@ def start_scores(
     if not _holds(path, job.config_hash, rows):
         lengths = np.concatenate([table.response_lengths(part) for part in _parts(rows)])
         starts = np.concatenate([[0], np.cumsum(lengths)])
-        flat = torch.zeros(2, int(starts[-1]), dtype=torch.float32, device=world.device)
-        done = 0
-        for part in _parts(rows):
-            _score(job, models, table, part, starts[done:], flat, world)
-            done += len(part)
-        scores: Floats = total(world, flat).cpu().numpy()
+        scores = np.concatenate(
+            [flat_scores(job, models, table.read(part.tolist()), world) for part in _parts(rows)], axis=1
+        )
         if world.leader:
             temp = path.with_name(f"_tmp.{START_SCORES_FILE}")
             with temp.open("wb") as file:
@@ -79,23 +76,20 @@ def _holds(path: Path, config_hash: str, rows: npt.NDArray[np.int64]) -> bool:
 
 
 @torch.no_grad()
-def _score(
-    job: TrainJob,
-    models: Models,
-    table: TrajectoryTable,
-    rows: npt.NDArray[np.int64],
-    starts: npt.NDArray[np.int64],
-    flat: torch.Tensor,
-    world: World,
-) -> None:
-    for turn in turns(table.read(rows.tolist()), job.training.micro_batch_tokens, world):
+def flat_scores(job: TrainJob, models: Models, trajectories: Sequence[Trajectory], world: World) -> Floats:
+    """[2, R] V and log π at the R policy tokens of the trajectories, in order, under the weights as they are."""
+    ends = np.cumsum([int(each.response_mask.sum()) for each in trajectories])
+    flat = torch.zeros(2, int(ends[-1]), dtype=torch.float32, device=world.device)
+    for turn in turns(trajectories, job.training.micro_batch_tokens, world):
         scores = Scores(*models.policy(turn.batch, "all", world.share))
         assert scores.value is not None
         if not turn.counted:
             continue
         found = torch.stack([scores.value, scores.logprob]).float()
-        for row, part in zip(turn.rows, found.split(turn.batch.lengths, dim=1), strict=True):
-            flat[:, starts[row] : starts[row + 1]] = part
+        lengths = turn.batch.lengths
+        for row, length, part in zip(turn.rows, lengths, found.split(lengths, dim=1), strict=True):
+            flat[:, ends[row] - length : ends[row]] = part
+    return total(world, flat).cpu().numpy()
 
 
 def _parts(rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:

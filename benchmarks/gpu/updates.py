@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.gpu.measure import free_memory, peak_gb, synchronize
@@ -16,6 +17,7 @@ from trainer.engine import World, join_world
 from trainer.job import TrainJob
 from trainer.metrics import Clock
 from trainer.models import Models, build_models
+from trainer.start_scores import TokenScores, flat_scores
 from trainer.types import Trajectory
 from trainer.update import Batch, update_once
 
@@ -82,7 +84,7 @@ def whole_job(sizes: Sizes, work: Path) -> Iterator[dict[str, Any]]:
     size = sum(path.stat().st_size for path in saved.path.rglob("*") if path.is_file())
     yield {"save_checkpoint_s": time.perf_counter() - started, "checkpoint_gb": round(size / 2**30, 3)}
     started = time.perf_counter()
-    load_models(models, saved, world, job.training.zero_stage)
+    load_models(models, saved, world, job, fresh=False)
     yield {"load_checkpoint_s": time.perf_counter() - started}
     shutil.rmtree(saved.path)
     started = time.perf_counter()
@@ -167,20 +169,28 @@ def _timed(
     """Means over `updates` updates after one that is not counted; `out_of_memory` where it does not fit."""
     free_memory()
     rows: list[dict[str, Any]] = []
-    clock = Clock()
+    clock, needs = Clock(), OBJECTIVE_NEEDS[job.training.objective]
+    looks_back = needs.behavior_logprobs and job.training.old_logprobs == "recomputed"
     try:
         for number in range(updates + warm):
             if number == int(warm):
                 clock = Clock()
-            rows.append(update_once(job, models, world, Batch(batch, None), clock, number, number))
+            start = None
+            if looks_back:  # a job does this once for all of a generation; here each update is a generation
+                with clock.time("old_prob"):
+                    values, logprobs = flat_scores(job, models, batch, world)
+                cuts = np.cumsum([int(each.response_mask.sum()) for each in batch])[:-1]
+                start = TokenScores(np.split(values, cuts), np.split(logprobs, cuts))
+            rows.append(update_once(job, models, world, Batch(batch, start), clock, number, number))
     except torch.OutOfMemoryError as error:
         models.policy.optimizer.zero_grad()
         return {"out_of_memory": str(error).splitlines()[0][:200]}
     counted = rows[int(warm) :]
+    seconds = (sum(row["seconds"] for row in counted) + clock.seconds.get("old_prob", 0.0)) / len(counted)
     return {
         "tokens": counted[-1]["tokens"],
-        "seconds": sum(row["seconds"] for row in counted) / len(counted),
-        "tokens_per_second": sum(row["tokens_per_second"] for row in counted) / len(counted),
+        "seconds": seconds,
+        "tokens_per_second": counted[-1]["tokens"] / seconds,
         "model_tflops_per_second": sum(row["model_tflops_per_second"] for row in counted) / len(counted),
         "mfu": counted[-1].get("mfu"),
         "peak_gb": peak_gb(),
