@@ -116,11 +116,11 @@ def main() -> None:
             found |= {"above_mb": found["peak_mb"] - start["peak_mb"], "log_mb": round(size / 2**20)}
             found["mb_per_s"] = round(size / 2**20 / found["seconds"], 1)
             result["logs"][kind] = found
-            print(kind, found, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{kind}: {found}\n")
             large.unlink()
             subprocess.run(["rm", "-r", str(folder / "store")], check=True)
     asked.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
