@@ -15,7 +15,7 @@ from typing import IO, Any
 from dagster import ConfigurableResource
 from pydantic import Field
 
-from assets.warm_start import start_warm
+from assets.warm_start import UNBUFFERED, start_warm
 from pipeline.threads import thread_settings
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
@@ -74,7 +74,7 @@ def follow(
     Lines for which `take` is true are not output. Interrupted by any exception it first ends the whole tree.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **env}
+    environment = {**os.environ, **UNBUFFERED, **env}
     read_end, write_end = os.pipe()
     try:
         started = start_warm(command, grace_s, environment, write_end)

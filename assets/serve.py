@@ -12,6 +12,7 @@ import click
 from assets.instance import POSTGRES_URL, open_instance, prepare_home
 from assets.supervisor import __file__ as supervisor_file
 from assets.ui_token import ui_token
+from assets.warm_start import keep_warm, stage_environment
 from assets.web_guard import HOST as HOST_PATTERN
 from pipeline.errors import TbrmError
 from pipeline.store import Store, exclusive
@@ -63,21 +64,23 @@ def serve(store: Store, port: int, hosts: Sequence[str] = (), token: bool = True
             )
         options = [part for host in hosts for part in ("--allow-host", host.lower())]
         options += [] if token else ["--no-token"]
+        # Dagster then logs an error of the code location once, as under `dagster dev`.
+        environment = {"PYTHONWARNINGS": _UNSAID, "DAGSTER_IS_DEV_CLI": "1", **os.environ}
         read_end, write_end = os.pipe()
         server = [sys.executable, "-m", "assets.webserver", "--port", str(port), *options]
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(supervisor_file)), str(read_end), str(_GRACE_S), *server],
-            # Dagster then logs an error of the code location once, as under `dagster dev`.
-            env={"PYTHONWARNINGS": _UNSAID, "DAGSTER_IS_DEV_CLI": "1", **os.environ},
-            pass_fds=(read_end,),
-            start_new_session=True,
-        )
-        os.close(read_end)
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            code = 0
-        os.close(write_end)
-        process.wait()
+        with keep_warm(stage_environment(environment)) as warm:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(Path(supervisor_file)), str(read_end), str(_GRACE_S), *server],
+                env=environment | warm,
+                pass_fds=(read_end,),
+                start_new_session=True,
+            )
+            os.close(read_end)
+            try:
+                code = process.wait()
+            except KeyboardInterrupt:
+                code = 0
+            os.close(write_end)
+            process.wait()
         if code:
             raise TbrmError(f"the UI has ended by itself (exit status {code}): the lines above say why. Start it again")

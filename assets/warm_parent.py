@@ -1,8 +1,9 @@
 """A process that imports what stages need, then forks each stage from itself: `-m assets.warm_parent REQUESTS LIFE`.
 
 Importing torch, transformers and DeepSpeed takes longer than most stages of a small experiment. `assets.warm_start`
-starts one such process for each process that launches stages, and asks it through the socket REQUESTS. LIFE is the read
-end of a pipe that the launcher's process holds open: when it is gone, however it went, the kernel ends this one.
+starts such a process and asks it through the socket REQUESTS, which takes connections, or, of a parent with one user,
+is a line on which they come. LIFE is the read end of a pipe that whoever started it holds open: when that process is
+gone, however it went, the kernel ends this one.
 
 A fork inherits memory, not threads. So this process imports and nothing else: where an import has started a thread, or
 torch sees an accelerator (whose driver no fork may inherit), it ends, and stages are started cold.
@@ -54,22 +55,31 @@ def main(requests: socket.socket, life: int) -> int:
     """Serve until the launcher's process closes `requests`. A forked stage comes back from here with its exit code."""
     _end_with(life)
     atexit.register(_leave)  # before all others, so that it is called after them
+    if _sees_an_accelerator():
+        return 1
     _import_all()
-    if len(list(Path("/proc/self/task").iterdir())) > 1 or _sees_an_accelerator():
+    if len(list(Path("/proc/self/task").iterdir())) > 1:
         return 1
     gc.collect()
     gc.freeze()  # what is here stays: collecting it in a fork would only copy its pages
+    listens = requests.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     while True:
-        _, connections, _, _ = socket.recv_fds(requests, 1, 1)
+        connection = requests.accept()[0] if listens else _handed_over(requests)
         _reap()
-        if not connections:
+        if connection is None:
             _ending.code = 0
             return 0
         if os.fork() == 0:
             requests.close()
             os.close(life)
-            return _stage(socket.socket(fileno=connections[0]))
-        os.close(connections[0])
+            return _stage(connection)
+        connection.close()
+
+
+def _handed_over(requests: socket.socket) -> socket.socket | None:
+    """The next connection; None when nobody can send one any more."""
+    _, descriptors, _, _ = socket.recv_fds(requests, 1, 1)
+    return socket.socket(fileno=descriptors[0]) if descriptors else None
 
 
 def _stage(connection: socket.socket) -> int:
@@ -90,6 +100,8 @@ def _stage(connection: socket.socket) -> int:
     setproctitle(" ".join(command))
     os.environ.clear()
     os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    sys.path[0] = request["folder"]  # as `-m` has it
     sys.argv = command[2:]
     try:
         runpy.run_module(command[2], run_name="__main__", alter_sys=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from assets.ui_token import ui_token
-from tests.support.tiny import listen_to_ctrl_c
+from tests.support.tiny import listen_to_ctrl_c, one_thread_from_a_warm_parent
 
 LOCATION = {"repositoryLocationName": "assets.definitions", "repositoryName": "__repository__"}
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
@@ -103,7 +103,7 @@ def free_port() -> int:
 def served(root: Path, folder: Path, env: dict[str, str] | None = None) -> Generator[Ui]:
     """`tbrm ui` on a free port, started in `folder` (which holds `experiments/`), stopped as by Ctrl-C."""
     port = free_port()
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    settings = {**os.environ, **one_thread_from_a_warm_parent(), **(env or {})}
     settings.pop("DAGSTER_HOME", None)
     command = [
         sys.executable,

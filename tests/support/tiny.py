@@ -1,10 +1,15 @@
 """A very small experiment, real in every stage, for tests of the orchestration."""
 
+import atexit
+import contextlib
+import functools
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from assets.warm_start import SHARED, keep_warm, stage_environment
 
 TINY = """
 name: tiny
@@ -28,9 +33,20 @@ def write_tiny(folder: Path, generations: int = 2, prompts: int = 16, name: str 
     return path
 
 
+@functools.cache
+def one_thread_from_a_warm_parent() -> dict[str, str]:
+    """Variables of what the tests start: one thread, and stages from one warm parent for all tests of this process."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    one_thread = {"OMP_NUM_THREADS": "1"}
+    given = {name: value for name, value in os.environ.items() if name != SHARED}
+    return one_thread | stack.enter_context(keep_warm(stage_environment(given | one_thread)))
+
+
 def tbrm(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start a `tbrm` command in `folder`, with one thread, and without a Dagster home from outside."""
-    env = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "TBRM_ROOT")} | {"OMP_NUM_THREADS": "1"}
+    """Start a `tbrm` command in `folder`, without a Dagster home from outside."""
+    env = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "TBRM_ROOT")}
+    env |= one_thread_from_a_warm_parent()
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments]
     return subprocess.Popen(
         command,

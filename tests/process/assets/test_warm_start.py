@@ -196,6 +196,23 @@ def test_without_a_warm_parent_it_is_started_cold(tmp_path: Path) -> None:
     assert shown(tmp_path / "c")["warm"]
 
 
+def test_several_processes_share_the_parent_that_one_above_them_keeps(tmp_path: Path) -> None:
+    os.environ.pop("PYTEST_CURRENT_TEST", None)
+    given = {name: value for name, value in os.environ.items() if name != warm_start.SHARED}
+    given["PYTHONPATH"] = str(Path.cwd())
+    with warm_start.keep_warm(warm_start.stage_environment(given)) as shared:
+        for number, folder in enumerate((tmp_path / "a", tmp_path / "b")):
+            folder.mkdir()
+            env = given | shared | {"DAGSTER_RUN": str(number)}
+            command = [sys.executable, "-c", CALLER, "log", "0.5", *ACT[1:], "show"]
+            done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+            found = json.loads(done.stdout.splitlines()[-1])
+            assert (found["warm"], found["folder"]) == (True, str(folder))
+    assert shared
+    assert not Path(shared[warm_start.SHARED]).exists()
+    assert shown(tmp_path / "alone", shared)["warm"], "a parent that has ended is no hindrance"
+
+
 def test_a_caller_killed_while_the_parent_imports_leaves_none(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CALLER, str(tmp_path / "log"), "0.5", *ACT[1:], "say", "0"]
     process = subprocess.Popen(command, start_new_session=True)
