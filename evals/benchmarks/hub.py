@@ -23,6 +23,11 @@ class HubSource:
     split: str = "test"
     config: str | None = None
 
+    @property
+    def place(self) -> tuple[str, str | None]:
+        """The repository and its commit."""
+        return self.id, self.revision
+
 
 def read_hub(hub: HubSource, name: str, snapshot: Path | None = None) -> list[Problem]:
     """The problems of a repository, or of its copy in the folder `snapshot`. Raises TbrmError."""

@@ -128,6 +128,7 @@ SIX = (
         "fb4a117c8529a82e",
         _torus,
         ("some copies misstate II-8",),
+        hub=_AIME24.place,
     ),
     Benchmark(
         "aime25",
@@ -139,6 +140,7 @@ SIX = (
         "1a119ca4dec831e1",
         no_flaw,
         ("two wordings are in use; answers are equal",),
+        hub=_AIME25.place,
     ),
     Benchmark(
         "amc23",
@@ -150,6 +152,7 @@ SIX = (
         "3df401db19d14098",
         no_flaw,
         ("40 of the 50 problems of AMC 12, recast to integer answers", "23 of them are in DAPO-Math-17k"),
+        hub=_AMC23.place,
     ),
     Benchmark(
         "math500",
@@ -161,6 +164,7 @@ SIX = (
         "901656c2ebf4e83c",
         no_flaw,
         ("6 problems are in DAPO-Math-17k",),
+        hub=_MATH500.place,
     ),
     Benchmark(
         "minerva",
@@ -172,6 +176,7 @@ SIX = (
         "30e68cadfb16001b",
         no_flaw,
         ("69 problems show an earlier part with its answer; copies that took that answer have 23 wrong ones",),
+        hub=_MINERVA.place,
     ),
     Benchmark(
         "olympiadbench",
@@ -183,5 +188,6 @@ SIX = (
         "90dbab65d8ee7ffa",
         _relay,
         ("14 of 675 need an undefined T", "5 are in DAPO-Math-17k"),
+        hub=_OLYMPIAD.place,
     ),
 )

@@ -34,6 +34,7 @@ class Benchmark:
     (None: not fixed). `flaw` tells why a problem cannot be answered as stated, None for a sound one: flawed problems
     are asked and counted as the paper does, and a second accuracy leaves them out. `verifiers` and `tasks` are the
     built-in verifiers and the tasks of reasoning-gym that its problems may name, besides those of the experiment.
+    `hub` is the repository and its commit that the problems come from, where no folder has them.
     """
 
     name: str
@@ -47,3 +48,4 @@ class Benchmark:
     remarks: tuple[str, ...] = ()
     verifiers: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    hub: tuple[str, str | None] | None = None

@@ -85,6 +85,7 @@ def read_definition(path: Path) -> Benchmark:
         content_hash=found.content_hash,
         verifiers=(*((found.verifier,) if found.verifier else ()), *found.row_verifiers),
         tasks=found.reasoning_gym_tasks,
+        hub=(found.hub.id, found.hub.revision) if found.hub else None,
     )
 
 

@@ -44,6 +44,8 @@ class Experiment(Config):
     `evaluation.pinned`. The key in OPENAI_API_KEY is sent to these three and to no other."""
     ray: RayConfig | None = None
     """Shards of sampling and labelling on a Ray cluster. None: on the machine of the stage."""
+    large_model_on_cpu: bool = False
+    """Sample, score and train a model of more than 200M parameters although there is no GPU: hours for minutes."""
     launch: LaunchConfig | None = None
     """Stages as jobs of Slurm or of Ray's job server. None: all on Dagster's machine."""
 

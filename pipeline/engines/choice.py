@@ -42,6 +42,15 @@ def choose_engine(config: RolloutsConfig, path: str) -> Choice:
     )
 
 
+def vllm_samples(config: RolloutsConfig | None, size: int) -> bool:
+    """Whether vLLM would sample from a model of `size` parameters."""
+    if config is None or config.endpoint or config.engine == "transformers":
+        return False
+    if config.engine == "vllm" or config.adapter or config.stop:
+        return True
+    return importlib.util.find_spec("vllm") is not None and size >= config.auto_min_parameters
+
+
 def parameters(path: str) -> int | None:
     """Numbers in the safetensors files of a folder, from their headers; None for a hub id."""
     from safetensors import safe_open

@@ -1,0 +1,55 @@
+"""`tbrm doctor`."""
+
+import json
+import sys
+from collections.abc import Sequence
+
+import click
+
+from assets.ports import DEFAULT_PORT
+from pipeline.cli_options import json_option, set_option, store_options
+from pipeline.config import load_experiment
+from pipeline.store import Store
+
+_MARKS = {"ok": ("ok", "green"), "warning": ("look", "yellow"), "stop": ("STOP", "red")}
+
+
+@click.command()
+@click.argument("experiment", required=False)
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, show_default=True, help="Port of `tbrm ui`."
+)
+@set_option
+@store_options
+@json_option
+def doctor(experiment: str | None, port: int, overrides: Sequence[str], store: Store, as_json: bool) -> None:
+    """What of this machine would stop a run of EXPERIMENT, found in a few seconds and without starting anything.
+
+    Exit status 1 when something would stop it. Without EXPERIMENT: the machine alone. Memory and disk are estimates.
+    """
+    from assets.doctor.examination import examine
+    from assets.doctor.row import will_stop
+
+    rows = examine(load_experiment(experiment, overrides) if experiment else None, store, port)
+    if as_json:
+        click.echo(json.dumps({"will_stop": will_stop(rows), "rows": [row.to_json() for row in rows]}, indent=1))
+    else:
+        _print([(row.check, *_MARKS[row.state], row.found, row.next_step) for row in rows])
+    if will_stop(rows):
+        sys.exit(1)
+
+
+def _print(rows: Sequence[tuple[str, str, str, str, str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from pipeline.terminal_console import PlainConsole
+    from pipeline.terminal_text import visible
+
+    table = Table("", "check", "found, and what to do", show_lines=False)
+    for check, mark, colour, found, step in rows:
+        words = Text(visible(found))
+        if step:
+            words.append(f"\n→ {visible(step)}", style="bold")
+        table.add_row(Text(mark, style=colour), check, words)
+    PlainConsole().print(table)

@@ -1,0 +1,87 @@
+"""What the Hugging Face hub, or its cache on this machine, says of a repository, in at most a few seconds."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.errors import TbrmError
+
+Kind = Literal["model", "dataset"]
+_TIMEOUT_S = 2.0
+
+
+class HubSilent(TbrmError):
+    """The hub did not answer, or must not be asked: nothing is known of the repository."""
+
+
+@dataclass(frozen=True)
+class HubRepository:
+    """A repository: `cached` is its snapshot on this machine, else `tree` is what the hub's API tells of it."""
+
+    cached: Path | None
+    tree: dict[str, Any]
+
+
+def look_up(kind: Kind, name: str, revision: str | None) -> HubRepository:
+    """The repository at `revision` (None: its newest commit), from the cache where it lies there.
+
+    Raises TbrmError when the hub has no such repository or does not show it to this user, HubSilent when it does not
+    answer.
+    """
+    from huggingface_hub import constants
+
+    cached = _cached(kind, name, revision)
+    if cached is not None:
+        return HubRepository(cached, {})
+    if constants.HF_HUB_OFFLINE:
+        raise HubSilent(f"{name} is not in the cache of this machine, and HF_HUB_OFFLINE forbids to ask the hub")
+    return HubRepository(None, _get(f"api/{kind}s/{name}/revision/{revision or 'main'}", name, revision))
+
+
+def read_file(name: str, revision: str | None, file: str) -> dict[str, Any]:
+    """A small JSON file of a model's repository. Raises as `look_up`."""
+    return _get(f"{name}/resolve/{revision or 'main'}/{file}", name, revision)
+
+
+def _cached(kind: Kind, name: str, revision: str | None) -> Path | None:
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}"
+    pointer = folder / "refs" / (revision or "main")
+    commit = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else revision or ""
+    snapshot = folder / "snapshots" / commit
+    if commit and snapshot.is_dir():
+        return snapshot
+    return _prepared(name) if kind == "dataset" else None
+
+
+def _prepared(name: str) -> Path | None:
+    """Where `datasets` keeps what it has read of a repository; it goes on with that when the hub is silent."""
+    from huggingface_hub import constants
+
+    folder = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
+    wanted = name.replace("/", "___").lower()
+    return next((path for path in folder.glob("*___*") if path.name.lower() == wanted), None)
+
+
+def _get(path: str, name: str, revision: str | None) -> dict[str, Any]:
+    import httpx
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers
+
+    address = f"{constants.ENDPOINT}/{path}"
+    try:
+        answer = httpx.get(address, headers=build_hf_headers(), timeout=_TIMEOUT_S, follow_redirects=True)
+        if answer.status_code in (401, 403, 404):
+            at = f" at revision {revision}" if revision else ""
+            raise TbrmError(
+                f"{constants.ENDPOINT} shows no {name}{at} to this user (status {answer.status_code}): correct the "
+                "name, or log in with `hf auth login` where it is gated"
+            )
+        tree = answer.raise_for_status().json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise HubSilent(f"{constants.ENDPOINT} did not answer for {name}: {error or type(error).__name__}") from error
+    if not isinstance(tree, dict):
+        raise HubSilent(f"{address} is no JSON object: is HF_ENDPOINT a hub?")
+    return tree
