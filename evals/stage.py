@@ -19,6 +19,7 @@ from evals.responses import Sampler, write_responses
 from evals.scores import EntryRecord, read_entries, scores_of_table
 from evals.targets import Target
 from pipeline.config import Experiment, stage_hash
+from pipeline.config.experiment import check_generation
 from pipeline.errors import StoreError
 from pipeline.policy import check_undamaged, resolve_candidate
 from pipeline.rewards import GradeItem, Grader
@@ -35,6 +36,7 @@ def run_evaluate(
     replace: bool = False,
 ) -> StageReport:
     """Measure policy[`generation`] of an experiment on its benchmarks (or on `benchmarks`). See `evaluate`."""
+    check_generation(experiment, generation, policies=True)
     setting = setting_of(experiment)
     target = Target(resolve_candidate(store, experiment.name, generation), experiment.name, generation)
     return evaluate(setting, store, target, plan_entries(setting, benchmarks, source), replace)

@@ -13,7 +13,12 @@ _BINS = 10
 
 
 def overview(store: Store) -> list[dict[str, Any]]:
-    """Each data set with the rows of its tables, all versions (`rewards@v2`) of a table together."""
+    """Each data set with the rows of its tables, all versions (`rewards@v2`) of a table together.
+
+    Raises StoreError when there is nothing at the store's root.
+    """
+    if not store.fs.exists(store.base):
+        raise StoreError(f"there is no store at {store.root}: name its root with --root or TBRM_ROOT")
     found: list[dict[str, Any]] = []
     for dataset in store.datasets():
         rows = Counter[str]()

@@ -36,7 +36,10 @@ def trace(store: Store, what: str) -> Node:
     Raises TbrmError when it names nothing in the store. A parent whose content is no longer the one that was used is
     marked `changed`.
     """
-    return _node(store, _named(store, what), None, set())
+    found = _node(store, _named(store, what), None, set())
+    if "missing" in found.facts:
+        raise StoreError(f"{what!r} is not in {store.root}: {found.facts['missing']}")
+    return found
 
 
 def _named(store: Store, what: str) -> str:

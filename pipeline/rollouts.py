@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline.agreement import measure_agreement
 from pipeline.config import Experiment, stage_hash
+from pipeline.config.experiment import check_generation
 from pipeline.config.rollouts import RolloutsConfig
 from pipeline.endpoint import endpoint_policy
 from pipeline.engines import Engine, Request, Sample, Sampling, choose_engine, context_length, load_engine
@@ -54,6 +55,7 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
     start.
     """
     started = time.monotonic()
+    check_generation(experiment, generation)
     config = experiment.rollouts
     if config is None:
         raise TbrmError(

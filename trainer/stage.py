@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from pipeline.config import Experiment, stage_hash
+from pipeline.config.experiment import check_generation
 from pipeline.errors import StoreError
 from pipeline.mirror import local_root, upload
 from pipeline.policy import check_undamaged, resolve_policy, trained_policy_folder
@@ -45,6 +46,7 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
     generation was committed with another configuration and `replace` is not given.
     """
     started = time.monotonic()
+    check_generation(experiment, generation)
     states = local_root(store) / experiment.name / STATE
     state = states / f"generation={generation:04d}"
     folder = trained_policy_folder(store, experiment.name, generation)

@@ -7,6 +7,7 @@ import yaml
 
 from pipeline.cli_options import json_option, set_option
 from pipeline.config import load_experiment
+from pipeline.errors import ConfigError
 
 
 @click.group()
@@ -32,6 +33,16 @@ def show(name: str, overrides: Sequence[str], as_json: bool) -> None:
 @set_option
 @json_option
 def validate(path: str, overrides: Sequence[str], as_json: bool) -> None:
-    """Check the experiment at PATH (or NAME); exit status 1 and a list of what is wrong when it cannot be used."""
+    """Check the experiment at PATH (or NAME); exit status 1 and a list of what is wrong when it cannot be used.
+
+    Its models must exist and what it asks for be installed on this machine; `tbrm doctor` looks at the rest.
+    """
+    from pipeline.requirements import check_models, missing_requirements
+
     experiment = load_experiment(path, overrides)
+    unknown = check_models(experiment)
+    if missing := missing_requirements(experiment):
+        raise ConfigError(f"{path} asks for what is not there:\n" + "\n".join(f"  {line}" for line in missing))
+    for told in unknown:
+        click.echo(f"not checked: {told}", err=True)
     click.echo(f'{{"valid": true, "name": "{experiment.name}"}}' if as_json else f"{path}: valid ({experiment.name})")

@@ -14,6 +14,7 @@ from pipeline.config.replay import ReplayConfig
 from pipeline.config.rewards import RewardsConfig
 from pipeline.config.rollouts import RolloutsConfig, is_endpoint
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
+from pipeline.errors import ConfigError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
 RESERVED_NAMES = ("logged", "evaluated", "dagster_home")
@@ -110,6 +111,17 @@ class Experiment(Config):
                 f"`training.zero_stage: 0` keeps no fp32 master weights of a {self.policy.dtype} policy: set it to 1"
             )
         return self
+
+
+def check_generation(experiment: Experiment, generation: int, policies: bool = False) -> None:
+    """Raise ConfigError unless the experiment has this generation; of `policies` it has one more."""
+    last = experiment.generations - (0 if policies else 1)
+    if generation > last:
+        what = "policies" if policies else "generations"
+        raise ConfigError(
+            f"{experiment.name} has {what} 0 to {last} (`generations: {experiment.generations}`), no {generation}: "
+            "raise `generations`, or name another"
+        )
 
 
 def declared_rewards(experiment: Experiment) -> RewardsConfig:

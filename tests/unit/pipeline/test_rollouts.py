@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import Experiment
 from pipeline.engines import Request, Sample, Sampling
 from pipeline.engines.transformers_engine import TransformersEngine
-from pipeline.errors import StoreError, TbrmError
+from pipeline.errors import ConfigError, StoreError, TbrmError
 from pipeline.policy import resolve_policy
 from pipeline.ref_logprobs import run_ref_logprobs
 from pipeline.rollouts import run_rollouts
@@ -100,8 +100,11 @@ def test_a_committed_generation_is_not_sampled_again_and_not_overwritten(
 
 def test_what_is_missing_is_named(new_store: NewStore, small: Experiment) -> None:
     store = new_store("a")
-    with pytest.raises(StoreError, match="tbrm train --generation 0 --experiment small"):
+    with pytest.raises(StoreError, match=r"the newest is policy\[0\]: `tbrm run small`"):
         run_rollouts(small, store, 1)
+    for generation in (2, 99):  # it has two; a command that names the one before would lead on without end
+        with pytest.raises(ConfigError, match=f"generations 0 to 1 .*, no {generation}"):
+            run_rollouts(small, store, generation)
     with pytest.raises(TbrmError, match="rollouts: none"):
         run_rollouts(small.model_copy(update={"rollouts": None}), store, 0)
 

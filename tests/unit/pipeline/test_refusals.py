@@ -1,0 +1,45 @@
+"""Commands that used to end well although what they were asked for is not there."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli import tbrm
+from tests.support.tiny import write_tiny
+
+
+def refused(*arguments: str) -> str:
+    done = CliRunner().invoke(tbrm, list(arguments))
+    assert done.exit_code == 1, done.output
+    return done.output
+
+
+def test_a_store_that_is_not_there() -> None:
+    assert "there is no store at /nonexistent" in refused("inspect", "--root", "/nonexistent")
+
+
+@pytest.mark.parametrize("what", ["arith_tiny:44", "arith_tiny/rollouts/generation=0044"])
+def test_lineage_of_nothing(tmp_path: Path, what: str) -> None:
+    assert f"'{what}' is not in {tmp_path}" in refused("lineage", what, "--root", str(tmp_path))
+
+
+@pytest.mark.parametrize("command", ["rollouts", "train"])
+def test_a_generation_that_the_experiment_does_not_have(tmp_path: Path, command: str) -> None:
+    asked = (command, "-e", str(write_tiny(tmp_path)), "--root", str(tmp_path))
+    for generation in ("2", "99"):
+        assert f"tiny has generations 0 to 1 (`generations: 2`), no {generation}" in refused(*asked, "-g", generation)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("policy.base=/nonexistent/model", "policy.base: there is no folder /nonexistent/model"),
+        ("reference.policy=./nonexistent", "reference.policy: there is no folder ./nonexistent"),
+        ("policy.attention=flash_attention_3", "policy.attention: flash_attention_3: flash_attn_3 is not installed"),
+    ],
+)
+def test_validation_looks_for_models_and_packages(tmp_path: Path, override: str, words: str) -> None:
+    path = str(write_tiny(tmp_path))
+    assert words in refused("config", "validate", path, "--set", override)
+    assert CliRunner().invoke(tbrm, ["config", "validate", path]).exit_code == 0
