@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from evals.plan import FullProtocol, Setting
 from pipeline.config.rollouts import is_endpoint
 from pipeline.engines import Request, Sampling, load_engine
+from pipeline.model_facts import refuse_large_on_cpu
 from pipeline.models import load_tokenizer
 from pipeline.policy import PolicyRef
 from pipeline.prompts import Problem, render
@@ -52,6 +53,7 @@ class LocalAnswerer:
     """A Hugging Face folder in one of the sampling engines."""
 
     def __init__(self, setting: Setting, policy: PolicyRef) -> None:
+        refuse_large_on_cpu(policy.path, setting.large_model_on_cpu)
         self.tokenizer: Any = load_tokenizer(policy.path)
         self.engine = load_engine(setting.rollouts, setting.policy, policy, self.tokenizer)
         self.name, self.version = self.engine.name, self.engine.version

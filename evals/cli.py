@@ -39,6 +39,7 @@ label_option = click.option("--label", help="Read the regraded scores of this la
 @click.option("--max-problems", type=click.IntRange(min=1), help="The first problems of each benchmark only.")
 @click.option("--engine", type=click.Choice(["auto", "transformers", "vllm"]), help="Default: rollouts.engine.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: policy.dtype, else bfloat16.")
+@click.option("--large-model-on-cpu", is_flag=True, help="Although it has over 200M parameters and there is no GPU.")
 @set_option
 @replace_option
 @store_options
@@ -55,6 +56,7 @@ def evaluate(
     max_problems: int | None,
     engine: str | None,
     dtype: str | None,
+    large_model_on_cpu: bool,
     overrides: Sequence[str],
     replace: bool,
     store: Store,
@@ -84,7 +86,7 @@ def evaluate(
         return print_report(run_pinned(setting.experiment, store, replace), as_json)
     if setting.experiment is not None and policy is None:
         policy = f"{setting.experiment.name}:{generation}"
-    setting = changed(setting, Changes(template, max_tokens, max_problems, engine, dtype))
+    setting = changed(setting, Changes(template, max_tokens, max_problems, engine, dtype, large_model_on_cpu))
     target = target_of(store, str(policy), setting.experiment.named_servers if setting.experiment else ())
     entries = plan_entries(setting, names_of(benchmarks), source)
     report = run(setting, store, target, entries, replace)

@@ -33,6 +33,8 @@ class Setting:
     experiment: Experiment | None = None
     every: Protocol = NO_CHANGES
     """Changes to the protocol of every benchmark, stronger than `evaluation.protocols`."""
+    large_model_on_cpu: bool = False
+    """As in the experiment: more than 200M parameters without a GPU."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def setting_of(experiment: Experiment) -> Setting:
         template=experiment.prompts.template,
         seed=experiment.seed,
         experiment=experiment,
+        large_model_on_cpu=experiment.large_model_on_cpu,
     )
 
 
@@ -105,6 +108,7 @@ class Changes:
     max_problems: int | None = None
     engine: str | None = None
     dtype: str | None = None
+    large_model_on_cpu: bool = False
 
 
 def changed(setting: Setting, changes: Changes) -> Setting:
@@ -115,6 +119,7 @@ def changed(setting: Setting, changes: Changes) -> Setting:
         every=Protocol(max_tokens=changes.max_tokens, max_problems=changes.max_problems),
         rollouts=setting.rollouts.model_copy(update={"engine": changes.engine} if changes.engine else {}),
         policy=setting.policy.model_copy(update={"dtype": changes.dtype} if changes.dtype else {}),
+        large_model_on_cpu=setting.large_model_on_cpu or changes.large_model_on_cpu,
     )
 
 

@@ -1,6 +1,7 @@
 """What a model is and has, read without loading it: for whoever must know before a stage starts."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from pipeline.builtin import TINY_ARITH, TINY_WORDS
 from pipeline.engines.choice import parameters
 from pipeline.errors import TbrmError
 from pipeline.hub import look_up, read_file
-from pipeline.models import PACKAGE, packaged_gguf
+from pipeline.models import MOST_ON_CPU, PACKAGE, packaged_gguf
 
 _BUILTIN_PARAMETERS = 1_000_000
 """About; `builtin:tiny-words` has more with every word."""
@@ -45,6 +46,31 @@ def model_facts(base: str, revision: str | None = None) -> ModelFacts:
     if base.startswith((".", "/", "~")) or base.count("/") > 1:
         raise TbrmError(f"there is no folder {base}: correct the path, or give a hub id such as Qwen/Qwen2.5-Math-1.5B")
     return _hub(base, revision)
+
+
+def refuse_large_on_cpu(path: str, allowed: bool) -> None:
+    """Raise TbrmError for a large model where there is no GPU, unless `allowed`; one of unknown size passes.
+
+    To be called by the process that would load it, on the machine where it does. Torch is told to look for GPUs through
+    NVML: a look through CUDA would keep vLLM from forking.
+    """
+    if allowed:
+        return
+    try:
+        size = parameters(path) if Path(path).is_dir() else model_facts(path).parameters
+    except TbrmError:  # whoever loads it says what is wrong, or has it from elsewhere
+        return
+    if size is None or size <= MOST_ON_CPU:
+        return
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    import torch
+
+    if not torch.cuda.is_available():
+        raise TbrmError(
+            f"{path} has {size / 1e6:,.0f}M parameters, and there is no GPU: sampling, scoring and training more than "
+            f"{MOST_ON_CPU / 1e6:.0f}M on a CPU take hours for minutes. `tbrm doctor` says why no GPU is found; "
+            "`large_model_on_cpu: true` (`--set large_model_on_cpu=true`) does it all the same"
+        )
 
 
 def _package(base: str) -> ModelFacts:

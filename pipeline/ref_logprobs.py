@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import Experiment, stage_hash
+from pipeline.model_facts import refuse_large_on_cpu
 from pipeline.models import device, load_model
 from pipeline.policy import PolicyRef, check_undamaged, foreign_policy, policy_tokenizer, published, resolve_policy
 from pipeline.progress import track
@@ -104,6 +105,7 @@ class _Scorer:
     def __init__(self, experiment: Experiment, root: str, generation: int, dataset: str) -> None:
         store = open_store(root)
         self.experiment, self.policy = experiment, reference_policy(store, experiment)
+        refuse_large_on_cpu(self.policy.path, experiment.large_model_on_cpu)
         self.rollouts = store.partition(dataset, "rollouts", generation)
         revision = experiment.reference.revision
         self.model: Any = load_model(self.policy.path, experiment.policy, revision).to(device())

@@ -18,6 +18,7 @@ from pipeline.engines import Engine, Request, Sample, Sampling, choose_engine, c
 from pipeline.engines.warm_socket import socket_path
 from pipeline.errors import TbrmError
 from pipeline.generation_prompts import write_prompts
+from pipeline.model_facts import refuse_large_on_cpu
 from pipeline.models import load_tokenizer
 from pipeline.policy import (
     PolicyRef,
@@ -146,6 +147,8 @@ class Sampler:
         self.experiment, self.config, self.generation = experiment, config, generation
         # Found again here: on another machine its folder may be a copy elsewhere.
         self.policy = policy if config.endpoint else behaviour_policy(store, experiment, config, generation)
+        if not config.endpoint:
+            refuse_large_on_cpu(self.policy.path, experiment.large_model_on_cpu)
         self.prompts = store.partition(experiment.name, "prompts", generation)
         self.tokenizer = load_tokenizer(_tokenizer_folder(store, experiment, config, policy, generation))
         limit = experiment.prompts.max_prompt_tokens

@@ -9,6 +9,7 @@ from pipeline.config.policy import WarmStart
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import StoreError
 from pipeline.mirror import local_root
+from pipeline.model_facts import refuse_large_on_cpu
 from pipeline.policy import policy_tokenizer
 from pipeline.stage import StageReport
 from pipeline.store import Store, exclusive
@@ -41,6 +42,7 @@ def run_imitation(
     partitions = [store.partition(dataset, "rollouts", g) for g in store.generations(dataset, "rollouts")]
     if not partitions:
         raise StoreError(f"policy.warm_start.logged: {dataset} holds no committed rollouts; write or import them first")
+    refuse_large_on_cpu(str(start), experiment.large_model_on_cpu)
     own = policy_tokenizer(str(start))
     for partition in partitions:
         check_table(partition.manifest(), own, f"the base model in {start}")

@@ -8,6 +8,7 @@ from pipeline.config import Experiment, stage_hash
 from pipeline.config.experiment import check_generation
 from pipeline.errors import StoreError
 from pipeline.mirror import local_root, upload
+from pipeline.model_facts import refuse_large_on_cpu
 from pipeline.policy import check_undamaged, resolve_policy, trained_policy_folder
 from pipeline.replay import resolve_mix
 from pipeline.stage import StageReport
@@ -66,6 +67,7 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
             _make_room(folder, manifest, config_hash, replace)
             forget(state)
         check_undamaged(policy)
+        refuse_large_on_cpu(policy.path, experiment.large_model_on_cpu)
         rows = write_trajectories(mix_tables(store, mix, model_vocabulary(policy.path)), experiment.training, state)
         job = TrainJob(
             label=f"train[{generation}]",
