@@ -1,40 +1,54 @@
-"""Follow one job of a cluster, and cancel it when told to end: `cluster_job.py CANCEL_AS_JSON SUBMIT…`.
+"""Follow one job of a cluster, and end it when told to: `cluster_job.py ENDING_AS_JSON SUBMIT…`.
 
 Standard library only and started by its path, under the supervisor: when Dagster's process is gone, even by SIGKILL,
-the supervisor ends this one, and this one ends the job on the other machine.
+the supervisor ends this one, and this one ends the job on the other machine: `ask` are commands that tell it to save
+what it has and end, within `grace_s`; `cancel` is the command that ends it in any case.
 """
 
 import json
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 
-_CANCEL_S = 20.0
+_COMMAND_S = 20.0
+_LOOK_EVERY_S = 0.1
 
 
-def follow(submit: list[str], cancel: list[str]) -> int:
+def follow(submit: list[str], ask: list[list[str]], cancel: list[str], grace_s: float) -> int:
     """Run `submit`, which waits for the job, to its end. Returns its exit status, 128 + n after signal n."""
     ended_by: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda n, _frame: ended_by.append(n))
     try:
         job = subprocess.Popen(submit)
     except FileNotFoundError:
         sys.stdout.write(f"{submit[0]}: not found on the machine that runs Dagster\n")
         return 127
+    while not ended_by:
+        if _ends(job, _LOOK_EVERY_S):
+            return job.returncode if job.returncode >= 0 else 128 - job.returncode
+    for command in ask:
+        _run(command)
+    if not (ask and _ends(job, grace_s)):
+        _run(cancel)
+        job.terminate()
+        job.wait()
+    return 128 + ended_by[0]
 
-    def end(number: int, _frame: object) -> None:
-        if not ended_by:
-            ended_by.append(number)
-            # Whoever read our output may be gone: a word into that pipe would end the command before its work.
-            subprocess.run(cancel, timeout=_CANCEL_S, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
-            job.terminate()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    code = job.wait()
-    if ended_by:
-        return 128 + ended_by[0]
-    return code if code >= 0 else 128 - code
+def _ends(job: subprocess.Popen[bytes], seconds: float) -> bool:
+    try:
+        job.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _run(command: Sequence[str]) -> None:
+    # Whoever read our output may be gone: a word into that pipe would end the command before its work.
+    subprocess.run(command, timeout=_COMMAND_S, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
 
 
 if __name__ == "__main__":
-    sys.exit(follow(sys.argv[2:], json.loads(sys.argv[1])))
+    sys.exit(follow(sys.argv[2:], **json.loads(sys.argv[1])))

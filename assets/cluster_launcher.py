@@ -20,7 +20,8 @@ from dagster_pipes import (
 )
 from pydantic import Field
 
-from assets.launcher import Ended, Launcher, follow
+from assets.launcher import Ended, Launcher, Say, follow, nothing
+from assets.stages import BASE_POLICY, TRAINED_POLICY
 from pipeline.config import Experiment
 
 _JOB = Path(__file__).with_name("cluster_job.py")
@@ -42,24 +43,50 @@ class ClusterLauncher(Launcher):
     def cancel(self, job: str) -> list[str]:
         """The command that ends job `job`, whatever its state."""
 
-    def run(self, command: Sequence[str], env: Mapping[str, str], log: Path, processes: int = 1) -> Ended:
+    def ask(self, job: str) -> list[list[str]]:
+        """Commands that tell job `job` to save what it has and end; none where the scheduler cannot."""
+        del job
+        return []
+
+    def run(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        log: Path,
+        processes: int = 1,
+        grace_s: float = 0.0,
+        say: Say = nothing,
+    ) -> Ended:
         job = f"tbrm-{uuid.uuid4().hex[:12]}"
         env, take = _messages_from_stdout(env)
         submit = self.submit(job, command, {"PYTHONUNBUFFERED": "1", **env})
-        return follow(
-            [sys.executable, "-I", "-S", str(_JOB), json.dumps(self.cancel(job)), *submit], self.grace_s, env, log, take
-        )
+        ending = {"ask": self.ask(job) if grace_s else [], "cancel": self.cancel(job), "grace_s": grace_s}
+        follower = [sys.executable, "-I", "-S", str(_JOB), json.dumps(ending), *submit]
+        return follow(follower, self.grace_s + grace_s, env, log, take, say, child_first=True)
 
 
 class SlurmLauncher(ClusterLauncher):
-    """`srun`: the job inherits the environment and the folder of this process."""
+    """`srun`: the job inherits the environment and the folder of this process.
+
+    A stage of several machines gets them all by `salloc`, and runs on the first.
+    """
+
+    machines: int = Field(default=1, gt=0, description="Nodes of the job.")
 
     def submit(self, job: str, command: Sequence[str], env: Mapping[str, str]) -> list[str]:
-        # One task: torchrun starts the processes of a training step itself.
+        # One task in either case: the stage starts the processes of a training itself, on whichever machines.
+        if self.machines > 1:
+            whole = ["salloc", f"--job-name={job}", f"--nodes={self.machines}", "--no-bell", *self.options]
+            return [*whole, "srun", "--nodes=1", "--ntasks=1", "--unbuffered", "--cpu-bind=none", *command]
         return ["srun", f"--job-name={job}", "--ntasks=1", "--unbuffered", *self.options, *command]
 
     def cancel(self, job: str) -> list[str]:
         return ["scancel", "--quiet", f"--name={job}"]
+
+    def ask(self, job: str) -> list[list[str]]:
+        # SIGUSR1, as by `--signal` of srun: at SIGTERM, which every process of the job gets, a `srun` in it would kill
+        # what it has started. (A plain scancel sends SIGTERM, and SIGKILL after Slurm's own KillWait, 30 s by default.)
+        return [[*self.cancel(job), "--state=PENDING"], [*self.cancel(job), "--signal=USR1"]]
 
 
 class RayJobLauncher(ClusterLauncher):
@@ -90,7 +117,10 @@ def launcher_of(experiment: Experiment, stage: str, otherwise: Launcher) -> Laun
     if launch is None or options is None:
         return otherwise
     if launch.by == "slurm":
-        return SlurmLauncher(options=options)
+        warm = experiment.policy.warm_start is not None
+        trains = stage == TRAINED_POLICY.name or (stage == BASE_POLICY.name and warm)
+        machines = experiment.training.machines if trains else 1
+        return SlurmLauncher(options=options, machines=machines)
     return RayJobLauncher(options=options, address=launch.address)
 
 

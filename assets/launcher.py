@@ -20,6 +20,11 @@ from pipeline.threads import thread_settings
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _TAIL_LINES = 40
+Say = Callable[[str], None]
+
+
+def nothing(_text: str) -> None:
+    """Said to nobody."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,20 @@ class Launcher(ConfigurableResource[Any], ABC):
     """
 
     @abstractmethod
-    def run(self, command: Sequence[str], env: Mapping[str, str], log: Path, processes: int = 1) -> Ended:
+    def run(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        log: Path,
+        processes: int = 1,
+        grace_s: float = 0.0,
+        say: Say = nothing,
+    ) -> Ended:
         """Run `command` with `env` added to the environment, its output kept in `log`.
 
-        `processes` says how many equal workers the command will start on this machine (it divides the cores).
+        `processes` says how many equal workers the command will start on this machine (it divides the cores). Ended
+        from outside all its processes get SIGTERM, and the launcher's own time to end. With `grace_s` the first of them
+        alone gets it, with so much time to save what it has and end the others. `say` is told so.
         """
 
 
@@ -58,8 +73,17 @@ class LocalLauncher(Launcher):
     )
     grace_s: float = Field(default=10.0, gt=0, description="Seconds between SIGTERM and SIGKILL when a stage is ended.")
 
-    def run(self, command: Sequence[str], env: Mapping[str, str], log: Path, processes: int = 1) -> Ended:
-        return follow(command, self.grace_s, {**thread_settings(processes, self.threads), **env}, log)
+    def run(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        log: Path,
+        processes: int = 1,
+        grace_s: float = 0.0,
+        say: Say = nothing,
+    ) -> Ended:
+        settings = {**thread_settings(processes, self.threads), **env}
+        return follow(command, max(self.grace_s, grace_s), settings, log, say=say, child_first=grace_s > 0)
 
 
 def follow(
@@ -68,42 +92,53 @@ def follow(
     env: Mapping[str, str],
     log: Path,
     take: Callable[[bytes], bool] = lambda _line: False,
+    say: Say = nothing,
+    child_first: bool = False,
 ) -> Ended:
     """Run `command` under the supervisor to its end, with `env` over our environment; output to `log` and to stdout.
 
-    Lines for which `take` is true are not output. Interrupted by any exception it first ends the whole tree.
+    Lines for which `take` is true are not output. Interrupted by any exception it first ends the whole tree; with
+    `child_first` only the command itself is asked, which ends what it has started.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **UNBUFFERED, **env}
     read_end, write_end = os.pipe()
     try:
-        started = start_warm(command, grace_s, environment, write_end)
-        process, our_end = started or start_supervised(command, grace_s, environment, write_end)
+        started = start_warm(command, grace_s, environment, write_end, child_first)
+        process, our_end = started or start_supervised(command, grace_s, environment, write_end, child_first)
     finally:
         os.close(write_end)
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     reader = threading.Thread(target=_keep, args=(os.fdopen(read_end, "rb"), log, tail, take), daemon=True)
     reader.start()
+    code: int | None = None
     try:
         code = process.wait()
     finally:
         # Closing the pipe makes the supervisor end the tree; after a normal end it changes nothing.
         os.close(our_end)
+        if code is None:
+            say(f"the stage is being ended: it has up to {grace_s:g} s to end its work and save what it has")
         process.wait()
         reader.join(timeout=5.0)
     return Ended(code if code >= 0 else 128 - code, tuple(tail), log)
 
 
 def start_supervised(
-    command: Sequence[str], grace_s: float, env: Mapping[str, str], stdout: IO[bytes] | int
+    command: Sequence[str],
+    grace_s: float,
+    env: Mapping[str, str],
+    stdout: IO[bytes] | int,
+    child_first: bool = False,
 ) -> tuple[subprocess.Popen[bytes], int]:
     """Start `command` under the supervisor; returns its process, and a file descriptor that holds it alive.
 
     Closing that descriptor, or the end of this process, ends the whole tree: SIGTERM, after `grace_s` SIGKILL.
     """
+    options = ["--child-first"] if child_first else []
     caller_end, our_end = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(_SUPERVISOR), str(caller_end), str(grace_s), *command],
+        [sys.executable, "-I", "-S", str(_SUPERVISOR), str(caller_end), str(grace_s), *options, *command],
         env=env,
         stdin=subprocess.DEVNULL,
         stdout=stdout,

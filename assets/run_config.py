@@ -53,7 +53,7 @@ A_RUN_MAY_SET: Mapping[type[BaseModel], str] = {
     "entropy_coefficient gae_lambda value_offset length_normalized drop_truncated residual_clip temperature "
     "micro_batch_tokens head_chunk_tokens activation_checkpointing zero_stage offload processes sequence_parallel lora "
     "checkpoint_every keep_checkpoints max_residual diagnostics_sample control_every control_sample dual_clip "
-    "old_logprobs importance_cap",
+    "old_logprobs importance_cap stop_grace_s collective_timeout_s",
     LoraConfig: "rank alpha target_modules",
     EvaluationConfig: "benchmarks protocols responses_per_shard endpoint_requests every",
     Protocol: "benchmark samples temperature top_p max_tokens max_problems",
@@ -76,7 +76,7 @@ ONLY_THE_YAML_SETS: Mapping[type[BaseModel], str] = {
     RewardsConfig: "user_verifiers row_verifiers reasoning_gym_tasks tasks_whose_scorer_runs_answers_as_code",
     RayConfig: "address stages workers cpus gpus attempts straggler_factor",
     LaunchConfig: "by stages address",
-    TrainingConfig: "hostfile monitor",
+    TrainingConfig: "machines monitor",
     MonitorConfig: "tensorboard csv wandb_project",
     EvaluationConfig: "source pinned schedule",
 }

@@ -17,7 +17,8 @@ from assets.web_guard import HOST as HOST_PATTERN
 from pipeline.errors import TbrmError
 from pipeline.store import Store, exclusive
 
-_GRACE_S = 8.0
+_GRACE_S = 330.0
+"""Seconds for all that runs to end. A training saves a checkpoint first (`training.stop_grace_s`)."""
 # Notices to Dagster's developers, not to its users: previews.
 _UNSAID = "ignore:Function `PipesMessageReader"
 
@@ -67,6 +68,7 @@ def serve(store: Store, port: int, hosts: Sequence[str] = (), token: bool = True
                 code = process.wait()
             except KeyboardInterrupt:
                 code = 0
+                click.echo("Ending. A training under way saves a checkpoint first, which may take minutes", err=True)
             os.close(write_end)
             process.wait()
         if code:

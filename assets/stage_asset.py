@@ -106,7 +106,10 @@ def run_stage(
     if config.replace:
         arguments.append("--replace")
     runs_it = launcher_of(experiment, stage.name, launcher)
-    finished = run_command(context, arguments, runs_it, experiment.training.processes if stage is TRAINED_POLICY else 1)
+    workers = experiment.training.processes if stage is TRAINED_POLICY else 1
+    trains = stage is TRAINED_POLICY or (stage is BASE_POLICY and experiment.policy.warm_start is not None)
+    grace_s = experiment.training.stop_grace_s if trains else 0.0
+    finished = run_command(context, arguments, runs_it, workers, grace_s)
     if not is_finished(stage, store, experiment, generation):
         raise finished.refused("the stage ended normally, but its result is not committed in the store")
     if stage is BASE_POLICY:

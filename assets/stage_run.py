@@ -57,8 +57,10 @@ class Finished:
         return _failure(self.arguments, [{"error": reason}], self.ended)
 
 
-def run_command(context: AssetExecutionContext, arguments: Sequence[str], launcher: Launcher, workers: int) -> Finished:
-    """Run `tbrm *arguments` to its end; progress goes to the run's log.
+def run_command(
+    context: AssetExecutionContext, arguments: Sequence[str], launcher: Launcher, workers: int, grace_s: float = 0.0
+) -> Finished:
+    """Run `tbrm *arguments` to its end; progress goes to the run's log. `grace_s`: see `Launcher.run`.
 
     Raises Failure with the command's own message; RetryRequested, once, when its process was killed.
     """
@@ -75,6 +77,8 @@ def run_command(context: AssetExecutionContext, arguments: Sequence[str], launch
             session.get_bootstrap_env_vars(),
             stage_log(context),
             workers,
+            grace_s,
+            context.log.info,
         )
     messages: Sequence[Mapping[str, Any]] = session.get_custom_messages()
     report = next((m["report"] for m in messages if "report" in m), None)

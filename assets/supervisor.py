@@ -65,10 +65,20 @@ def _reap() -> None:
             pass
 
 
-def _end_tree(child: int, grace_s: float) -> None:
-    """SIGTERM to every descendant, SIGKILL to those still there after `grace_s` seconds; returns when none is left."""
-    _signal_all(child, signal.SIGTERM)
+def _end_tree(child: int, grace_s: float, child_first: bool = False) -> None:
+    """SIGTERM to every descendant, SIGKILL to those still there after `grace_s` seconds; returns when none is left.
+
+    With `child_first` the child alone is sent SIGTERM, and ends in order what it has started; the others afterwards.
+    """
     deadline = time.monotonic() + grace_s
+    if child_first:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGTERM)
+        while child in descendants(os.getpid()) and time.monotonic() < deadline:
+            _reap()
+            time.sleep(_POLL_S)
+        deadline = time.monotonic() + _LEFTOVER_GRACE_S
+    _signal_all(child, signal.SIGTERM)
     while time.monotonic() < deadline:
         _reap()
         if not descendants(os.getpid()):
@@ -79,7 +89,7 @@ def _end_tree(child: int, grace_s: float) -> None:
         time.sleep(_POLL_S)
 
 
-def supervise(caller_pipe: int, grace_s: float) -> int | None:
+def supervise(caller_pipe: int, grace_s: float, child_first: bool = False) -> int | None:
     """Fork. Returns None in the child, which goes on to do the work, in a session of its own.
 
     The other one owns all that the child starts and runs it to its end. It returns the child's exit status, 128 + n
@@ -105,7 +115,7 @@ def supervise(caller_pipe: int, grace_s: float) -> int | None:
         if not stopping and select.select([caller_pipe], [], [], _POLL_S)[0]:
             stopping.append(signal.SIGHUP)
         if stopping:
-            _end_tree(child, grace_s)
+            _end_tree(child, grace_s, child_first)
             return 128 + stopping[0]
     _end_tree(child, _LEFTOVER_GRACE_S)
     code = os.waitstatus_to_exitcode(status[1])
@@ -113,9 +123,11 @@ def supervise(caller_pipe: int, grace_s: float) -> int | None:
 
 
 def main(caller_pipe: int, grace_s: float, command: list[str]) -> int:
-    """Run `command` to its end. Returns its exit status."""
+    """Run `command`, behind `--child-first` where that is wanted, to its end. Returns its exit status."""
     os.set_inheritable(caller_pipe, False)
-    code = supervise(caller_pipe, grace_s)
+    child_first = command[0] == "--child-first"
+    command = command[child_first:]
+    code = supervise(caller_pipe, grace_s, child_first)
     if code is None:
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, and programs expect not to be
             signal.signal(number, signal.SIG_DFL)

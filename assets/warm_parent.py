@@ -92,7 +92,7 @@ def _stage(connection: socket.socket) -> int:
         os.dup2(output, standard)
     os.close(output)
     setproctitle(" ".join(["supervisor.py", *command]))
-    code = supervise(caller_pipe, request["grace_s"])
+    code = supervise(caller_pipe, request["grace_s"], request["child_first"])
     if code is not None:
         connection.sendall(str(code).encode())
         os._exit(0)  # nothing of what was imported has anything to tidy up

@@ -69,7 +69,7 @@ _parent: _Parent | None = None
 
 
 def start_warm(
-    command: Sequence[str], grace_s: float, environment: Mapping[str, str], output: int
+    command: Sequence[str], grace_s: float, environment: Mapping[str, str], output: int, child_first: bool = False
 ) -> tuple[WarmStage, int] | None:
     """Start `command` in a fork, its output to `output`; see `launcher.start_supervised`. None: start it cold.
 
@@ -78,7 +78,8 @@ def start_warm(
     """
     if list(command[:2]) != [sys.executable, "-m"] or not sys.platform.startswith("linux"):
         return None
-    about = {"command": list(command), "grace_s": grace_s, "environment": dict(environment), "folder": str(Path.cwd())}
+    about = {"command": list(command), "environment": dict(environment), "folder": str(Path.cwd())}
+    about |= {"grace_s": grace_s, "child_first": child_first}
     with contextlib.ExitStack() as undo:
         ours = _line_to_a_parent(environment)
         if ours is None:

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,12 @@ class World:
         return self.rank == 0
 
 
-def join_world(sequence_parallel: int = 1) -> World:
+def join_world(sequence_parallel: int = 1, timeout_s: float = 3_600.0) -> World:
     """Join the processes that a launcher started, or stand alone without ports, mpi4py or a launcher.
 
-    `sequence_parallel` of them at a time share their packs.
+    `sequence_parallel` of them at a time share their packs. `timeout_s`: how long one waits for the others, in every
+    group of processes, DeepSpeed's own included: it makes them without a timeout, and NCCL's default of 10 minutes is
+    less than rank 0 may take for the hash of a large checkpoint.
 
     gloo on the CPU, NCCL on GPUs. DeepSpeed's shared-memory collective for CPUs, a minute of C++ compilation at the
     first start, is left off: gloo does the same job.
@@ -63,18 +66,21 @@ def join_world(sequence_parallel: int = 1) -> World:
     load_deepspeed()
     import deepspeed
     from torch._C._distributed_c10d import HashStore  # torch.distributed re-exports it untyped
+    from torch.distributed import distributed_c10d
 
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.setdefault("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(device)
+    timeout = timedelta(seconds=timeout_s)
+    distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = timeout
     if not torch.distributed.is_initialized():
         backend = "nccl" if gpu else "gloo"
         if size == 1:
-            torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+            torch.distributed.init_process_group(backend, timeout=timeout, store=HashStore(), rank=0, world_size=1)
         else:
-            torch.distributed.init_process_group(backend)
+            torch.distributed.init_process_group(backend, timeout=timeout)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return World(rank, size, device, join_share(sequence_parallel))

@@ -81,18 +81,18 @@ class TrainResult:
 def train_policy(job: TrainJob) -> TrainResult:
     """Run the job to its end, from its newest good checkpoint if there is one.
 
-    One process on this machine trains inside the calling process; several are started by torchrun or, with a hostfile,
-    by DeepSpeed's launcher. Raises TbrmError when training diverges, is stopped by SIGTERM (after writing a
+    One process on this machine trains inside the calling process; several are started by torchrun, on several machines
+    by one agent each. Raises TbrmError when training diverges, is stopped by SIGTERM (after writing a
     checkpoint), runs out of GPU memory, or finds a checkpoint of another configuration.
     """
     job.state.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(job.out, ignore_errors=True)
-    if job.training.processes == 1 and job.training.hostfile is None:
+    if job.training.processes == job.training.machines == 1:
         from trainer.worker import work
 
         work(job)
     else:
-        run_processes(job.training.processes, job.training.hostfile, job.save())
+        run_processes(job.training, job.save())
     tree = json.loads((job.state / RESULT_FILE).read_text(encoding="utf-8"))
     return TrainResult(policy=job.out, metrics=read_metrics(job.state / METRICS_FILE), **tree)
 

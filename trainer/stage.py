@@ -24,7 +24,7 @@ from trainer.sources import mix_tables
 STATE = "training_state"
 # How a job uses the machine and what it writes beside the policy: none of it decides what is learned.
 NOT_IN_HASH = {
-    *("processes", "sequence_parallel", "hostfile", "offload", "zero_stage", "micro_batch_tokens", "head_chunk_tokens"),
+    *("processes", "sequence_parallel", "machines", "offload", "zero_stage", "micro_batch_tokens", "head_chunk_tokens"),
     *(
         "activation_checkpointing",
         "diagnostics_sample",
@@ -32,6 +32,8 @@ NOT_IN_HASH = {
         "control_sample",
         "checkpoint_every",
         "keep_checkpoints",
+        "stop_grace_s",
+        "collective_timeout_s",
         "monitor",
         "max_residual",
     ),

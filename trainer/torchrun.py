@@ -4,17 +4,25 @@ import signal
 import sys
 from pathlib import Path
 
+from torch.distributed.elastic.multiprocessing import api
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
-from trainer.launch import ERROR_FILE
+from pipeline.threads import settle
+from trainer.launch import ERROR_FILE, STOPPING
+
+_ENDING = (*STOPPING, signal.SIGHUP, signal.SIGQUIT)
+_HERE = "--nproc-per-node="
 
 
 def main(error_file: Path, arguments: list[str]) -> int:
     """Run torchrun with `arguments`; a signal that ended it, or the first process that fell, goes to `error_file`."""
+    # This machine may have other cores than the one that started the job.
+    settle(next(int(a.removeprefix(_HERE)) for a in arguments if a.startswith(_HERE)))
+    api._terminate_process_handler = _end_once  # pyright: ignore[reportPrivateUsage]
     try:
-        torchrun(arguments)
+        torchrun([f"--signals-to-handle={','.join(number.name for number in _ENDING)}", *arguments])
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         who, number = f"training process {rank} (pid {failure.pid})", -failure.exitcode
@@ -26,6 +34,13 @@ def main(error_file: Path, arguments: list[str]) -> int:
         text = f"{who} was ended by signal {number} ({signal.Signals(number).name})"
         error_file.write_text(f"{text}; run the stage again to go on from the last checkpoint", encoding="utf-8")
     return 1
+
+
+def _end_once(number: int, _frame: object) -> None:
+    """Let torchrun end its processes, which save first. A second signal, by another way, would cut that short."""
+    for other in _ENDING:
+        signal.signal(other, signal.SIG_IGN)
+    raise SignalException(f"signal {number}", sigval=signal.Signals(number))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def _named_memory_errors() -> Generator[None]:
 @_named_memory_errors()
 def work(job: TrainJob) -> None:
     """Take part in `job` as the process that the environment says this is. Raises TbrmError, on every rank alike."""
-    world = join_world(job.training.sequence_parallel)
+    world = join_world(job.training.sequence_parallel, job.training.collective_timeout_s)
     try:
         _work(job, world)
     finally:
@@ -116,6 +116,7 @@ def _work(job: TrainJob, world: World) -> None:
             if stopped or (update + 1) % job.training.checkpoint_every == 0 or update + 1 == job.updates:
                 save(update + 1)
             if stopped and update + 1 < job.updates:
+                torch.distributed.barrier()  # who ends before rank 0 has its hashes would have it ended as well
                 raise TbrmError(f"{job.label} was stopped after update {update + 1}; run it again to go on from there")
     _export(job, models, world)
     if world.leader:
@@ -217,16 +218,18 @@ def _progress(job: TrainJob, world: World) -> Generator[Callable[[int, str], Non
 
 @contextmanager
 def _stop_requests() -> Generator[threading.Event]:
-    """An event that SIGTERM sets, so that the update under way ends with a checkpoint."""
+    """An event that SIGTERM or SIGUSR1 sets, so that the update under way ends with a checkpoint."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # signals reach the main thread only; its owner stops the process
         return
-    before = signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
+    asked = (signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, lambda _number, _frame: stop.set()) for number in asked}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _anyone(flag: bool, world: World) -> bool:

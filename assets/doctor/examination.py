@@ -17,6 +17,7 @@ from assets.doctor.verdicts import (
     disk_row,
     gpu_row,
     launched_rows,
+    machine_rows,
     memory_rows,
     nccl_row,
     policy_rows,
@@ -65,6 +66,7 @@ def examine(
             Row("installed", "stop", text, "install it, or change the field")
             for text in missing_requirements(experiment)
         ]
+        rows += machine_rows(experiment, environment)
         rows += _of_experiment(experiment, store, gpus, facts, answers.get("published", 0))
     for name, found in answers.items():
         if name not in ("gpu", "versions", "policy", "published"):

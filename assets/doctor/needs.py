@@ -32,7 +32,7 @@ class Memory:
 def training_memory(experiment: Experiment, parameters: int, config: Mapping[str, Any], gpu: bool) -> Memory:
     """What one process of the training job holds, with a GPU or without."""
     training, wide = experiment.training, experiment.policy.dtype == "float32"
-    size, zero, processes = 4 if wide else 2, training.zero_stage, training.processes
+    size, zero, processes = 4 if wide else 2, training.zero_stage, training.processes * training.machines
     trained = parameters * (_LORA_SHARE if training.lora else 1.0)
     models = 2 if OBJECTIVE_NEEDS[training.objective].critic else 1
     weights = parameters * size / (processes if zero == 3 else 1)

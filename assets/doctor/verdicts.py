@@ -1,6 +1,6 @@
 """What GPUs, versions and the policy's size mean for an experiment: pure functions of what was found."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from assets.doctor.gpus import Gpu, Gpus
 from assets.doctor.needs import GB, disk_bytes, training_memory
@@ -179,6 +179,16 @@ def launched_rows(experiment: Experiment) -> list[Row]:
     names = ", ".join(experiment.launch.stages)
     step = "ask there too: `srun OPTIONS tbrm doctor …`, or `ray job submit -- tbrm doctor …`"
     return [Row("launch", "warning", f"{names} run as jobs of {experiment.launch.by}: not looked at from here", step)]
+
+
+def machine_rows(experiment: Experiment, environment: Mapping[str, str]) -> Iterator[Row]:
+    """Whether several machines can be had from where the training runs."""
+    machines = experiment.training.machines
+    if machines > 1 and runs_here(experiment, "trained_policy") and "SLURM_JOB_ID" not in environment:
+        step = (
+            "`launch: {by: slurm, stages: {trained_policy: […]}}`, or start from within `salloc`; see docs/cluster.md"
+        )
+        yield Row("machines", "stop", f"training.machines: {machines}, and this is no Slurm job", step)
 
 
 def runs_here(experiment: Experiment, stage: LaunchedStage) -> bool:

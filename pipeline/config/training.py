@@ -172,8 +172,9 @@ class TrainingConfig(Config):
     sequence_parallel: int = Field(default=1, gt=0)
     """Processes that share the tokens of one pack (DeepSpeed-Ulysses), for responses that do not fit one GPU. It must
     divide the processes and the model's heads; not for objectives with a critic."""
-    hostfile: str | None = None
-    """A DeepSpeed hostfile: train on all the machines it lists. None: this machine only."""
+    machines: int = Field(default=1, gt=0)
+    """Machines that train together, `processes` on each: nodes of the stage's Slurm job, on each of which `srun` starts
+    one torchrun agent. They share the file system of the store, or of this user's cache of an object store."""
     lora: LoraConfig | None = None
     """Train low-rank adapters only, in the warm start too. None: all weights."""
 
@@ -181,6 +182,11 @@ class TrainingConfig(Config):
     """Updates between checkpoints; a killed job repeats at most this many."""
     keep_checkpoints: int = Field(default=2, gt=0)
     """Newest checkpoints kept while the job runs."""
+    stop_grace_s: float = Field(default=300.0, gt=0)
+    """Seconds that a training which is stopped from outside gets to end its update and save a checkpoint, before it is
+    killed. That of a bfloat16 model has 14 bytes a parameter: 22 GB of 1.5B, written once and read for its hash."""
+    collective_timeout_s: float = Field(default=3_600.0, gt=0)
+    """Seconds that processes wait for each other before they count as lost: rank 0 hashes a checkpoint meanwhile."""
     max_residual: float = Field(default=1e6, gt=0)
     """Divergence guard: a batch whose mean absolute residual is above this, or not a number, stops the job."""
     diagnostics_sample: int = Field(default=128, ge=0)
@@ -203,8 +209,9 @@ class TrainingConfig(Config):
             raise ValueError("offload: optimizer needs zero_stage 1, 2 or 3")
         if self.sequence_parallel > 1 and OBJECTIVE_NEEDS[self.objective].critic:
             raise ValueError(f"sequence_parallel: the critic of {self.objective} cannot be shared yet; set it to 1")
-        if self.hostfile is None and self.processes % self.sequence_parallel:
-            raise ValueError(f"sequence_parallel: {self.sequence_parallel} does not divide processes: {self.processes}")
+        together = self.processes * self.machines
+        if together % self.sequence_parallel:
+            raise ValueError(f"sequence_parallel: {self.sequence_parallel} does not divide processes: {together}")
         if any(not 0 <= b < 1 for b in self.adam_betas):
             raise ValueError(f"adam_betas must lie in [0, 1), got {self.adam_betas}")
         if self.objective not in RESIDUAL_OBJECTIVES and (self.length_normalized or self.residual_clip is not None):

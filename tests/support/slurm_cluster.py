@@ -1,4 +1,4 @@
-"""Slurm of one's own on this machine: munge, a controller and one node, for as long as a test needs them."""
+"""Slurm of one's own on this machine: munge, a controller and two nodes, for as long as a test needs them."""
 
 import contextlib
 import os
@@ -17,22 +17,22 @@ _CONF = """
 ClusterName=tbrm
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
-SlurmdPort={node_port}
 AuthInfo=socket={folder}/munge.socket
 SlurmUser=root
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 ReturnToService=2
 KillWait=2
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
+NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={first_port} CPUs=2 State=UNKNOWN
+NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={second_port} CPUs=2 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES State=UP
 """
 
@@ -51,7 +51,7 @@ def slurm_cluster() -> Generator[str]:
     # Not in pytest's folder: the path of a socket has to be short.
     with tempfile.TemporaryDirectory(prefix="tbrm-slurm-") as name, contextlib.ExitStack() as daemons:
         folder, host = Path(name), socket.gethostname().partition(".")[0]
-        ports = {"controller_port": free_port(), "node_port": free_port()}
+        ports = {name: free_port() for name in ("controller_port", "first_port", "second_port")}
         conf, key = folder / "slurm.conf", folder / "munge.key"
         conf.write_text(_CONF.format(folder=folder, host=host, **ports))
         key.write_bytes(os.urandom(1024))
@@ -60,10 +60,12 @@ def slurm_cluster() -> Generator[str]:
         files |= {"pid-file": folder / "munged.pid", "log-file": folder / "munged.log"}
         munge = ["munged", "--foreground", "--force", *(f"--{option}={path}" for option, path in files.items())]
         env = {**os.environ, "SLURM_CONF": str(conf)}
-        for command in (munge, ["slurmctld", "-D"], ["slurmd", "-D", "-N", host]):
+        nodes = (["slurmd", "-D", "-N", node] for node in ("one", "two"))
+        for command in (munge, ["slurmctld", "-D"], *nodes):
             daemons.enter_context(_daemon(command, env))
         deadline = time.monotonic() + _START_S
-        while "idle" not in subprocess.run(["sinfo", "-h"], env=env, capture_output=True, text=True).stdout:
+        ready = ["sinfo", "-h", "-N", "-t", "idle", "-o", "%N"]
+        while len(subprocess.run(ready, env=env, capture_output=True, text=True).stdout.split()) < 2:
             if time.monotonic() > deadline:
                 logs = "".join(path.read_text() for path in folder.glob("*.log"))
                 raise TimeoutError(f"Slurm has not started within {_START_S:.0f} s:\n{logs}")

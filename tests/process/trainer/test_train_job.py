@@ -188,26 +188,6 @@ def test_a_full_gpu_is_answered_with_the_settings_to_change(make_job: MakeJob, m
         train_policy(make_job())
 
 
-def test_a_hostfile_is_served_by_deepspeeds_launcher(
-    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """One machine in the file; to reach it, DeepSpeed asks an ssh that answers at once."""
-    ssh = tmp_path / "bin" / "ssh"
-    ssh.parent.mkdir()
-    ssh.write_text("#!/bin/sh\necho 127.0.0.1\n")
-    ssh.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{ssh.parent}{os.pathsep}{os.environ['PATH']}")
-    one = train_policy(make_job("one"))
-    hosts = tmp_path / "hosts"
-    hosts.write_text("localhost slots=2\n")
-    _say_nothing_of_threads(monkeypatch)
-    two = train_policy(make_job("two", hostfile=str(hosts), processes=2))
-    assert displayed(capfd.readouterr().err).count((max(1, usable_cores() // 2), "PASSIVE")) >= 2
-    assert [r["loss"] for r in two.metrics] == pytest.approx([r["loss"] for r in one.metrics], rel=1e-5)
-    with pytest.raises(TbrmError, match=r"training.hostfile: there is no file"):
-        train_policy(make_job("none", hostfile=str(tmp_path / "absent"), processes=2))
-
-
 @pytest.mark.parametrize(("objective", "zero_stage"), [("tbrm", 1), ("brm", 3), ("sql_multi", 1)])
 def test_two_processes_share_each_pack(make_job: MakeJob, tmp_path: Path, objective: str, zero_stage: int) -> None:
     """Ulysses: an odd number of tokens, several sequences cut in the middle, the same numbers as one process."""

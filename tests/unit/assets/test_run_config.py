@@ -14,7 +14,7 @@ from dagster._config import ConfigType, Field  # pyright: ignore[reportPrivateUs
 from assets.definitions import build_definitions
 from assets.evaluated import EVALUATION_JOB, PolicyEvaluation
 from assets.importing import ImportConfig
-from assets.launcher import Ended, Launcher
+from assets.launcher import Ended, Launcher, Say, nothing
 from assets.resources import StoreLocation
 from assets.run_config import A_RUN_MAY_SET, ONLY_THE_YAML_SETS, check_overrides
 from assets.sources import read_experiments
@@ -63,7 +63,7 @@ REFUSED = {
     "prompts.reasoning_gym={tasks: [spiral_matrix]}": "prompts.reasoning_gym.tasks",
     "launch={by: slurm, stages: {rewards: ['--wrap=id']}}": "launch",
     "ray={address: 'ray://attacker.example:10001'}": "ray",
-    "training.hostfile=/tmp/hosts": "training.hostfile",
+    "training.machines=2": "training.machines",
     "training.monitor.csv=/tmp/elsewhere": "training.monitor",
     "training={monitor: {wandb_project: p}}": "training.monitor",
     "evaluation={source: /tmp}": "evaluation.source",
@@ -110,7 +110,15 @@ class Recorder(Launcher):
 
     file: str
 
-    def run(self, command: Any, env: Mapping[str, str], log: Path, processes: int = 1) -> Ended:
+    def run(
+        self,
+        command: Any,
+        env: Mapping[str, str],
+        log: Path,
+        processes: int = 1,
+        grace_s: float = 0.0,
+        say: Say = nothing,
+    ) -> Ended:
         with Path(self.file).open("a") as file:
             file.write(json.dumps(command[3:]) + "\n")
         return Ended(1, (), log)

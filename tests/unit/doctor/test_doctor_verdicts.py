@@ -10,6 +10,7 @@ from assets.doctor.verdicts import (
     disk_row,
     gpu_row,
     launched_rows,
+    machine_rows,
     memory_rows,
     nccl_row,
     policy_rows,
@@ -159,3 +160,10 @@ def test_stages_that_run_elsewhere_are_not_judged_by_this_machine() -> None:
     experiment = qwen(launch, "training.processes=8", "rollouts.tensor_parallel=8")
     assert not [*device_rows(experiment, h100(), QWEN, 0), *memory_rows(experiment, h100(1), QWEN, 1)]
     assert "trained_policy, rollouts" in launched_rows(experiment)[0].found
+
+
+def test_several_machines_need_a_slurm_job() -> None:
+    experiment = qwen("training.machines=2")
+    assert states(machine_rows(experiment, {})) == ["stop"]
+    assert states(machine_rows(experiment, {"SLURM_JOB_ID": "7"})) == []
+    assert states(machine_rows(qwen(), {})) == []

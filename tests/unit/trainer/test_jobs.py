@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import trainer.worker
-from pipeline.config.training import LoraConfig
+from pipeline.config.training import LoraConfig, TrainingConfig
 from pipeline.errors import TbrmError
 from pipeline.models import load_model
 from tests.unit.trainer.jobs import MODEL, job_of, mix, policy_folder, with_dtype
@@ -166,19 +166,39 @@ def test_a_launched_process_takes_its_job_from_the_file_and_leaves_its_error_the
     assert "diverged at update 1" in (job.state / ERROR_FILE).read_text()
 
 
-def test_the_launchers_are_asked_for_the_processes(tmp_path: Path) -> None:
-    here = command_line(3, None, tmp_path / "job.json")
-    assert here[1:] == [
-        *("-m", "trainer.torchrun", str(tmp_path / "job.json"), "--standalone", "--nproc-per-node=3"),
-        *("-m", "trainer.worker", str(tmp_path / "job.json")),
-    ]
-    there = command_line(2, "hosts", tmp_path / "job.json")
-    assert there[1:] == [
-        *("-m", "deepspeed.launcher.runner", "--hostfile=hosts", "--num_gpus=2"),
-        *("--module", "trainer.rank", str(tmp_path / "job.json")),
-    ]
-    with pytest.raises(TbrmError, match=r"training\.hostfile: there is no file"):
-        run_processes(2, str(tmp_path / "absent"), tmp_path / "job.json")
+def test_the_launchers_are_asked_for_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = tmp_path / "job.json"
+    job.write_text("{}")
+    agent = ["-m", "trainer.torchrun", str(job)]
+    here = command_line(TrainingConfig(processes=3), job)
+    assert here[1:] == [*agent, "--standalone", "--nproc-per-node=3", "-m", "trainer.worker", str(job)]
+    there = command_line(TrainingConfig(processes=2, machines=4), job)
+    assert there[:4] == ["srun", "--nodes=4", "--ntasks=4", "--ntasks-per-node=1"]
+    assert there[there.index("-m") : there.index("-m") + 5] == [*agent, "--nnodes=4", "--nproc-per-node=2"]
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(TbrmError, match=r"training\.machines: 4, and this is no Slurm job"):
+        run_processes(TrainingConfig(machines=4), job)
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    with pytest.raises(TbrmError, match="this Slurm job has 2 nodes"):
+        run_processes(TrainingConfig(machines=4), job)
+
+
+def test_every_group_of_processes_waits_as_long_as_the_job_says(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed's groups too: while rank 0 hashes a checkpoint the others wait in those."""
+    found: list[Any] = []
+
+    def look(*given: Any) -> dict[str, Any]:
+        engine = given[1].policy
+        groups = [torch.distributed.group.WORLD, engine.optimizer.dp_process_group]
+        found.extend(group._get_backend(torch.device("cpu")).options._timeout for group in groups)
+        return trainer.update.update_once(*given)
+
+    monkeypatch.setattr(trainer.worker, "update_once", look)
+    train_policy(make_job(updates=1, collective_timeout_s=1_234.0))
+    assert [timeout.total_seconds() for timeout in found] == [1_234.0, 1_234.0]
 
 
 def test_what_is_published_holds_the_trained_weights_and_loads(make_job: MakeJob, policy: Path) -> None:

@@ -1,0 +1,123 @@
+"""Training on two nodes of a Slurm job: one torchrun agent each, the same numbers as one process, an orderly end."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.store import open_store
+from tests.services.cluster.test_launched_stages import wait_until
+from tests.support.tiny import finish, tbrm, write_tiny
+from tests.unit.trainer.jobs import job_of, mix, policy_folder
+from trainer.job import METRICS_FILE, TrainJob, read_metrics, train_policy
+
+pytestmark = pytest.mark.xdist_group("cluster")
+
+TRAIN = """
+import sys
+from pathlib import Path
+from pipeline.errors import TbrmError
+from trainer.job import TrainJob, train_policy
+try:
+    print("trained", train_policy(TrainJob.load(Path(sys.argv[1]))).resumed_from)
+except TbrmError as error:
+    sys.exit(f"error: {error}")
+"""
+ALLOCATION = ["salloc", "--nodes=2", "--no-bell", "srun", "--nodes=1", "--ntasks=1", "--unbuffered"]
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return policy_folder(tmp_path_factory.mktemp("policies") / "zero")
+
+
+@pytest.fixture(scope="module")
+def table(policy: Path) -> pa.Table:
+    return mix(policy, reference=policy)
+
+
+@pytest.fixture
+def make_job(policy: Path, table: pa.Table, tmp_path: Path) -> Callable[..., TrainJob]:
+    return lambda name="job", **options: job_of(table, policy, tmp_path / name, **options)
+
+
+def start(job: TrainJob, conf: str, within: list[str] = ALLOCATION) -> subprocess.Popen[str]:
+    env = {**os.environ, "SLURM_CONF": conf, "OMP_NUM_THREADS": "1"}
+    command = [*within, sys.executable, "-c", TRAIN, str(job.save())]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_two_nodes_train_as_one_process_does(make_job: Callable[..., TrainJob], slurm_conf: str) -> None:
+    alone = train_policy(make_job("alone", updates=2)).metrics
+    job = make_job("together", updates=2, machines=2)
+    output = finish(start(job, slurm_conf), 120)
+    assert "trained 0" in output
+    together = read_metrics(job.state / METRICS_FILE)
+    assert [row["loss"] for row in together] == pytest.approx([row["loss"] for row in alone], rel=1e-5)
+    assert json.loads((job.state / "update-00000002" / "checkpoint.json").read_text())["world_size"] == 2
+
+
+def test_told_to_end_they_save_first(make_job: Callable[..., TrainJob], slurm_conf: str) -> None:
+    job = make_job("stopped", updates=10_000, checkpoint_every=10_000, machines=2)
+    allocation = [*ALLOCATION[:1], "--job-name=to-be-stopped", *ALLOCATION[1:]]
+    running = start(job, slurm_conf, allocation)
+    metrics = job.state / METRICS_FILE
+    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2, 60)
+    env = {**os.environ, "SLURM_CONF": slurm_conf}
+    subprocess.run(["scancel", "--name=to-be-stopped", "--signal=USR1"], env=env, check=True)
+    output, _ = running.communicate(timeout=60)
+    assert "was stopped after update" in output, output
+    (checkpoint,) = job.state.glob("update-*")
+    assert checkpoint.name != "update-00010000"
+
+
+HIDE = """#!/bin/sh
+if [ "$SLURMD_NODENAME" = two ]; then
+  exec unshare -m sh -c 'mount -t tmpfs none "$0" && exec "$@"' {state} "$@"
+fi
+exec "$@"
+"""
+SRUN = """#!/bin/sh
+options=""
+while [ "${{1#-}}" != "$1" ]; do options="$options $1"; shift; done
+exec {srun} $options {hide} "$@"
+"""
+
+
+def test_a_machine_that_does_not_see_the_job(
+    make_job: Callable[..., TrainJob], slurm_conf: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a cache that each machine has for itself: the second node sees an empty folder in the job's place."""
+    job, srun = make_job("unseen", updates=1, machines=2), str(shutil.which("srun"))
+    within = [srun if word == "srun" else word for word in ALLOCATION]
+    scripts = {"hide": HIDE.format(state=job.state), "srun": SRUN.format(srun=srun, hide=tmp_path / "hide")}
+    for name, text in scripts.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    running = start(job, slurm_conf, within)
+    output, _ = running.communicate(timeout=120)
+    assert running.returncode != 0
+    assert f"1 of 2 machines see the job in {job.state}" in output, output
+    assert "set XDG_CACHE_HOME to a shared folder" in output
+
+
+def test_a_stage_is_launched_on_several_machines(
+    tmp_path: Path, slurm_conf: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", slurm_conf)
+    path = write_tiny(tmp_path, generations=1)
+    launch = {"by": "slurm", "stages": {"trained_policy": ["--time=10"]}}
+    path.write_text(f"{path.read_text()}launch: {json.dumps(launch)}\n")
+    finish(tbrm(tmp_path, "run", "tiny", "--set", "training.machines=2", "--set", "policy.warm_start=null"))
+    store = open_store(str(tmp_path / "data"))
+    state = tmp_path / "data" / "tiny" / "training_state" / "generation=0000"
+    (checkpoint,) = state.glob("update-*")
+    assert json.loads((checkpoint / "checkpoint.json").read_text())["world_size"] == 2
+    assert store.fs.exists(store.join("tiny", "policy", "generation=0001", "policy.json"))
