@@ -4,11 +4,14 @@ Tables are read from the object store as they are. A policy folder is uploaded o
 last, and fetched where it is used. Checkpoints of a training under way stay in the mirror of the machine that trains.
 """
 
+import fcntl
 import os
+import shutil
 from pathlib import Path
 
 from pipeline.errors import StoreError
 from pipeline.store import Store, text_hash
+from pipeline.store.lock import open_lock
 
 MARK = "policy.json"
 """The file that completes a policy folder; it names the hash of the others."""
@@ -38,15 +41,33 @@ def upload(store: Store, folder: Path) -> None:
 
 
 def fetch(store: Store, folder: Path) -> Path:
-    """`folder` of the mirror, brought up to date with the store; what is not in the store stays as it is."""
+    """`folder` of the mirror, brought up to date with the store; what is not in the store stays as it is.
+
+    Of several processes that ask at once, one downloads and the others wait for it. One that was killed meanwhile
+    leaves a partial folder, which the next one deletes.
+    """
     if store.is_local or not store.fs.exists(f"{_remote(store, folder)}/{MARK}") or _same(store, folder):
         return folder
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    handle = open_lock(str(folder.with_name(f"_{folder.name}.lock")))
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        return folder if _same(store, folder) else _download(store, folder)
+    finally:
+        os.close(handle)
+
+
+def _download(store: Store, folder: Path) -> Path:
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for path in store.files(_remote(store, folder)):
         store.fs.get_file(path, str(partial / path.rsplit("/", 1)[-1]))
-    if folder.exists():
-        folder.rename(folder.with_name(f"{folder.name}.replaced-{os.getpid()}"))
+    if folder.exists():  # trained here, and perhaps not in the store yet: kept, under a name that is its own
+        mark = folder / MARK
+        named = text_hash(mark.read_text(encoding="utf-8"))[:12] if mark.is_file() else "unfinished"
+        aside = folder.with_name(f"{folder.name}.replaced-{named}")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
     return partial.rename(folder)
 
 

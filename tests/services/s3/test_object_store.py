@@ -208,3 +208,47 @@ def test_the_whole_loop_runs_on_it_and_goes_on_from_another_machine(
     other = small_experiment(training=experiment.training.model_dump() | {"learning_rate": 5e-3})
     assert not run_train(other, elsewhere, 0, replace=True).skipped
     assert sum("generation=0000" in path for path in elsewhere.files(elsewhere.join("small", "trained_policy"))) == 2
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from pipeline.mirror import fetch, local_root
+from pipeline.store import open_store
+
+store = open_store(sys.argv[1])
+get_file = store.fs.get_file
+
+def counted(path, target):
+    with open(sys.argv[2], "a") as file:
+        file.write(path + "\\n")
+    get_file(path, target)
+
+store.fs.get_file = counted
+print("ready", flush=True)
+sys.stdin.readline()
+fetch(store, local_root(store) / "small" / "trained_policy" / "generation=0000")
+"""
+
+
+def test_processes_of_a_machine_download_a_policy_once(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store, names_of_files = open_store(root), ("config.json", "model.safetensors", "policy.json")
+    for name in names_of_files:
+        store.fs.pipe_file(store.join("small", "trained_policy", "generation=0000", name), name.encode() * 100_000)
+    downloads = tmp_path / "downloads"
+    command = [sys.executable, "-c", FETCH, root, str(downloads)]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(4)]
+    for process in processes:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+    for process in processes:
+        assert process.stdin
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    assert [process.wait(60) for process in processes] == [0] * 4
+    assert len(downloads.read_text().splitlines()) == len(names_of_files)
+    (folder,) = (path for path in (tmp_path / "cache").rglob("generation=0000*") if path.is_dir())
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names_of_files)
