@@ -1,14 +1,17 @@
 """Study files: every arm of every size is a valid experiment, and runs are named by what decides them."""
 
 import json
+import re
 
 import pytest
 
 from assets.studies.agreement import agreement
 from assets.studies.empirical_page import arms_figure, arms_table
+from assets.studies.estimate import ASSUMED, SHAPES, arm_hours, generation_seconds
 from assets.studies.registry import EXACT, find, names
 from assets.studies.sources_page import sources_table
 from assets.studies.spec import Arm, arm_experiment, base_experiment, load_study, studies_folder
+from pipeline.config import load_experiment
 from pipeline.errors import ConfigError
 from pipeline.policy import PolicyRef
 
@@ -93,3 +96,27 @@ def test_rewards_by_task_are_those_of_the_last_policy() -> None:
     assert base == "| policy[0] | 0.20 [0.20, 0.20] | 0.40 [0.40, 0.40] | 0.30 [0.30, 0.30] | - |"
     assert tbrm.startswith("| tbrm | 0.80 [0.80, 0.80] | 0.70 [")
     assert grpo.endswith("| -0.30 [-0.30, -0.30] |")
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if load_study(n).sizes.keys() - {"tiny"}])
+def test_costs_that_nobody_has_paid_are_those_that_are_counted(name: str) -> None:
+    for size in load_study(name).sizes.values():
+        if size.experiment not in SHAPES:
+            continue
+        told = re.search(r"about (\d+)(?: to (\d+))? (hours|minutes)", size.cost)
+        assert told, size.cost
+        unit = {"hours": 1, "minutes": 60}[told[3]]
+        hours = [arm_hours(arm_experiment(size, arm, 0, BASE), SHAPES[size.experiment]) for arm in size.arms]
+        assert (int(told[1]), int(told[2] or told[1])) == (round(unit * min(hours)), round(unit * max(hours)))
+        assert "assets.studies.estimate" in size.cost
+
+
+def test_an_estimate_is_made_of_parts_that_can_be_counted_by_hand() -> None:
+    experiment = load_experiment("qwen25_math_1p5b_onpolicy")
+    parts = generation_seconds(experiment, SHAPES[experiment.name])
+    checkpoint = 14 * 1.54e9
+    assert parts["checkpoints"] == pytest.approx(2 * (checkpoint / 1e9 + checkpoint / 1.5e9))
+    tokens = 128 * 4 * (1_024 + 150)
+    assert parts["updates"] == pytest.approx(8 * 1.54e9 * tokens / (4 * 0.4 * 989e12))
+    assert parts["engine start"] == ASSUMED.engine_start_s
+    assert arm_hours(experiment, SHAPES[experiment.name]) == pytest.approx(760 * sum(parts.values()) / 3_600)
