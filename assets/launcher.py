@@ -111,13 +111,14 @@ def follow(
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     reader = threading.Thread(target=_keep, args=(os.fdopen(read_end, "rb"), log, tail, take), daemon=True)
     reader.start()
-    code: int | None = None
+    ended_by_itself = False
     try:
         code = process.wait()
+        ended_by_itself = True
     finally:
         # Closing the pipe makes the supervisor end the tree; after a normal end it changes nothing.
         os.close(our_end)
-        if code is None:
+        if not ended_by_itself:
             say(f"the stage is being ended: it has up to {grace_s:g} s to end its work and save what it has")
         process.wait()
         reader.join(timeout=5.0)

@@ -74,7 +74,8 @@ def join_world(sequence_parallel: int = 1, timeout_s: float = 3_600.0) -> World:
     if gpu:
         torch.cuda.set_device(device)
     timeout = timedelta(seconds=timeout_s)
-    distributed_c10d.default_pg_timeout = distributed_c10d.default_pg_nccl_timeout = timeout
+    distributed_c10d.default_pg_timeout = timeout
+    distributed_c10d.default_pg_nccl_timeout = timeout  # pyright: ignore[reportPrivateImportUsage]
     if not torch.distributed.is_initialized():
         backend = "nccl" if gpu else "gloo"
         if size == 1:
