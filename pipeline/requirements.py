@@ -15,8 +15,8 @@ def missing_requirements(experiment: Experiment) -> list[str]:
     return list(_missing(experiment))
 
 
-def check_models(experiment: Experiment) -> list[str]:
-    """What could not be known of the models that the experiment names: the hub was silent.
+def check_models(experiment: Experiment, base: bool = True) -> list[str]:
+    """What could not be known of the models that the experiment names (`base`: its own too): the hub was silent.
 
     Raises ConfigError naming the field of a model that does not exist.
     """
@@ -24,15 +24,15 @@ def check_models(experiment: Experiment) -> list[str]:
     from pipeline.model_facts import model_facts
 
     policy, reference, rollouts = experiment.policy, experiment.reference, experiment.rollouts
-    named = [("policy.base", policy.base, policy.revision)]
+    named = [("policy.base", policy.base, policy.revision)] if base else []
     if reference.policy != "base":
         named.append(("reference.policy", reference.policy, reference.revision))
     if rollouts is not None and rollouts.policy and not rollouts.endpoint:
         named.append(("rollouts.policy", rollouts.policy, None))
     silent: list[str] = []
-    for field, base, revision in named:
+    for field, model, revision in named:
         try:
-            model_facts(base, revision)
+            model_facts(model, revision)
         except HubSilent as error:
             silent.append(f"{field}: {error}")
         except TbrmError as error:

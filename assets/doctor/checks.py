@@ -18,6 +18,7 @@ from pipeline.hub import HubSilent, look_up
 from pipeline.mirror import local_root
 from pipeline.model_facts import ModelFacts, model_facts
 from pipeline.policy import published
+from pipeline.requirements import check_models
 from pipeline.sandbox import Protections, protections_here
 from pipeline.store import Store
 
@@ -119,6 +120,15 @@ def check_prompts(experiment: Experiment) -> list[Row]:
     return [Row("prompts", "ok", f"{prompts.source} {prompts.path or ''}".strip())]
 
 
+def check_other_models(experiment: Experiment) -> list[Row]:
+    """Whether the reference and the teacher are there, where they are models of their own."""
+    try:
+        silent = check_models(experiment, base=False)
+    except TbrmError as error:
+        return [Row("models", "stop", str(error), "correct the field")]
+    return [Row("models", "stop", text, "let this machine reach the hub, or name a folder") for text in silent]
+
+
 def check_logged(store: Store, experiment: Experiment) -> list[Row]:
     """Whether the logged data sets that are trained on are in the store."""
     warm = experiment.policy.warm_start
@@ -184,6 +194,7 @@ def independent_checks(
     yield "ports", partial(check_ports, port)
     yield "postgres", partial(check_postgres, environment)
     if experiment is not None:
+        yield "models", partial(check_other_models, experiment)
         yield "prompts", partial(check_prompts, experiment)
         yield "logged data", partial(check_logged, store, experiment)
         yield "benchmarks", partial(check_benchmarks, experiment)

@@ -11,6 +11,7 @@ from typing import Any
 from assets.doctor import machine
 from assets.doctor.checks import independent_checks, policy_facts, published_generations
 from assets.doctor.gpus import Gpus, find_gpus
+from assets.doctor.needs import GB
 from assets.doctor.row import Row
 from assets.doctor.verdicts import (
     device_rows,
@@ -68,6 +69,10 @@ def examine(
         ]
         rows += machine_rows(experiment, environment)
         rows += _of_experiment(experiment, store, gpus, facts, answers.get("published", 0))
+    else:
+        where, room = local_root(store), machine.available_memory()
+        rows.append(Row("memory", "ok", f"{room / GB:.1f} GB that the machine has left"))
+        rows.append(Row("disk", "ok", f"{machine.free_disk(where) / GB:.1f} GB free in {where}"))
     for name, found in answers.items():
         if name not in ("gpu", "versions", "policy", "published"):
             rows += found

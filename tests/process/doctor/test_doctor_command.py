@@ -89,3 +89,10 @@ def test_an_experiment_that_would_stop(tmp_path: Path) -> None:
     assert run.returncode == 1
     assert "there is no folder /nonexistent/model" in " ".join(output.replace("│", "").split())
     assert output.count("STOP") == 2, "policy and store"
+
+
+def test_the_machine_alone(tmp_path: Path) -> None:
+    found = json.loads(finish(tbrm(tmp_path, "doctor", "--json")))
+    checks = [row["check"] for row in found["rows"]]
+    assert {"gpu", "versions", "nccl", "memory", "disk", "store", "sandbox", "ports"} <= set(checks)
+    assert "policy" not in checks

@@ -14,6 +14,7 @@ import pytest
 from assets.doctor.checks import (
     check_benchmarks,
     check_logged,
+    check_other_models,
     check_ports,
     check_postgres,
     check_prompts,
@@ -192,6 +193,13 @@ def test_a_published_policy_is_looked_at_in_place_of_its_base(tmp_path: Path, fo
     write_policy_json(mine, {})
     publish_policy(store, "arith_tiny", 0, mine, {})
     assert policy_facts(store, load_experiment("arith_tiny", ["policy.base=/nonexistent/base"])).where == str(mine)
+
+
+def test_a_teacher_or_reference_that_does_not_exist(folder: Path) -> None:
+    assert check_other_models(load_experiment("arith_tiny", ["policy.base=/nonexistent/base"])) == []
+    assert check_other_models(load_experiment("arith_tiny", [f"reference.policy={folder}"])) == []
+    (row,) = check_other_models(load_experiment("arith_tiny", ["rollouts.policy=/nonexistent/teacher"]))
+    assert (row.state, "rollouts.policy" in row.found) == ("stop", True)
 
 
 def test_logged_data_that_nobody_has_imported(tmp_path: Path) -> None:
