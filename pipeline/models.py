@@ -56,7 +56,7 @@ def load_model(path: str, config: PolicyConfig, revision: str | None = None) -> 
     from transformers import AutoModelForCausalLM
 
     with _read("model with safetensors weights", path):
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             revision=revision,
             dtype=getattr(torch, config.dtype),
@@ -65,6 +65,7 @@ def load_model(path: str, config: PolicyConfig, revision: str | None = None) -> 
             trust_remote_code=False,
             output_loading_info=True,
         )
+        model, found = loaded
     absent = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
     if absent:
         raise TbrmError(
