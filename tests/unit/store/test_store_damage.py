@@ -40,7 +40,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_a_flipped_bit_in_any_shard_is_found_before_training(whole: Path, data: Any) -> None:
     name = data.draw(st.sampled_from(sorted(str(p.relative_to(whole)) for p in whole.rglob("shard-*"))))
@@ -53,7 +53,7 @@ def test_a_flipped_bit_in_any_shard_is_found_before_training(whole: Path, data: 
             read_mix(open_store(root))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_a_cut_shard_or_a_flipped_bit_in_a_manifest_changes_nothing_silently(whole: Path, data: Any) -> None:
     name = data.draw(
@@ -82,7 +82,7 @@ def test_a_cut_shard_or_a_flipped_bit_in_a_manifest_changes_nothing_silently(who
             assert store.partition("exp", table, 0).manifest().shards == intact.manifest().shards
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_labels_of_other_rows_never_pass(data: Any) -> None:
     """A sidecar whose rows were reordered, lost, repeated or taken from elsewhere is refused or was never wrong."""

@@ -76,7 +76,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files(partition)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(kills=st.lists(st.integers(0, 45), min_size=1, max_size=4))
 def test_killed_anywhere_and_resumed_ends_with_the_same_bytes(
     uninterrupted: dict[str, bytes], kills: list[int]
