@@ -108,6 +108,33 @@ def test_a_machine_that_does_not_see_the_job(
     assert "set XDG_CACHE_HOME to a shared folder" in output
 
 
+FOLLOWER = """
+import sys
+from pathlib import Path
+from dagster_pipes import encode_param
+from assets.cluster_launcher import SlurmLauncher
+
+env = {"DAGSTER_PIPES_MESSAGES": encode_param({"path": "messages"})}
+work = "import pathlib, signal, sys, time; save = lambda *_: (pathlib.Path('saved').touch(), sys.exit()); "
+work += "signal.signal(signal.SIGUSR1, save); print('begun', flush=True); time.sleep(600)"
+SlurmLauncher(machines=int(sys.argv[1])).run([sys.executable, "-c", work], env, Path("log"), grace_s=30)
+"""
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_whoever_launched_it_is_killed_and_it_still_saves(
+    tmp_path: Path, slurm_conf: str, monkeypatch: pytest.MonkeyPatch, machines: int
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", slurm_conf)
+    follower = subprocess.Popen([sys.executable, "-c", FOLLOWER, str(machines)], cwd=tmp_path)
+    log, saved = tmp_path / "log", tmp_path / "saved"
+    wait_until(lambda: log.exists() and "begun" in log.read_text(), 60)
+    follower.kill()
+    follower.wait()
+    wait_until(saved.exists, 40)
+    wait_until(lambda: not subprocess.run(["squeue", "-h"], capture_output=True, check=True).stdout, 20)
+
+
 def test_a_stage_is_launched_on_several_machines(
     tmp_path: Path, slurm_conf: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
