@@ -14,10 +14,18 @@ from pipeline.store import exclusive, open_store
 @click.argument("experiment")
 @root_option
 @set_option
-def run(experiment: str, root: str | None, overrides: Sequence[str]) -> None:
+@click.option("--name", help="Run it under this name: with --set, another experiment of the same YAML.")
+@click.option(
+    "--fork-from",
+    type=click.IntRange(min=0),
+    metavar="G",
+    help="With --name: start from policy[G] of EXPERIMENT, and train on its trajectories as far as `replay` reaches.",
+)
+def run(experiment: str, root: str | None, overrides: Sequence[str], name: str | None, fork_from: int | None) -> None:
     """Run every generation of EXPERIMENT (a name or a path) that is not finished yet, and print the summary.
 
-    Stop it at any time, however hard: the same command goes on from there.
+    Stop it at any time, however hard: the same command goes on from there. What was made by other settings is not
+    gone on with: give the new ones a --name.
     """
     from assets.headless import run_loop
     from assets.instance import open_instance, prepare_home, storage_errors
@@ -26,9 +34,15 @@ def run(experiment: str, root: str | None, overrides: Sequence[str]) -> None:
     from assets.serve import link
     from assets.sources import read_experiment
     from assets.terminal import Terminal
+    from evals.summary import summarize
+    from pipeline.forks import fork_experiment
 
-    source = read_experiment(experiment, overrides)
+    if fork_from is not None and name is None:
+        raise click.UsageError("--fork-from needs --name: the name of the new experiment")
+    source = read_experiment(experiment, [*overrides, *([f"name={name}"] if name else [])])
     store = open_store(root)
+    if fork_from is not None:
+        fork_experiment(store, source.name, read_experiment(experiment).name, fork_from)
     home = prepare_home(store)
     terminal = Terminal()
     with exclusive(str(home / "running" / source.name)), storage_errors(home), open_instance(store) as instance:
@@ -36,7 +50,7 @@ def run(experiment: str, root: str | None, overrides: Sequence[str]) -> None:
             last = run_loop(source, StoreLocation(root=store.root), LocalLauncher(), instance, terminal)
         except KeyboardInterrupt:
             raise TbrmError("stopped from outside (Ctrl-C or SIGTERM); the same command goes on from there") from None
-    _summarize(source.name, experiment, root, overrides)
+    summarize(source.experiment, store)
     option = f" --root {root}" if root else ""
     click.echo(f"\nOpen this run in the Dagster UI: tbrm ui{option}")
     page = f"runs/{last}" if last else f"locations/assets.definitions/asset-groups/{source.name}"
@@ -44,14 +58,6 @@ def run(experiment: str, root: str | None, overrides: Sequence[str]) -> None:
         click.echo(f"then {link(home, DEFAULT_PORT, page)}")
     except TbrmError as error:  # nobody can come in by this link, but the runs are done
         click.echo(f"then http://127.0.0.1:{DEFAULT_PORT}/{page}\nwarning: {error}")
-
-
-def _summarize(name: str, experiment: str, root: str | None, overrides: Sequence[str]) -> None:
-    """The table and picture of the finished experiment."""
-    from evals.summary import summarize
-    from pipeline.config import load_experiment
-
-    summarize(load_experiment(experiment, overrides), open_store(root))
 
 
 @click.command()

@@ -19,13 +19,13 @@ from pydantic import Field
 from assets.launcher import Launcher
 from assets.resources import StoreLocation
 from assets.run_config import check_benchmarks, check_local, check_name, check_overrides, check_server
-from assets.sources import read_experiment
+from assets.sources import ExperimentSource, read_experiment
 from assets.stage_run import run_command
 from assets.stages import GPU_POOL
 from evals.markdown import scores_markdown
 from evals.scores import read_scores
 from evals.targets import target_of
-from pipeline.config import Experiment
+from pipeline.config import changed_experiment
 from pipeline.errors import TbrmError
 
 EVALUATED_KEY = ["evaluated_policies"]
@@ -48,7 +48,7 @@ class PolicyEvaluation(Config):
     overrides: list[str] = Field(default=[], description="Fields of the experiment set for this run only.")
     replace: bool = Field(default=False, description="Measure anew what is scored already; the old one is kept.")
 
-    def read(self) -> Experiment | None:
+    def read(self) -> ExperimentSource | None:
         """The experiment, with the overrides; None where none is named. Raises TbrmError for what no run may set."""
         check_local("source", self.source)
         if not self.experiment:
@@ -56,26 +56,25 @@ class PolicyEvaluation(Config):
             check_server(None, self.policy)
             return None
         check_name("experiment", self.experiment)
-        yaml = read_experiment(self.experiment).experiment
-        run = read_experiment(self.experiment, self.overrides).experiment
+        source = read_experiment(self.experiment)
+        yaml, run = source.experiment, changed_experiment(source.experiment, self.overrides)
         check_overrides(yaml, run)
         check_benchmarks("benchmarks", self.benchmarks, yaml.evaluation.benchmarks if yaml.evaluation else ())
         check_server(yaml, self.policy)
-        return run
+        return ExperimentSource(source.path, run)
 
-    def arguments(self, location: Sequence[str]) -> list[str]:
-        """The `tbrm evaluate` command line; `location` are the options that name the store."""
+    def arguments(self, source: ExperimentSource | None, location: Sequence[str]) -> list[str]:
+        """The `tbrm evaluate` command line for what was `read`; `location` are the options that name the store."""
         named = {
-            "--experiment": self.experiment,
             "--benchmarks": ",".join(self.benchmarks),
             "--source": self.source,
             "--max-problems": str(self.max_problems or ""),
         }
         options = [part for option, value in named.items() if value for part in (option, value)]
-        sets = [part for override in self.overrides for part in ("--set", override)]
+        experiment = source.arguments() if source else []
         flags = ["--replace"] if self.replace else []
         # Behind `--` nothing is an option, whatever it begins with.
-        return ["evaluate", *options, *sets, *flags, *location, "--", self.policy]
+        return ["evaluate", *experiment, *options, *flags, *location, "--", self.policy]
 
 
 @asset(
@@ -104,14 +103,15 @@ def by_hand_job() -> UnresolvedAssetJobDefinition:
 def _evaluate(
     context: AssetExecutionContext, config: PolicyEvaluation, launcher: Launcher, location: StoreLocation
 ) -> MaterializeResult[Any]:
-    try:
-        experiment = config.read()
-    except TbrmError as error:
-        raise Failure(str(error), allow_retries=False) from error
-    finished = run_command(context, config.arguments(location.arguments()), launcher, 1)
     store = location.open()
     try:
-        target = target_of(store, config.policy, experiment.named_servers if experiment else ())
+        read = config.read()
+        source = read.keep(store) if read else None
+    except TbrmError as error:
+        raise Failure(str(error), allow_retries=False) from error
+    finished = run_command(context, config.arguments(source, location.arguments()), launcher, 1)
+    try:
+        target = target_of(store, config.policy, source.experiment.named_servers if source else ())
         scores = read_scores(store, target.dataset, target.generation)
     except TbrmError as error:
         raise Failure(f"the scores cannot be read back: {error}", allow_retries=False) from error

@@ -13,21 +13,23 @@ from dagster import (
 )
 from dagster._core.utils import make_new_run_id
 
+from assets.alike import check_whole
 from assets.definitions import build_definitions
 from assets.graph import base_job, generation_job
 from assets.launcher import Launcher
 from assets.logged import register_logged
-from assets.publish import failed_checks, latest_materialization, partition_name, publish_next, report_policy
+from assets.publish import failed_checks, latest_materialization, partition_name, report_published
 from assets.resources import StoreLocation
 from assets.rollout_service import rollout_service
 from assets.runs import was_interrupted, why_failed
 from assets.sensors import HEADLESS_TAG
 from assets.sources import ExperimentSource
 from assets.stage_run import PROGRESS_TAG
-from assets.stages import Stage, is_evaluated, is_finished, looped_stages, stages_of
+from assets.stages import BASE_SCORES, TRAINED_POLICY, Stage, is_evaluated, is_finished, looped_stages, stages_of
 from assets.terminal import Terminal
 from pipeline.errors import TbrmError
-from pipeline.policy import pointer_path, resolve_published
+from pipeline.forks import first_generation
+from pipeline.policy import pointer_path
 from pipeline.store import Store
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -59,24 +61,30 @@ def run_loop(
 ) -> str | None:
     """Run every generation that is not finished yet; each is one Dagster run. Returns the id of the last run, if any.
 
-    The caller holds the experiment's lock. Raises TbrmError with the failed stage's own message.
+    The caller holds the experiment's lock. Raises StoreError, before anything runs, where the store has what other
+    settings made; TbrmError with the failed stage's own message.
     """
+    store = location.open()
+    check_whole(store, source.experiment)
+    source = source.keep(store)
     definitions = build_definitions([source], store=location, launcher=launcher)
     jobs = {name: definitions.resolve_job_def(name) for name in (base_job(source.name), generation_job(source.name))}
-    loop = Loop(source, location.open(), instance, jobs, terminal)
+    loop = Loop(source, store, instance, jobs, terminal)
     close_dead_runs(instance, source.name)
-    last = _run(loop, base_job(source.name), [s for s in stages_of(source.experiment) if not s.partitioned], None)
-    register_logged(instance, loop.store)
-    report_policy(instance, source.experiment, resolve_published(loop.store, source.name, 0), 0, {})
+    first = first_generation(store, source.name)
+    once = [s for s in stages_of(source.experiment) if not s.partitioned and not (first and s is BASE_SCORES)]
+    last = _run(loop, base_job(source.name), once, None)
+    register_logged(instance, store)
+    report_published(instance, store, source.experiment, 0)
     log = Path(instance.storage_directory()) / f"rollout-service-{source.name}.log"
     with rollout_service(source.experiment, loop.store, [*source.arguments(), *location.arguments()], log) as service:
-        for generation in range(source.experiment.generations):
+        for generation in range(first, source.experiment.generations):
             terminal.generation(generation, source.experiment.generations)
             due = [s for s in looped_stages(source.experiment) if is_evaluated(s, source.experiment, generation)]
             if service is not None and not all(_is_done(loop, stage, generation) for stage in due):
                 service.ensure()
             last = _run(loop, generation_job(source.name), due, generation) or last
-            _publish(loop, generation)
+            _report(loop, generation)
     return last
 
 
@@ -117,14 +125,20 @@ def _is_done(loop: Loop, stage: Stage, generation: int | None) -> bool:
     """Committed in the store and in Dagster's history: what another command made is still run once, to be shown."""
     if not is_finished(stage, loop.store, loop.source.experiment, generation or 0):
         return False
+    if stage is TRAINED_POLICY and not _is_published(loop, (generation or 0) + 1):
+        return False
     partition = None if generation is None else partition_name(generation)
     return latest_materialization(loop.instance, AssetKey([loop.name, stage.name]), partition) is not None
 
 
-def _publish(loop: Loop, generation: int) -> None:
-    failed = failed_checks(loop.instance, loop.source.experiment, generation)
-    if failed and not loop.store.fs.exists(pointer_path(loop.store, loop.name, generation + 1)):
+def _report(loop: Loop, generation: int) -> None:
+    """Tell Dagster of policy[g+1]. Raises TbrmError where the training of generation g did not publish one."""
+    if not report_published(loop.instance, loop.store, loop.source.experiment, generation + 1):
+        failed = failed_checks(loop.instance, loop.source.experiment, generation) or ["made_progress"]
         raise TbrmError(
             f"policy[{generation + 1}] is not published: {', '.join(failed)} failed on trained_policy[{generation}]"
         )
-    publish_next(loop.instance, loop.store, loop.source.experiment, generation)
+
+
+def _is_published(loop: Loop, generation: int) -> bool:
+    return loop.store.fs.exists(pointer_path(loop.store, loop.name, generation))

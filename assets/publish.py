@@ -1,4 +1,4 @@
-"""From trained_policy[g] to policy[g+1]: the pointer in the store and the event in Dagster."""
+"""policy[g] as Dagster sees it: an event for each policy that the store has published."""
 
 from dagster import (
     AssetCheckKey,
@@ -12,17 +12,9 @@ from dagster import (
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from assets.checks import BLOCKING
-from assets.stages import TRAINED_POLICY, trained_folder
+from assets.stages import TRAINED_POLICY
 from pipeline.config import Experiment
-from pipeline.policy import (
-    POLICY_JSON,
-    PolicyRef,
-    pointer_path,
-    publish_policy,
-    read_policy_json,
-    resolve_published,
-    trained_policy_folder,
-)
+from pipeline.policy import PolicyRef, pointer_path, published, resolve_published
 from pipeline.store import Store
 
 _CHECKS_LOOKED_AT = 200
@@ -57,18 +49,6 @@ def failed_checks(instance: DagsterInstance, experiment: Experiment, generation:
     return failed
 
 
-def publish_next(instance: DagsterInstance, store: Store, experiment: Experiment, generation: int) -> PolicyRef:
-    """Publish trained_policy[`generation`] as policy[`generation` + 1]. Doing it again changes nothing.
-
-    Raises StoreError when that generation already holds another policy.
-    """
-    folder = trained_policy_folder(store, experiment.name, generation)
-    parents: dict[str, str] = read_policy_json(folder)["parents"]
-    policy = publish_policy(store, experiment.name, generation + 1, folder, parents)
-    report_policy(instance, experiment, policy, generation + 1, parents)
-    return policy
-
-
 def report_policy(
     instance: DagsterInstance, experiment: Experiment, policy: PolicyRef, generation: int, parents: dict[str, str]
 ) -> None:
@@ -92,15 +72,10 @@ def report_policy(
     )
 
 
-def ensure_published(instance: DagsterInstance, store: Store, experiment: Experiment, generation: int) -> None:
-    """Before policy[`generation`] is used: publish it if its training is done and passed its checks.
-
-    The sensor does the same a little later; a stage started by hand, or the next run of a range, need not wait for it.
-    """
-    if store.fs.exists(pointer_path(store, experiment.name, generation)):
-        policy = resolve_published(store, experiment.name, generation)
-        report_policy(instance, experiment, policy, generation, {})
-    elif generation > 0 and store.fs.exists(f"{trained_folder(store, experiment, generation - 1)}/{POLICY_JSON}"):
-        if failed_checks(instance, experiment, generation - 1):
-            return
-        publish_next(instance, store, experiment, generation - 1)
+def report_published(instance: DagsterInstance, store: Store, experiment: Experiment, generation: int) -> bool:
+    """Tell Dagster of policy[`generation`] where it is published (by the training of the generation before)."""
+    if not store.fs.exists(pointer_path(store, experiment.name, generation)):
+        return False
+    policy = resolve_published(store, experiment.name, generation)
+    report_policy(instance, experiment, policy, generation, published(store, experiment.name, generation)["parents"])
+    return True

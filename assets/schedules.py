@@ -13,7 +13,7 @@ from dagster import (
 )
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from assets.publish import ensure_published, partition_name
+from assets.publish import partition_name, report_published
 from assets.resources import StoreLocation
 from assets.sources import ExperimentSource
 from assets.stages import BASE_SCORES, BENCHMARK_SCORES, PINNED_SCORES, Stage
@@ -57,7 +57,7 @@ def evaluation_schedule(source: ExperimentSource) -> ScheduleDefinition:
             generation = newest_policy(opened, source.name)
         except TbrmError as error:
             return SkipReason(str(error))
-        ensure_published(context.instance, opened, source.experiment, generation)
+        report_published(context.instance, opened, source.experiment, generation)
         setting = setting_of(source.experiment)
         target = target_of(opened, f"{source.name}:{generation}")
         if not is_scored(setting, opened, target, plan_entries(setting)):

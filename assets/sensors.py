@@ -1,4 +1,4 @@
-"""What drives the loop: publishing a trained policy, and asking for the next generation."""
+"""What drives the loop: a trained policy asks for the next generation."""
 
 from dagster import (
     AssetKey,
@@ -18,7 +18,7 @@ from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from assets.graph import generation_job
 from assets.logged import register_logged
-from assets.publish import failed_checks, partition_name, publish_next
+from assets.publish import failed_checks, partition_name, report_published
 from assets.resources import StoreLocation
 from assets.runs import runs_of, why_failed
 from assets.sources import ExperimentSource
@@ -32,14 +32,14 @@ _EVENTS_A_TICK = 50
 
 
 def publish_sensor(source: ExperimentSource) -> SensorDefinition:
-    """`<experiment>_publish`: trained_policy[g], its checks passed, becomes policy[g+1]; generation g+1 runs."""
+    """`<experiment>_publish`: after trained_policy[g], its checks passed, generation g+1 runs."""
 
     @sensor(
         name=f"{source.name}_publish",
         job_name=generation_job(source.name),
         minimum_interval_seconds=5,
         default_status=DefaultSensorStatus.STOPPED,
-        description=f"Publishes what {source.name} trained and runs its next generation, until all "
+        description=f"Runs the next generation of {source.name} when a policy is trained, until all "
         f"{source.experiment.generations} are done. Switch it off to pause the loop.",
     )
     def publish(context: SensorEvaluationContext, store: StoreLocation) -> SensorResult | SkipReason:
@@ -59,16 +59,15 @@ def publish_sensor(source: ExperimentSource) -> SensorDefinition:
         requests: list[RunRequest] = []
         for record, run in finished:
             generation = int(record.partition_key or 0)
-            failed = failed_checks(context.instance, source.experiment, generation)
-            if failed:
-                context.log.error(
-                    f"policy[{generation + 1}] is not published: {', '.join(failed)} failed on trained_policy"
-                )
-                continue
             try:
-                publish_next(context.instance, store.open(), source.experiment, generation)
+                known = report_published(context.instance, store.open(), source.experiment, generation + 1)
             except TbrmError as error:
-                context.log.error(f"policy[{generation + 1}] is not published: {error}")
+                context.log.error(str(error))
+                continue
+            failed = failed_checks(context.instance, source.experiment, generation)
+            if failed or not known:
+                why = f"{', '.join(failed)} failed on trained_policy" if failed else "training changed nothing"
+                context.log.error(f"the loop ends with generation {generation}: {why}")
                 continue
             following = generation + 1
             if not (run and HEADLESS_TAG in run.tags) and is_wanted(context.instance, store.open(), source, following):

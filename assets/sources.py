@@ -5,25 +5,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import Experiment, experiments_folder, find_experiment, load_experiment
+from pipeline.configurations import configuration_file, keep_configuration
 from pipeline.errors import TbrmError
+from pipeline.store import Store
 
 
 @dataclass(frozen=True)
 class ExperimentSource:
-    """A valid experiment and the file (with overrides) that a stage's own process will read again."""
+    """A valid experiment and the file (with overrides) that it was read from."""
 
-    path: Path
+    path: str
     experiment: Experiment
     overrides: tuple[str, ...] = ()
+    kept: bool = False
+    """Whether the file is one that the store keeps: resolved, named by its content, and so the same for ever."""
 
     @property
     def name(self) -> str:
         return self.experiment.name
 
-    def arguments(self, overrides: Sequence[str] = ()) -> list[str]:
+    def keep(self, store: Store) -> "ExperimentSource":
+        """The same, resolved, as a file of the store: whatever becomes of the YAML, its stages run what was checked."""
+        path = configuration_file(store, keep_configuration(store, self.experiment))
+        return ExperimentSource(path, self.experiment, kept=True)
+
+    def arguments(self) -> list[str]:
         """Command-line options that make a `tbrm` command see this experiment."""
-        sets = [part for override in (*self.overrides, *overrides) for part in ("--set", override)]
-        return ["--experiment", str(self.path), *sets]
+        return ["--experiment", self.path, *(part for override in self.overrides for part in ("--set", override))]
 
 
 @dataclass(frozen=True)
@@ -55,5 +63,5 @@ def read_experiments(folder: Path | None = None) -> tuple[list[ExperimentSource]
 
 def read_experiment(name_or_path: str, overrides: Sequence[str] = ()) -> ExperimentSource:
     """One experiment by name or path. Raises ConfigError."""
-    path = find_experiment(name_or_path).resolve()
-    return ExperimentSource(path, load_experiment(str(path), overrides), tuple(overrides))
+    path = str(find_experiment(name_or_path).resolve())
+    return ExperimentSource(path, load_experiment(path, overrides), tuple(overrides))

@@ -1,6 +1,7 @@
 """One asset from one stage: run its command in a process tree of its own, check what it left, report it."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from dagster import (
@@ -11,6 +12,7 @@ from dagster import (
     Config,
     Failure,
     MaterializeResult,
+    MetadataValue,
     PartitionsDefinition,
     ResourceParam,
     asset,
@@ -21,15 +23,15 @@ from assets.checks import BLOCKING, CHECKS
 from assets.cluster_launcher import launcher_of
 from assets.launcher import Launcher
 from assets.metadata import describe, table_metadata
-from assets.publish import ensure_published, publish_next
+from assets.publish import report_published
 from assets.resources import StoreLocation
 from assets.run_config import check_overrides
 from assets.sources import ExperimentSource, read_experiment
 from assets.stage_run import run_command
 from assets.stages import BASE_POLICY, TRAINED_POLICY, Stage, is_finished
-from pipeline.config import Experiment
+from pipeline.config import changed_experiment
 from pipeline.errors import TbrmError
-from pipeline.store import Store
+from pipeline.store import Store, open_store
 
 _OF_NO_GENERATION = ("base-policy", "logged-labels")
 
@@ -95,10 +97,11 @@ def run_stage(
     """Run one stage of one generation to its end. Raises Failure with the stage's own message when it fails."""
     generation = int(context.partition_key) if stage.partitioned else 0
     store = location.open()
-    experiment = _experiment_now(source, config)
+    run = _source_of_stage(context, source, config, store)
+    experiment = run.experiment
     if "policy" in stage.after:
-        ensure_published(context.instance, store, experiment, generation)
-    arguments = [stage.command, *source.arguments(config.overrides), *location.arguments()]
+        report_published(context.instance, store, experiment, generation)
+    arguments = [stage.command, *run.arguments(), *location.arguments()]
     if stage.options is not None:
         arguments += stage.options
     elif stage.command not in _OF_NO_GENERATION:
@@ -113,7 +116,7 @@ def run_stage(
     if not is_finished(stage, store, experiment, generation):
         raise finished.refused("the stage ended normally, but its result is not committed in the store")
     if stage is BASE_POLICY:
-        ensure_published(context.instance, store, experiment, 0)
+        report_published(context.instance, store, experiment, 0)
     try:
         checks = [
             CHECKS[stage.name, name](store, experiment, generation).to_result(name, [source.name, stage.name])
@@ -122,28 +125,34 @@ def run_stage(
         described = table_metadata(stage, store, experiment, generation)
     except TbrmError as error:
         raise Failure(f"the result cannot be read back: {error}", allow_retries=False) from error
-    if stage is TRAINED_POLICY and not any(check.passed is False and check.check_name in BLOCKING for check in checks):
-        _publish(context, store, experiment, generation)
+    if stage is TRAINED_POLICY:
+        report_published(context.instance, store, experiment, generation + 1)
     return MaterializeResult(
         asset_key=[source.name, stage.name],
-        metadata={**finished.metadata(), **described},
+        metadata={**finished.metadata(), **described, "configuration": MetadataValue.path(run.path)},
         check_results=checks,
     )
 
 
-def _publish(context: AssetExecutionContext, store: Store, experiment: Experiment, generation: int) -> None:
-    """policy[g+1], where that generation holds no other policy yet: trained again, it is kept but not published."""
-    try:
-        publish_next(context.instance, store, experiment, generation)
-    except TbrmError as error:
-        context.log.warning(f"policy[{generation + 1}] is not published: {error}")
+def _source_of_stage(
+    context: AssetExecutionContext, source: ExperimentSource, config: StageConfig, store: Store
+) -> ExperimentSource:
+    """The experiment as its file said it when this run began, with this stage's overrides.
 
-
-def _experiment_now(source: ExperimentSource, config: StageConfig) -> Experiment:
-    """The experiment as its file and this run's overrides say it now: a change needs no reload of the definitions."""
+    A change of the file needs no reload of the definitions, and none while a run is under way reaches its stages.
+    """
     try:
-        run = read_experiment(str(source.path), (*source.overrides, *config.overrides)).experiment
-        check_overrides(read_experiment(str(source.path), source.overrides).experiment, run)
-        return run
+        whole = source if source.kept else _kept_for_run(context.run_id, source.path, source.overrides, store.root)
+        if not config.overrides:
+            return whole
+        run = changed_experiment(whole.experiment, config.overrides)
+        check_overrides(whole.experiment, run)
+        return ExperimentSource(whole.path, run).keep(store)
     except TbrmError as error:
         raise Failure(str(error), allow_retries=False) from error
+
+
+@lru_cache(maxsize=16)
+def _kept_for_run(run_id: str, path: str, overrides: tuple[str, ...], root: str) -> ExperimentSource:
+    """All steps of a run are made in one process, which asks the file once."""
+    return read_experiment(path, overrides).keep(open_store(root))

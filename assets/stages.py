@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from evals.pinned import pinned_are_scored
+from evals.scores import is_measured
 from pipeline.config import Experiment
 from pipeline.logged_labels import missing_labels
 from pipeline.policy import POLICY_JSON, pointer_path
@@ -154,6 +155,8 @@ def is_finished(stage: Stage, store: Store, experiment: Experiment, generation: 
         return pinned_are_scored(experiment, store)
     if stage.table is None:
         return store.fs.exists(f"{trained_folder(store, experiment, generation)}/{POLICY_JSON}")
+    if stage.table == "scores":
+        return is_measured(store, experiment.name, generation + stage.offset)
     return store.partition(experiment.name, stage.table, generation + stage.offset).is_committed()
 
 

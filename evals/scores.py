@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
+from pipeline.policy import pointer_path, published
 from pipeline.store import Partition, Store
 
 COLUMNS = (
@@ -45,6 +46,8 @@ class EntryRecord:
     """Ids of problems that cannot be answered as stated."""
     remark: str = ""
     """How the problems differ from those that the registry knows."""
+    policy_id: str = ""
+    """The policy that was measured. Empty in scores written before this was noted: their rows name it."""
 
     @property
     def shards(self) -> range:
@@ -82,9 +85,38 @@ def read_entries(partition: Partition) -> dict[str, EntryRecord]:
     return {tree["name"]: EntryRecord(**tree) for tree in json.loads(text)}
 
 
+def measured_policies(partition: Partition) -> set[str]:
+    """The policies that a scores partition is of: one, unless it was damaged."""
+    return {
+        record.policy_id or str(partition.read_shard(record.first_shard, ["policy_id"])["policy_id"][0])
+        for record in read_entries(partition).values()
+    }
+
+
+def is_measured(store: Store, dataset: str, generation: int) -> bool:
+    """Whether policy[`generation`] has scores, and they are of what is published under that number now."""
+    partition = store.partition(dataset, "scores", generation)
+    if not partition.is_committed():
+        return False
+    return not store.fs.exists(pointer_path(store, dataset, generation)) or measured_policies(partition) == {
+        str(published(store, dataset, generation)["policy_id"])
+    }
+
+
 def read_scores(store: Store, dataset: str, generation: int, label: str | None = None) -> dict[str, Scores]:
-    """Scores of policy[`generation`] by benchmark; `label` reads a regraded version. Raises StoreError."""
+    """Scores of policy[`generation`] by benchmark; `label` reads a regraded version.
+
+    Raises StoreError when there are none, and when they are of another policy than the one published now.
+    """
     partition = store.partition(dataset, f"scores@{label}" if label else "scores", generation)
+    if store.fs.exists(pointer_path(store, dataset, generation)):
+        now = str(published(store, dataset, generation)["policy_id"])
+        if other := measured_policies(partition) - {now}:
+            again = f", then `tbrm regrade {dataset}:{generation} --label {label} --replace`" if label else ""
+            raise StoreError(
+                f"{partition.name} holds scores of policy {', '.join(sorted(other))}, and policy[{generation}] is now "
+                f"{now}: run `tbrm evaluate -e {dataset} -g {generation}`{again}"
+            )
     found: dict[str, Scores] = {}
     for name, record in read_entries(partition).items():
         rows = pa.concat_tables([partition.read_shard(index, COLUMNS) for index in record.shards])

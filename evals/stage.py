@@ -16,12 +16,12 @@ from evals.grading import grade_responses, verifier_versions
 from evals.metrics import summarize
 from evals.plan import Entry, Setting, plan_entries, rewards_for, setting_of
 from evals.responses import Sampler, write_responses
-from evals.scores import EntryRecord, read_entries, scores_of_table
+from evals.scores import EntryRecord, measured_policies, read_entries, scores_of_table
 from evals.targets import Target
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.experiment import check_generation
 from pipeline.errors import StoreError
-from pipeline.policy import check_undamaged, resolve_candidate
+from pipeline.policy import check_undamaged, resolve_published
 from pipeline.rewards import GradeItem, Grader
 from pipeline.stage import StageReport
 from pipeline.store import Manifest, Partition, Stat, Store
@@ -38,7 +38,7 @@ def run_evaluate(
     """Measure policy[`generation`] of an experiment on its benchmarks (or on `benchmarks`). See `evaluate`."""
     check_generation(experiment, generation, policies=True)
     setting = setting_of(experiment)
-    target = Target(resolve_candidate(store, experiment.name, generation), experiment.name, generation)
+    target = Target(resolve_published(store, experiment.name, generation), experiment.name, generation)
     return evaluate(setting, store, target, plan_entries(setting, benchmarks, source), replace)
 
 
@@ -53,6 +53,7 @@ def evaluate(
     """Write the policy's `scores`; entries scored already with the same protocol and verifier are not done again.
 
     Further entries join those that the partition holds; an entry whose protocol or verifier changed needs `replace`.
+    Scores of another policy, which was published under the same number before, are moved aside.
     A killed run goes on at the first missing shard of responses. `answerer` answers instead of the policy's own engine:
     responses made elsewhere go through the same harness.
     Raises TbrmError for unknown benchmarks or verifiers, StoreError for a changed entry without `replace`.
@@ -62,6 +63,8 @@ def evaluate(
     there, keys, todo = _open(setting, store, target, entries)
     if not todo:
         return report_of("evaluate", partition.manifest(), started, skipped=True)
+    if there and measured_policies(partition) != {target.policy.policy_id}:
+        there, replace = {}, True  # of a policy that this one took the place of: kept aside, and none of them joins
     changed = [entry.name for entry in todo if entry.name in there]
     if changed and not replace:
         raise StoreError(
@@ -94,9 +97,10 @@ def evaluate(
                     shard_count=len(graded),
                     flawed=entry.flawed,
                     remark=entry.remark,
+                    policy_id=target.policy.policy_id,
                 )
             )
-    manifest = write_scores(partition, tables, records, parents, bool(there))
+    manifest = write_scores(partition, tables, records, parents, partition.is_committed())
     return report_of("evaluate", manifest, started, skipped=False)
 
 

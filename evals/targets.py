@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.config.rollouts import is_endpoint
 from pipeline.endpoint import endpoint_policy
 from pipeline.errors import TbrmError
-from pipeline.policy import PolicyRef, foreign_policy, resolve_candidate
+from pipeline.policy import PolicyRef, foreign_policy, resolve_published
 from pipeline.store import Partition, Store
 
 EVALUATED = "evaluated"
@@ -39,7 +39,7 @@ def target_of(store: Store, text: str, named: Sequence[str] = ()) -> Target:
     if found:
         dataset = found[1]
         generation = newest_policy(store, dataset) if found[2] == "latest" else int(found[2])
-        return Target(resolve_candidate(store, dataset, generation), dataset, generation)
+        return Target(resolve_published(store, dataset, generation), dataset, generation)
     return foreign_target(text, named)
 
 

@@ -21,12 +21,14 @@ def write_prompts(
     generation: int,
     tokenizer: Any,
     context: int | None,
+    configuration: str | None = None,
     replace: bool = False,
 ) -> Manifest:
     """The generation's draw as table `prompts`; shard k holds the prompts of rollouts shard k.
 
     A prompt longer than `prompts.max_prompt_tokens`, or one that leaves no room for a response in a `context` of so
-    many tokens (None: not known), goes to table `quarantine` with its reason. Raises TbrmError when none is left.
+    many tokens (None: not known), goes to table `quarantine` with its reason. `configuration` is the kept one that
+    runs. Raises TbrmError when none is left.
     """
     partition = store.partition(experiment.name, "prompts", generation)
     limit = experiment.prompts.max_prompt_tokens
@@ -54,11 +56,11 @@ def write_prompts(
     ]
     aside = store.partition(experiment.name, "quarantine", generation)
     if replace or not aside.is_committed() or aside.manifest().config_hash != config_hash:
-        with aside.writer(config_hash, {}, replace) as writer:
+        with aside.writer(config_hash, {}, replace, configuration) as writer:
             writer.write(0, pa.Table.from_pylist(bad, SCHEMAS["quarantine"]))
             writer.commit(1)
     size = config.prompts_per_shard
-    with partition.writer(config_hash, {}, replace) as writer:
+    with partition.writer(config_hash, {}, replace, configuration) as writer:
         for index, start in enumerate(range(0, len(rows), size)):
             writer.write(index, pa.Table.from_pylist(rows[start : start + size], SCHEMAS["prompts"]))
         return writer.commit(-(-len(rows) // size), {"too_long": len(bad)}, tokenizer_info(tokenizer))

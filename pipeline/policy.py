@@ -103,21 +103,29 @@ def pointer_path(store: Store, dataset: str, generation: int) -> str:
 
 
 def publish_policy(
-    store: Store, dataset: str, generation: int, folder: str | Path, parents: Mapping[str, str]
+    store: Store,
+    dataset: str,
+    generation: int,
+    folder: str | Path,
+    parents: Mapping[str, str],
+    replace: bool = False,
+    configuration: str | None = None,
 ) -> PolicyRef:
     """Make the finished policy in `folder` policy[`generation`] of an experiment; again is no change.
 
-    Raises StoreError when another policy already has that generation.
+    `configuration`: the kept configuration that made it, where nothing else says so. Raises StoreError when another
+    policy already has that generation, unless `replace`: the caller then knows that nothing stands on it.
     """
     policy_id: str = read_policy_json(folder)["policy_id"]
     path = pointer_path(store, dataset, generation)
     if store.fs.exists(path):
         there = _read_pointer(store, path)["policy_id"]
-        if there != policy_id:
+        if there == policy_id:
+            return resolve_published(store, dataset, generation)
+        if not replace:
             raise StoreError(
                 f"{path} is policy {there} already, not {policy_id}: later generations were sampled from it"
             )
-        return resolve_published(store, dataset, generation)
     folder = Path(folder).resolve()
     root = local_root(store).resolve()
     location = str(folder)
@@ -127,6 +135,8 @@ def publish_policy(
     tree = {"policy_id": policy_id, "folder": location, "parents": dict(sorted(parents.items()))}
     if tokenizer := read_policy_json(folder).get("tokenizer"):
         tree["tokenizer"] = tokenizer
+    if configuration:
+        tree["configuration"] = configuration
     store.write_atomic(path, (json.dumps(tree, indent=1) + "\n").encode())
     return PolicyRef(policy_id, str(folder), generation)
 
@@ -134,7 +144,14 @@ def publish_policy(
 def resolve_published(store: Store, dataset: str, generation: int) -> PolicyRef:
     """policy[`generation`] of an experiment. Raises StoreError when it is not published yet."""
     tree = published(store, dataset, generation)
-    return PolicyRef(tree["policy_id"], str(published_folder(store, tree)), generation)
+    folder = published_folder(store, tree)
+    if (folder / POLICY_JSON).is_file() and (there := read_policy_json(folder).get("policy_id")) != tree["policy_id"]:
+        raise StoreError(
+            f"{folder} holds policy {there}, and policy[{generation}] of {dataset} was published from it as "
+            f"{tree['policy_id']}: restore that one. Where nothing was made from it yet, "
+            f"`tbrm train --experiment {dataset} --generation {generation - 1}` publishes what is there"
+        )
+    return PolicyRef(tree["policy_id"], str(folder), generation)
 
 
 def published_folder(store: Store, pointer: Mapping[str, Any]) -> Path:
@@ -144,7 +161,8 @@ def published_folder(store: Store, pointer: Mapping[str, Any]) -> Path:
 
 
 def published(store: Store, dataset: str, generation: int) -> dict[str, Any]:
-    """What is published as policy[`generation`]: policy_id, folder, parents, and its tokenizer, where that is noted.
+    """What is published as policy[`generation`]: policy_id, folder, parents; its tokenizer and the configuration that
+    made it, where that is noted.
 
     Raises StoreError when nothing is published yet.
     """
@@ -160,7 +178,8 @@ def published(store: Store, dataset: str, generation: int) -> dict[str, Any]:
 def _read_pointer(store: Store, path: str) -> dict[str, Any]:
     try:
         tree = json.loads(store.read_bytes(path))
-        return {"tokenizer": tree.get("tokenizer")} | {name: tree[name] for name in ("policy_id", "folder", "parents")}
+        noted = {name: tree.get(name) for name in ("tokenizer", "configuration")}
+        return noted | {name: tree[name] for name in ("policy_id", "folder", "parents")}
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{path} is damaged ({error!r}): restore it, or delete it and run the stage that publishes the policy again"
@@ -170,18 +189,6 @@ def _read_pointer(store: Store, path: str) -> dict[str, Any]:
 def resolve_policy(store: Store, experiment: Experiment, generation: int) -> PolicyRef:
     """policy[g] of `experiment`. Raises StoreError naming the stage to run first."""
     return resolve_published(store, experiment.name, generation)
-
-
-def resolve_candidate(store: Store, dataset: str, generation: int) -> PolicyRef:
-    """policy[g], or the finished trained_policy[g-1] that is not published yet: scores may decide whether it will be.
-
-    Raises StoreError naming the stage to run first.
-    """
-    if not store.fs.exists(pointer_path(store, dataset, generation)):
-        folder = trained_policy_folder(store, dataset, generation - 1)
-        if (folder / POLICY_JSON).is_file():
-            return PolicyRef(read_policy_json(folder)["policy_id"], str(folder), generation)
-    return resolve_published(store, dataset, generation)
 
 
 def check_undamaged(policy: PolicyRef) -> None:

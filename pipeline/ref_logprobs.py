@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import Experiment, stage_hash
+from pipeline.configurations import check_alike, keep_configuration
 from pipeline.model_facts import refuse_large_on_cpu
 from pipeline.models import device, load_model
 from pipeline.policy import PolicyRef, check_undamaged, foreign_policy, policy_tokenizer, published, resolve_policy
@@ -23,6 +24,8 @@ from pipeline.tokenizer import check_ids, check_table
 
 REFERENCE_PARENT = "reference policy"
 """Parent of a `ref_logprobs` partition: the identity (`reference_id`) of the reference that scored it."""
+DECIDES = ("reference.policy", "reference.revision", "policy.dtype", "training.temperature")
+"""Fields in which the generations of an experiment are alike."""
 _COLUMNS = ("trajectory_id", "prompt_token_ids", "response_token_ids", "response_mask")
 
 
@@ -52,11 +55,13 @@ def run_ref_logprobs(
     config_hash = stage_hash(identity, experiment.policy.dtype, source.hash)
     if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
         return _report(manifest, started, skipped=True)
+    if dataset == experiment.name and label is None:
+        check_alike(store, experiment, "ref_logprobs", generation, DECIDES, replace, label_of_rows=True)
     check_undamaged(policy)
     check_table(source, policy_tokenizer(policy.path), f"the reference {policy.policy_id}")
     parents = {rollouts.name: source.hash, REFERENCE_PARENT: identity}
     with (
-        partition.writer(config_hash, parents, replace) as writer,
+        partition.writer(config_hash, parents, replace, keep_configuration(store, experiment)) as writer,
         track(f"ref_logprobs[{generation}]", source.rows, "trajectories") as progress,
     ):
         todo = [index for index in range(len(source.shards)) if not writer.is_done(index)]

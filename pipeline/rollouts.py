@@ -13,6 +13,7 @@ from pipeline.agreement import measure_agreement
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.experiment import check_generation
 from pipeline.config.rollouts import RolloutsConfig
+from pipeline.configurations import check_alike, keep_configuration
 from pipeline.endpoint import endpoint_policy
 from pipeline.engines import Engine, Request, Sample, Sampling, choose_engine, context_length, load_engine
 from pipeline.engines.warm_socket import socket_path
@@ -46,6 +47,11 @@ from pipeline.tokenizer import check_tokenizer, tokenizer_info
 
 # What decides the trajectories that are asked for. All else changes how fast, where, or how closely watched.
 _IN_HASH = {"engine", "policy", "n", "temperature", "top_p", "top_k", "max_tokens", "stop", "max_model_len"}
+DECIDES = (
+    *("seed", "prompts", "policy.dtype", "rollouts.adapter"),
+    *(f"rollouts.{name}" for name in sorted(_IN_HASH - {"engine", "max_model_len"})),
+)
+"""Fields in which the generations of an experiment are alike. Engines differ in the last bits of a log-prob alone."""
 
 
 def run_rollouts(experiment: Experiment, store: Store, generation: int, replace: bool = False) -> StageReport:
@@ -68,7 +74,9 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
     tokenizer = load_tokenizer(folder)
     made_by = tokenizer_info(tokenizer)
     _check_teacher(store, experiment, config, generation, made_by)
-    prompts = write_prompts(experiment, config, store, generation, tokenizer, context, replace)
+    check_alike(store, experiment, "rollouts", generation, DECIDES, replace)
+    configuration = keep_configuration(store, experiment)
+    prompts = write_prompts(experiment, config, store, generation, tokenizer, context, configuration, replace)
     remedy = "Run the stage with --replace, so that the prompts are tokenized again"
     check_tokenizer(prompts.tokenizer, prompts.name, made_by, policy.path, remedy)
     partition = store.partition(experiment.name, "rollouts", generation)
@@ -88,7 +96,7 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
     }
     choice, shards = choose_engine(config, policy.path), len(prompts.shards)
     with (
-        partition.writer(config_hash, parents, replace) as writer,
+        partition.writer(config_hash, parents, replace, configuration) as writer,
         track(f"rollouts[{generation}]", prompts.rows * config.n, "trajectories") as progress,
     ):
         progress.note(f"{choice.name}: {choice.reason}")

@@ -10,6 +10,15 @@ import click
 from pipeline.builtin import TINY_WORDS
 from pipeline.cli_options import experiment_options, json_option, print_report
 from pipeline.config import Experiment, stage_hash
+from pipeline.config.policy import PolicyConfig
+from pipeline.configurations import (
+    Difference,
+    branch,
+    differences,
+    keep_configuration,
+    listed,
+    read_configuration,
+)
 from pipeline.errors import StoreError
 from pipeline.mirror import local_root
 from pipeline.policy import (
@@ -38,11 +47,14 @@ def run_base_policy(experiment: Experiment, store: Store) -> StageReport:
     started = time.monotonic()
     config_hash = stage_hash(experiment.policy.model_dump(exclude={"attention"}), experiment.seed, *_words(experiment))
     if store.fs.exists(pointer_path(store, experiment.name, 0)):
-        made_with = published(store, experiment.name, 0)["parents"].get(CONFIG)
+        pointer = published(store, experiment.name, 0)
+        made_with = pointer["parents"].get(CONFIG)
         if made_with != config_hash:
+            found = differences_of_base(store, experiment)
+            how = f":\n{listed(found)}\n" if found else f" ({made_with}, now {config_hash}). "
             raise StoreError(
-                f"policy[0] of {experiment.name} was made with other settings of `policy` or `seed` ({made_with}, now "
-                f"{config_hash}): give the experiment another name, or delete {store.join(experiment.name)}"
+                f"policy[0] of {experiment.name} was made with other settings of `policy` or `seed`{how}"
+                f"Start another experiment: {branch(experiment.name)}; or delete {store.join(experiment.name)}"
             )
         return StageReport("base_policy", experiment.name, 0, 0, time.monotonic() - started, True, {})
     root = local_root(store) / experiment.name / "base_policy"
@@ -51,9 +63,18 @@ def run_base_policy(experiment: Experiment, store: Store) -> StageReport:
         rows, metrics = 0, dict[str, Metric]()
         if experiment.policy.warm_start is not None:
             folder, rows, metrics = _imitated(experiment, store, folder, root / "warm_started", config_hash)
-        policy = publish_policy(store, experiment.name, 0, folder, {CONFIG: config_hash})
+        parents, configuration = {CONFIG: config_hash}, keep_configuration(store, experiment)
+        policy = publish_policy(store, experiment.name, 0, folder, parents, configuration=configuration)
     metrics["policy_id"] = policy.policy_id
     return StageReport("base_policy", experiment.name, 0, rows, time.monotonic() - started, False, metrics)
+
+
+def differences_of_base(store: Store, experiment: Experiment) -> list[Difference]:
+    """In which deciding fields policy[0] was made by other settings, as far as its pointer names them."""
+    name = published(store, experiment.name, 0)["configuration"]
+    decides = [f"policy.{field}" for field in PolicyConfig.model_fields if field != "attention"]
+    decides += ["seed", *(["prompts"] if experiment.policy.base == TINY_WORDS else [])]
+    return differences(read_configuration(store, name), experiment.model_dump(mode="json"), decides) if name else []
 
 
 def _base_model(experiment: Experiment, folder: Path, config_hash: str) -> Path:

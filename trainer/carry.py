@@ -12,7 +12,7 @@ from pipeline.config import Experiment
 from pipeline.config.policy import PolicyConfig
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 from pipeline.errors import TbrmError
-from trainer.checkpoint import Checkpoint, newest_good
+from trainer.checkpoint import PREFIX, Checkpoint, newest_good
 
 POLICY, CRITIC = "policy", "critic"
 _log = logging.getLogger(__name__)
@@ -25,19 +25,20 @@ def trained_parts(model: PolicyConfig, training: TrainingConfig) -> dict[str, st
     return {POLICY: weights} | ({CRITIC: critic} if critic else {})
 
 
-def carried(experiment: Experiment, states: Path, generation: int, policy_id: str) -> Path | None:
+def carried(experiment: Experiment, states: Path, generation: int, policy_id: str, first: int = 0) -> Path | None:
     """The checkpoint that training of policy[generation] starts from: the last one of the generation before.
 
-    With `optimizer_state: fresh` it is needed for the critic and the master weights alone. None where there is nothing
+    The `first` generation of an experiment, forked or not, starts from the policy alone. With `optimizer_state: fresh`
+    a checkpoint is needed for the critic and the master weights alone. None where there is nothing
     to carry. Raises TbrmError where there is something that cannot be found, or that does not fit the objective.
     """
-    if generation == 0:
+    if generation == first:
         return None
     training, before = experiment.training, states / f"generation={generation - 1:04d}"
     fresh, wanted = training.optimizer_state == "fresh", trained_parts(experiment.policy, training)
     masters = experiment.policy.dtype != "float32"
-    found = newest_good(before, None, _log.warning)
-    if found is None or found.policy_id != policy_id:
+    found = _state_of(before, policy_id)
+    if found is None:
         lost = [*(["the fp32 master weights"] if masters else []), *(["the critic"] if CRITIC in wanted else [])]
         if lost:
             raise TbrmError(
@@ -55,6 +56,13 @@ def carried(experiment: Experiment, states: Path, generation: int, policy_id: st
             raise _misfit(found, wanted, "Restore the YAML, or start a new experiment with this policy's folder")
         return None
     return found.path if not fresh or masters or CRITIC in wanted else None
+
+
+def _state_of(generation: Path, policy_id: str) -> Checkpoint | None:
+    """The last checkpoint of the job that made a policy. Each job of a generation has a folder there."""
+    jobs = [path for path in sorted(generation.glob("*")) if path.is_dir() and not path.name.startswith(PREFIX)]
+    newest = (newest_good(folder, None, _log.warning) for folder in (*jobs, generation))
+    return next((found for found in newest if found is not None and found.policy_id == policy_id), None)
 
 
 def _check_fits(found: Checkpoint, wanted: Mapping[str, str]) -> None:

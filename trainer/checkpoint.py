@@ -14,7 +14,7 @@ from pipeline.errors import TbrmError
 from pipeline.store import sync_folder
 
 CHECKPOINT_JSON = "checkpoint.json"
-_PREFIX = "update-"
+PREFIX = "update-"
 _TEMP = "_tmp."
 
 
@@ -38,7 +38,7 @@ class Checkpoint:
 
 
 def checkpoint_path(root: Path, update: int) -> Path:
-    return root / f"{_PREFIX}{update:08d}"
+    return root / f"{PREFIX}{update:08d}"
 
 
 def write_checkpoint(checkpoint: Checkpoint, save: Callable[[Path], None], leader: bool) -> None:
@@ -90,7 +90,7 @@ def newest_good(root: Path, config_hash: str | None, say: Callable[[str], None])
     Damaged or partial ones are passed over with a message. One of another configuration raises TbrmError: continuing
     from it would train something else than was asked for.
     """
-    for path in sorted(root.glob(f"{_PREFIX}*"), reverse=True):
+    for path in sorted(root.glob(f"{PREFIX}*"), reverse=True):
         try:
             checkpoint = read_checkpoint(path)
         except TbrmError as error:
@@ -121,7 +121,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def prune(root: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints, and what killed jobs left half-written."""
-    paths = sorted(root.glob(f"{_PREFIX}*"))
+    paths = sorted(root.glob(f"{PREFIX}*"))
     for path in (*root.glob(f"{_TEMP}*"), *paths[: len(paths) - keep]):
         shutil.rmtree(path)
 

@@ -1,5 +1,6 @@
 """From a finished job to a committed policy folder: complete it, make it durable, rename it into place."""
 
+import itertools
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import TbrmError
 from pipeline.policy import write_policy_json
 from pipeline.store import Manifest, ShardInfo, Stat, checksum, code_version, sync_folder
 from pipeline.store.manifest import MANIFEST, parse_manifest
@@ -15,8 +17,9 @@ from trainer.data import TRAJECTORIES
 from trainer.diagnostics import DIAGNOSTICS_FILE, PLOT_FILE, parse_diagnostics
 from trainer.diagnostics_view import draw
 from trainer.job import METRICS_FILE, TrainJob
+from trainer.settings import TABLE, TRAINING_JSON
 
-TABLE, TRAINING_JSON = "trained_policy", "training.json"
+LOCK = "_lock"
 LOGS = (TRAINING_JSON, METRICS_FILE, DIAGNOSTICS_FILE, PLOT_FILE)
 
 
@@ -39,18 +42,29 @@ def finish(job: TrainJob, tree: Mapping[str, Any], parents: Mapping[str, str]) -
 
 
 def place(job: TrainJob, folder: Path) -> None:
-    """Make the finished folder durable and rename it to `folder`: a reader sees all of it or nothing."""
+    """Make the finished folder durable and rename it to `folder`: a reader sees all of it or nothing.
+
+    What was there, damaged or not, is kept beside it.
+    """
     for path in job.out.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
     sync_folder(job.out)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        asides = (folder.with_name(f"{folder.name}.replaced-{number}") for number in itertools.count())
+        folder.rename(next(path for path in asides if not path.exists()))
     job.out.rename(folder)
     sync_folder(folder.parent)
 
 
 def write_manifest(
-    job: TrainJob, experiment: str, generation: int, parents: Mapping[str, str], stats: Mapping[str, Stat]
+    job: TrainJob,
+    experiment: str,
+    generation: int,
+    parents: Mapping[str, str],
+    stats: Mapping[str, Stat],
+    configuration: str,
 ) -> Manifest:
     """A manifest of table `trained_policy` inside the exported folder, so that the rename commits it.
 
@@ -66,6 +80,7 @@ def write_manifest(
         parents=dict(sorted(parents.items())),
         shards=tuple(ShardInfo(p.name, 0, p.stat().st_size, _checksum(p)) for p in files),
         stats=dict(stats),
+        configuration=configuration,
     )
     (job.out / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
@@ -77,19 +92,39 @@ def committed(folder: Path) -> Manifest | None:
     return parse_manifest(path.read_text(encoding="utf-8"), str(path)) if path.exists() else None
 
 
-def tidy(states: Path, generation: int) -> None:
-    """Keep the last checkpoint of this generation and the one before; drop trajectories and older training states."""
-    prune(states / f"generation={generation:04d}", keep=1)
-    (states / f"generation={generation:04d}" / TRAJECTORIES).unlink(missing_ok=True)
-    for path in states.glob("generation=*"):
-        if path.name < f"generation={max(generation - 1, 0):04d}":
+def training_tree(folder: Path) -> dict[str, Any]:
+    """`training.json` of a policy folder, empty where there is none. Raises TbrmError for a damaged one."""
+    path = folder / TRAINING_JSON
+    if not path.exists():
+        return {}
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TbrmError(f"{path} is damaged ({error}): restore it") from error
+    return tree if isinstance(tree, dict) else {}
+
+
+def tidy(state: Path) -> None:
+    """Keep the last checkpoint of this job, and what the generation before left; drop trajectories and older states.
+
+    `state` is the folder of a job, in that of its generation.
+    """
+    prune(state, keep=1)
+    (state / TRAJECTORIES).unlink(missing_ok=True)
+    own = state.parent
+    for path in own.iterdir():
+        if path != state and path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = f"generation={max(int(own.name.removeprefix('generation=')) - 1, 0):04d}"
+    for path in own.parent.glob("generation=*"):
+        if path.name < before:
             shutil.rmtree(path)
 
 
 def forget(state: Path) -> None:
     """Drop everything a job left in its folder, except the lock that its owner holds."""
     for path in state.iterdir():
-        if path.name == "_lock":
+        if path.name == LOCK:
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 

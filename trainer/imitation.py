@@ -18,8 +18,9 @@ from trainer.commit import finish, forget, place
 from trainer.data import write_trajectories
 from trainer.job import TrainJob, train_policy
 from trainer.metrics import summary
+from trainer.settings import NOT_IN_HASH
 from trainer.sources import logged_tables
-from trainer.stage import NOT_IN_HASH, STATE
+from trainer.stage import STATE
 
 
 def run_imitation(

@@ -1,57 +1,59 @@
-"""The train stage of a generation: resolve the replay mix, run the job, commit the policy folder."""
+"""The train stage of a generation: resolve the replay mix, run the job, commit the policy folder and publish it."""
 
-import itertools
+import logging
 import time
 from pathlib import Path
 
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.experiment import check_generation
+from pipeline.configurations import (
+    branch,
+    keep_configuration,
+    listed,
+)
 from pipeline.errors import StoreError
+from pipeline.forks import first_generation
 from pipeline.mirror import local_root, upload
 from pipeline.model_facts import refuse_large_on_cpu
-from pipeline.policy import check_undamaged, resolve_policy, trained_policy_folder
+from pipeline.policy import (
+    check_undamaged,
+    pointer_path,
+    publish_policy,
+    published,
+    read_policy_json,
+    resolve_policy,
+    trained_policy_folder,
+)
 from pipeline.replay import resolve_mix
 from pipeline.stage import StageReport
 from pipeline.store import Manifest, Store, exclusive
 from pipeline.tokenizer import model_vocabulary
 from trainer.carry import carried
-from trainer.commit import committed, finish, forget, place, tidy, write_manifest
+from trainer.commit import committed, finish, place, tidy, training_tree, write_manifest
 from trainer.data import write_trajectories
 from trainer.job import TrainJob, train_policy
 from trainer.metrics import summary
+from trainer.settings import NOT_IN_HASH, check_alike, differences_of, standing_on
 from trainer.sources import mix_tables
 
 STATE = "training_state"
-# How a job uses the machine and what it writes beside the policy: none of it decides what is learned.
-NOT_IN_HASH = {
-    *("processes", "sequence_parallel", "machines", "offload", "zero_stage", "micro_batch_tokens", "head_chunk_tokens"),
-    *(
-        "activation_checkpointing",
-        "diagnostics_sample",
-        "control_every",
-        "control_sample",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "stop_grace_s",
-        "collective_timeout_s",
-        "monitor",
-        "max_residual",
-    ),
-}
 
 
 def run_train(experiment: Experiment, store: Store, generation: int, replace: bool = False) -> StageReport:
-    """Train policy[generation] on its replay mix and commit the folder `trained_policy/generation=<gggg>`.
+    """Train policy[generation] on its replay mix, commit `trained_policy/generation=<gggg>`, publish policy[g+1].
 
     The folder is an ordinary Hugging Face folder with `policy.json` (identity and parents), `training.json` (the
     configuration and exactly which shards and rows trained it), `metrics.jsonl` (one row an update) and a manifest.
-    A killed run goes on from its newest good checkpoint. Raises StoreError when data or policy are missing, or the
-    generation was committed with another configuration and `replace` is not given.
+    A killed run goes on from its newest good checkpoint. Until the new policy is whole nothing of an old one changes.
+    A policy whose weights are those it started from is not published.
+
+    Raises StoreError when data or policies are missing, when the generation was committed with another configuration
+    and `replace` is not given, when other generations were trained by other settings, and, with `replace`, when later
+    generations stand on the old policy and the new one would be, or is, another.
     """
     started = time.monotonic()
     check_generation(experiment, generation)
-    states = local_root(store) / experiment.name / STATE
-    state = states / f"generation={generation:04d}"
+    states = local_root(store) / experiment.name / STATE / f"generation={generation:04d}"
     folder = trained_policy_folder(store, experiment.name, generation)
     policy = resolve_policy(store, experiment, generation)
     mix = resolve_mix(store, experiment, generation)
@@ -59,17 +61,21 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
     training = experiment.training.model_dump(mode="json")
     decisive = {name: value for name, value in training.items() if name not in NOT_IN_HASH}
     config_hash = stage_hash(decisive, experiment.policy.dtype, experiment.seed, policy.policy_id, mix_tree)
-    with exclusive(str(state)):
+    with exclusive(str(states)):
         manifest = None if replace else committed(folder)
         if manifest is not None and manifest.config_hash == config_hash:
-            upload(store, folder)
+            _publish(store, experiment.name, generation, folder)
             return _report(manifest, started, skipped=True)
-        carry = carried(experiment, states, generation, policy.policy_id)
+        check_alike(store, experiment, generation)
         if folder.exists():
-            _make_room(folder, manifest, config_hash, replace)
-            forget(state)
+            _check_replaceable(store, experiment, generation, folder, config_hash, replace)
+        first = first_generation(store, experiment.name)
+        carry = carried(experiment, states.parent, generation, policy.policy_id, first)
+        if carry is None and generation > first and folder.exists():
+            _check_nothing_lost(experiment, states.parent, generation, folder)
         check_undamaged(policy)
         refuse_large_on_cpu(policy.path, experiment.large_model_on_cpu)
+        state = states / config_hash
         rows = write_trajectories(mix_tables(store, mix, model_vocabulary(policy.path)), experiment.training, state)
         job = TrainJob(
             label=f"train[{generation}]",
@@ -86,12 +92,93 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
         parents = {**mix.parents, f"{experiment.name}/policy/generation={generation:04d}": policy.policy_id}
         segments = _stage_seconds(experiment, store, generation) | result.seconds
         stats = summary(result.metrics, segments) | {"trajectories": rows, "seconds": time.monotonic() - started}
-        finish(job, {"training": training, "mix": mix_tree, "stats": stats}, parents)
-        manifest = write_manifest(job, experiment.name, generation, parents, stats)
+        tree = {"training": training, "mix": mix_tree, "stats": stats, "carried": carry is not None}
+        policy_id = finish(job, tree, parents)
+        _check_stood_on(store, experiment.name, generation, policy_id)
+        configuration = keep_configuration(store, experiment)
+        manifest = write_manifest(job, experiment.name, generation, parents, stats, configuration)
         place(job, folder)
-        upload(store, folder)
-        tidy(states, generation)
+        _publish(store, experiment.name, generation, folder)
+        tidy(state)
     return _report(manifest, started, skipped=False)
+
+
+def _check_replaceable(
+    store: Store, experiment: Experiment, generation: int, folder: Path, config_hash: str, replace: bool
+) -> None:
+    """Raise StoreError where the policy in `folder` may not be trained anew."""
+    if not replace:
+        found = differences_of(store, experiment, generation)
+        manifest = committed(folder)
+        if manifest is None:
+            raise StoreError(
+                f"{folder} has no manifest: restore it. Add --replace to train the policy anew; what is there is kept "
+                "beside it"
+            )
+        how = f":\n{listed(found)}\n" if found else f" ({manifest.config_hash}, now {config_hash}). "
+        raise StoreError(
+            f"{folder} was trained {'with other settings' if found else 'on other data'}{how}Add --replace to train it "
+            f"anew (the old policy is kept beside it), or start another experiment: {branch(experiment.name)}"
+        )
+    later = standing_on(store, experiment.name, generation + 1)
+    if not later:
+        return
+    try:
+        manifest = committed(folder)
+    except StoreError:
+        return  # torn: what the training gives is compared with what was published
+    if manifest is not None and manifest.config_hash != config_hash:
+        found = differences_of(store, experiment, generation)
+        raise StoreError(
+            f"{later} of {experiment.name} came from policy[{generation + 1}], so trained_policy[{generation}] cannot "
+            f"be trained otherwise: {'settings' if found else 'data'} differ"
+            + (f":\n{listed(found)}\n" if found else f" ({manifest.config_hash}, now {config_hash}). ")
+            + f"Start another experiment from policy[{generation}]: `tbrm run {experiment.name} --set … --name NEW "
+            f"--fork-from {generation}`"
+        )
+
+
+def _check_nothing_lost(experiment: Experiment, states: Path, generation: int, folder: Path) -> None:
+    """Raise StoreError where a policy went on from AdamW's state of the generation before, and that is gone."""
+    if experiment.training.optimizer_state == "fresh" or training_tree(folder).get("carried") is False:
+        return
+    raise StoreError(
+        f"{folder} went on from the optimizer state of generation {generation - 1}, which {states} no longer holds: "
+        f"trained anew it would be another policy. Restore the policy or that state, or start another experiment from "
+        f"policy[{generation}]: `tbrm run {experiment.name} --name NEW --fork-from {generation}`"
+    )
+
+
+def _check_stood_on(store: Store, name: str, generation: int, policy_id: str) -> None:
+    """Raise StoreError where the new policy would take the place of another that later generations stand on."""
+    if not store.fs.exists(pointer_path(store, name, generation + 1)):
+        return
+    before = published(store, name, generation + 1)["policy_id"]
+    later = standing_on(store, name, generation + 1)
+    if later and before != policy_id:
+        raise StoreError(
+            f"{later} of {name} came from policy[{generation + 1}], which is {before}; the training gave {policy_id}. "
+            "What was there is unchanged. Restore the old policy from a copy, or start another experiment from "
+            f"policy[{generation}]: `tbrm run {name} --name NEW --fork-from {generation}`"
+        )
+
+
+def _publish(store: Store, name: str, generation: int, folder: Path) -> None:
+    """trained_policy[g] as policy[g+1]. The only place that does it.
+
+    Not where the training changed nothing. Another policy that was published before gives way: whatever stood on it
+    was looked for before.
+    """
+    upload(store, folder)
+    policy = read_policy_json(folder)
+    before = published(store, name, generation)["policy_id"]
+    if policy["policy_id"] == before:
+        logging.getLogger(__name__).warning(
+            "policy[%d] is not published: training changed nothing, it still is %s", generation + 1, before
+        )
+        return
+    _check_stood_on(store, name, generation, policy["policy_id"])
+    publish_policy(store, name, generation + 1, folder, policy["parents"], replace=True)
 
 
 def _stage_seconds(experiment: Experiment, store: Store, generation: int) -> dict[str, float]:
@@ -102,25 +189,6 @@ def _stage_seconds(experiment: Experiment, store: Store, generation: int) -> dic
         if partition.is_committed():
             found[segment] = float(partition.manifest().stats.get("seconds", 0.0))
     return found
-
-
-def _make_room(folder: Path, manifest: Manifest | None, config_hash: str, replace: bool) -> None:
-    """Move what is there aside, damaged or not, when `replace` is given."""
-    if not replace and manifest is not None:
-        raise StoreError(
-            f"{folder} was trained with other settings or on other data ({manifest.config_hash}, now {config_hash}). "
-            "Add --replace to train it anew; the old policy is kept beside it"
-        )
-    if not replace:
-        raise StoreError(
-            f"{folder} has no manifest: restore it. Add --replace to train the policy anew; what is there is kept "
-            "beside it"
-        )
-    for number in itertools.count():
-        aside = folder.with_name(f"{folder.name}.replaced-{number}")
-        if not aside.exists():
-            folder.rename(aside)
-            return
 
 
 def _report(manifest: Manifest, started: float, skipped: bool) -> StageReport:

@@ -7,7 +7,6 @@ import pyarrow as pa
 
 from pipeline.config import Experiment
 from pipeline.logged_labels import run_logged_labels
-from pipeline.policy import publish_policy, read_policy_json, trained_policy_folder
 from pipeline.ref_logprobs import run_ref_logprobs
 from pipeline.rewards.stage import run_rewards
 from pipeline.rollouts import run_rollouts
@@ -43,8 +42,6 @@ def run_generations(experiment: Experiment, store: Store) -> Iterator[dict[str, 
         if generation + 1 < experiment.generations:
             trained = run_train(experiment, store, generation).metrics
             row |= {name: trained[name] for name in TRAINED if name in trained}
-            folder = trained_policy_folder(store, experiment.name, generation)
-            publish_policy(store, experiment.name, generation + 1, folder, read_policy_json(folder)["parents"])
 
 
 def reward_by_source(store: Store, dataset: str, generation: int) -> dict[str, float]:

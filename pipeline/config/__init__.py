@@ -2,14 +2,24 @@
 
 from pipeline.config.base import Config
 from pipeline.config.experiment import Experiment
-from pipeline.config.load import build_experiment, experiments_folder, find_experiment, load_experiment, stage_hash
+from pipeline.config.load import (
+    build_experiment,
+    changed_experiment,
+    experiments_folder,
+    find_experiment,
+    load_experiment,
+    parse_yaml,
+    stage_hash,
+)
 
 __all__ = [
     "Config",
     "Experiment",
     "build_experiment",
+    "changed_experiment",
     "experiments_folder",
     "find_experiment",
     "load_experiment",
+    "parse_yaml",
     "stage_hash",
 ]

@@ -84,27 +84,65 @@ def find_experiment(name_or_path: str) -> Path:
 def load_experiment(name_or_path: str, overrides: Sequence[str] = ()) -> Experiment:
     """Read, override and check an experiment.
 
-    `overrides` are `path.to.field=value`, the value written as in YAML. Raises ConfigError with the path of each
-    wrong field and the reason.
+    `name_or_path` may also be the address of a configuration that a store keeps (`s3://…`). `overrides` are
+    `path.to.field=value`, the value written as in YAML. Raises ConfigError with the path of each wrong field and the
+    reason.
     """
-    path = find_experiment(name_or_path)
-    tree = read_yaml(path)
+    if "://" in name_or_path:
+        origin, tree = name_or_path, parse_yaml(_fetched(name_or_path), name_or_path)
+    else:
+        path = find_experiment(name_or_path)
+        origin, tree = str(path), read_yaml(path)
     for override in overrides:
         _override(tree, override)
-    return build_experiment(tree, str(path))
+    return build_experiment(tree, origin)
+
+
+def changed_experiment(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
+    """A checked experiment with `overrides`, checked as a whole again. Raises ConfigError like `load_experiment`."""
+    tree = experiment.model_dump(mode="json")
+    for override in overrides:
+        _override(tree, override)
+    return build_experiment(tree, f"{experiment.name} with {', '.join(overrides)}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping from a file of bounded size. Raises ConfigError."""
     if path.stat().st_size > MAX_YAML_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_YAML_BYTES:,} bytes: not an experiment")
+        raise _too_large(str(path))
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except _NOT_YAML as error:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not readable YAML: {error}") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, origin: str) -> dict[str, Any]:
+    """A YAML mapping. Raises ConfigError naming `origin`."""
+    try:
+        tree = yaml.load(text, _Loader)
+    except _NOT_YAML as error:
+        raise ConfigError(f"{origin} is not readable YAML: {error}") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold a mapping of fields, not {type(tree).__name__}")
+        raise ConfigError(f"{origin} must hold a mapping of fields, not {type(tree).__name__}")
     return tree
+
+
+def _fetched(address: str) -> str:
+    """The text at an address of an object store, of bounded size. Raises ConfigError."""
+    from fsspec.core import url_to_fs
+
+    try:
+        fs, path = url_to_fs(address)
+        if fs.size(path) > MAX_YAML_BYTES:
+            raise _too_large(address)
+        return fs.cat_file(path).decode()
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"no experiment can be read from {address}: {error}") from error
+
+
+def _too_large(origin: str) -> ConfigError:
+    return ConfigError(f"{origin} is larger than {MAX_YAML_BYTES:,} bytes: not an experiment")
 
 
 def build_experiment(tree: Mapping[str, Any], origin: str) -> Experiment:

@@ -130,4 +130,9 @@ class RewardsConfig(Config):
 
     def deciding(self) -> dict[str, object]:
         """The fields that decide labels, for the stage hash; worker counts and what rows may name do not."""
-        return self.model_dump(mode="json", exclude=set(_DECIDE_NOTHING))
+        return self.model_dump(mode="json", include=set(self.deciding_fields()))
+
+    @classmethod
+    def deciding_fields(cls) -> list[str]:
+        """Names of the fields that decide labels."""
+        return [name for name in cls.model_fields if name not in _DECIDE_NOTHING]

@@ -6,6 +6,7 @@ from pipeline.config import Experiment
 from pipeline.config.replay import LoggedSource
 from pipeline.config.training import OBJECTIVE_NEEDS
 from pipeline.errors import StoreError
+from pipeline.forks import owner_of
 from pipeline.policy import published_tokenizer
 from pipeline.ref_logprobs import REFERENCE_PARENT, reference_id, reference_label
 from pipeline.store import Manifest, Partition, Store
@@ -47,7 +48,7 @@ def find_sources(store: Store, experiment: Experiment, generation: int) -> list[
     for lag, decay in zip(lags, decays, strict=True):
         weight = (replay.generation_weight or 1.0) * decay / sum(decays)
         labels = (_table("rewards", replay.rewards), _table("ref_logprobs", replay.ref_logprobs))
-        place = (experiment.name, generation - lag)
+        place = (owner_of(store, experiment.name, generation - lag), generation - lag)
         sources.append(_source(store, experiment, GENERATION, place, labels, reference, lag, weight))
     for logged in replay.logged:
         dataset = f"logged/{logged.name}"
@@ -146,6 +147,7 @@ def _command(experiment: Experiment, partition: Partition) -> str:
     logged = partition.dataset.removeprefix("logged/") if partition.dataset.startswith("logged/") else None
     if table == "rollouts" and logged:
         return f"tbrm import --name {logged} FILES"
-    command = f"tbrm {table.replace('_', '-')} --experiment {experiment.name} --generation {partition.generation}"
+    owner = experiment.name if logged else partition.dataset
+    command = f"tbrm {table.replace('_', '-')} --experiment {owner} --generation {partition.generation}"
     command += f" --logged {logged}" if logged else ""
     return command + (f" --label {label}" if label else "")

@@ -7,9 +7,10 @@ from functools import partial
 
 import pyarrow as pa
 
-from pipeline.config import Experiment, stage_hash
+from pipeline.config import Experiment, changed_experiment, stage_hash
 from pipeline.config.experiment import declared_rewards
 from pipeline.config.rewards import RewardsConfig
+from pipeline.configurations import check_alike, keep_configuration
 from pipeline.policy import published_tokenizer
 from pipeline.progress import track
 from pipeline.rewards.audit import audit_generation
@@ -22,6 +23,8 @@ from pipeline.store import SCHEMAS, Manifest, Partition, PartitionWriter, Stat, 
 from pipeline.tokenizer import check_table
 
 Place = tuple[str, str, int]
+DECIDES = tuple(f"rewards.{name}" for name in RewardsConfig.deciding_fields())
+"""Fields in which the generations of an experiment are alike."""
 
 
 def run_rewards(
@@ -45,17 +48,20 @@ def run_rewards(
     prompts = store.partition(dataset, "prompts", generation)
     source, questions = rollouts.manifest(), prompts.manifest()
     check_table(source, published_tokenizer(store, experiment.name, 0), f"policy[0] of {experiment.name}")
+    if verifier:
+        experiment = changed_experiment(experiment, [f"rewards.verifier={verifier}"])
     config = declared_rewards(experiment)
-    config = config.model_copy(update={"verifier": verifier}) if verifier else config
     partition = store.partition(dataset, f"rewards@{label}" if label else "rewards", generation)
     with Grader(config) as grader:
         versions = {found.name: found.version for found in _verifiers(grader, prompts, verifier)}
         config_hash = stage_hash(config.deciding(), versions, verifier or "", source.hash, questions.hash)
         if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
             return _report(manifest, started, skipped=True)
+        if dataset == experiment.name and label is None:
+            check_alike(store, experiment, "rewards", generation, DECIDES, replace, label_of_rows=True)
         parents = {rollouts.name: source.hash, prompts.name: questions.hash}
         with (
-            partition.writer(config_hash, parents, replace) as writer,
+            partition.writer(config_hash, parents, replace, keep_configuration(store, experiment)) as writer,
             track(f"rewards[{generation}]", source.rows, "responses") as progress,
         ):
             todo = [index for index in range(len(source.shards)) if not writer.is_done(index)]

@@ -50,6 +50,8 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
     tokenizer: TokenizerInfo | None = None
     """Of tables with token ids; None in others, and in those written before tokenizers were noted."""
+    configuration: str | None = None
+    """File below the store's root with the whole configuration that ran. None: nobody's, or older than this field."""
 
     @property
     def name(self) -> str:
@@ -66,9 +68,14 @@ class Manifest:
 
     @property
     def hash(self) -> str:
-        """Names the content and its origin. Stats such as seconds are left out: a repeated run has the same hash."""
+        """Names the content and its origin.
+
+        Stats such as seconds are left out: a repeated run has the same hash. So is the configuration's file, which
+        holds fields that decide nothing; `config_hash` speaks for those that do.
+        """
         tree = self._tree()
         del tree["stats"], tree["code_version"]
+        tree.pop("configuration", None)
         return text_hash(json.dumps(tree, sort_keys=True))
 
     def to_json(self) -> str:
@@ -76,8 +83,9 @@ class Manifest:
 
     def _tree(self) -> dict[str, Any]:
         tree = asdict(self)
-        if self.tokenizer is None:  # as it was written before there was such a field: its hash stays the same
-            del tree["tokenizer"]
+        for name in ("tokenizer", "configuration"):
+            if tree[name] is None:  # as it was written before there was such a field: its hash stays the same
+                del tree[name]
         return tree
 
 

@@ -52,9 +52,14 @@ class Partition:
             raise StoreError(f"{where} is torn (not text): restore it or run the stage again with --replace") from error
         return parse_manifest(text, where)
 
-    def writer(self, config_hash: str, parents: Mapping[str, str], replace: bool = False) -> PartitionWriter:
-        """The exclusive writer of this partition, a context manager. See PartitionWriter."""
-        return PartitionWriter(self, config_hash, parents, replace)
+    def writer(
+        self, config_hash: str, parents: Mapping[str, str], replace: bool = False, configuration: str | None = None
+    ) -> PartitionWriter:
+        """The exclusive writer of this partition, a context manager. See PartitionWriter.
+
+        `configuration`: file of the whole configuration that runs, as `pipeline.configurations` keeps it.
+        """
+        return PartitionWriter(self, config_hash, parents, replace, configuration)
 
     def read_shard(
         self, index: int, columns: Sequence[str] | None = None, manifest: Manifest | None = None

@@ -36,8 +36,15 @@ class PartitionWriter:
     touched unless `replace` is given, and then it is moved aside, not deleted.
     """
 
-    def __init__(self, partition: "Partition", config_hash: str, parents: Mapping[str, str], replace: bool) -> None:
-        self.partition, self.store = partition, partition.store
+    def __init__(
+        self,
+        partition: "Partition",
+        config_hash: str,
+        parents: Mapping[str, str],
+        replace: bool,
+        configuration: str | None = None,
+    ) -> None:
+        self.partition, self.store, self.configuration = partition, partition.store, configuration
         self.config_hash, self.parents, self.replace = config_hash, dict(sorted(parents.items())), replace
         self._held = ExitStack()
         self._finished: dict[int, ShardInfo] = {}
@@ -108,6 +115,7 @@ class PartitionWriter:
             shards=tuple(self._info(index) for index in range(shards)),
             stats=dict(stats or {}),
             tokenizer=tokenizer,
+            configuration=self.configuration,
         )
         # Files of an interrupted run with more shards would look like rows to who reads the folder without manifest.
         self._remove("shard-", keep={shard.file for shard in manifest.shards})
@@ -142,10 +150,12 @@ class PartitionWriter:
     def _make_room(self) -> None:
         where = f"{self.partition.path}/{MANIFEST}"
         if not self.replace:
-            there = self.partition.manifest().config_hash
+            there = self.partition.manifest()
+            other = [name for name, hash_ in self.parents.items() if there.parents.get(name, hash_) != hash_]
+            made = f", made from another {' and '.join(other)}" if other else " with another configuration"
             raise StoreError(
-                f"{self.partition.name} is already committed with another configuration ({there}, now "
-                f"{self.config_hash}). Add --replace to write it anew; the old one is kept beside it"
+                f"{self.partition.name} is already committed{made} ({there.config_hash}, now {self.config_hash}). Add "
+                "--replace to write it anew; the old one is kept beside it"
             )
         # What is there decides, not what the manifest lists: either may be damaged, the reason for many a --replace.
         aside = f"{self.partition.path}.replaced-{checksum(self.store.read_bytes(where)).rpartition(':')[2][:12]}"

@@ -214,7 +214,7 @@ def test_a_stage_is_refused_before_a_process_starts(launched: Any) -> None:
 
 def test_no_value_is_taken_for_an_option() -> None:
     hostile = "--root=/elsewhere"
-    evaluation = PolicyEvaluation(policy=hostile).arguments(["--root", "/here"])
+    evaluation = PolicyEvaluation(policy=hostile).arguments(None, ["--root", "/here"])
     assert evaluation[evaluation.index("--") :] == ["--", hostile]
     imported = ImportConfig(files=[hostile, "--map=verifier=x"], tokenizer="t").arguments("log", ["--root", "/here"])
     assert imported[imported.index("--") :] == ["--", hostile, "--map=verifier=x"]

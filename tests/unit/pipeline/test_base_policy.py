@@ -32,7 +32,9 @@ def test_it_is_an_ordinary_folder_with_parents(new_store: NewStore, small: Exper
 def test_again_is_no_work_and_other_settings_are_refused(new_store: NewStore, small: Experiment) -> None:
     store = new_store("a")
     assert run_base_policy(small, store).skipped
-    with pytest.raises(StoreError, match="another name"):
+    with pytest.raises(
+        StoreError, match=r"seed: 5 there, 6 now\nStart another experiment: `tbrm run small .*--name NEW`"
+    ):
         run_base_policy(small.model_copy(update={"seed": 6}), store)
 
 
@@ -100,7 +102,7 @@ def test_any_prompt_set_can_be_learned_by_the_embedded_policy_with_words(tmp_pat
     assert run_base_policy(
         build_experiment(tree | {"prompts": settings | {"per_generation": 12}}, "test"), store
     ).skipped
-    with pytest.raises(StoreError, match="another name"):
+    with pytest.raises(StoreError, match=r"prompts.template: raw there, r1 now"):
         run_base_policy(build_experiment(tree | {"prompts": settings | {"template": "r1"}}, "test"), store)
 
 

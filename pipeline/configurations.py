@@ -1,0 +1,167 @@
+"""Whole configurations, kept in the store by content: each manifest names the file of the one that ran.
+
+An experiment is one configuration: what is added to it has to be made with the settings of what is there. A stage that
+would add something else refuses, and names the fields.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from pipeline.config import Experiment, parse_yaml, stage_hash
+from pipeline.errors import ConfigError, StoreError
+from pipeline.store import Partition, Store
+
+FOLDER = "configurations"
+_WHOLE = frozenset({"prompts.reasoning_gym.options"})
+"""Mappings whose keys are no fields of ours: one value each."""
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field that decides what a stage writes, with the value in the store and the one of now."""
+
+    path: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.path}: {_shown(self.before)} there, {_shown(self.now)} now"
+
+
+def keep_configuration(store: Store, experiment: Experiment) -> str:
+    """Keep the resolved configuration in the store; returns its file below the root. Again is no change."""
+    name = f"{experiment.name}/{FOLDER}/{stage_hash(experiment)}.yaml"
+    path = store.join(*name.split("/"))
+    if not store.fs.exists(path):
+        text = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        store.write_atomic(path, text.encode())
+    return name
+
+
+def configuration_file(store: Store, name: str) -> str:
+    """Where a kept configuration lies, as `--experiment` takes it: a path, or an address for a root that is one."""
+    path = store.join(*name.split("/"))
+    return path if store.is_local else str(store.fs.unstrip_protocol(path))
+
+
+def read_configuration(store: Store, name: str) -> dict[str, Any]:
+    """The tree of a kept configuration. Raises StoreError when it is gone or damaged."""
+    path = store.join(*name.split("/"))
+    try:
+        return parse_yaml(store.read_bytes(path).decode(), path)
+    except (FileNotFoundError, UnicodeDecodeError, ConfigError) as error:
+        raise StoreError(f"{path}, which a manifest names, cannot be read ({error}); restore it") from error
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], decides: Iterable[str]) -> list[Difference]:
+    """Where two resolved configurations differ, among the dotted paths `decides` and what lies below them.
+
+    A field that only one of them knows is passed over: another version of tbrm wrote the other.
+    """
+    found: list[Difference] = []
+    for path in decides:
+        found += _compare(path, _at(before, path), _at(now, path))
+    return found
+
+
+def check_alike(
+    store: Store,
+    experiment: Experiment,
+    table: str,
+    generation: int,
+    decides: Sequence[str],
+    replace: bool,
+    label_of_rows: bool = False,
+) -> None:
+    """Before table[`generation`] is written: raise StoreError where that would give an experiment of two minds.
+
+    That is where the partition is there by other settings (unless `replace`), or the nearest other generation of the
+    table is. With `label_of_rows`, `replace` lets the second pass too: labels of all generations are written anew one
+    after another.
+    """
+    own = store.partition(experiment.name, table, generation)
+    now = experiment.model_dump(mode="json")
+    if own.is_committed() and not replace and (found := _made_otherwise(own, now, decides)):
+        raise StoreError(
+            f"{own.name} is already committed with other settings:\n{listed(found)}\nAdd --replace to write it anew "
+            f"(the old one is kept beside it), or start another experiment: {branch(experiment.name)}"
+        )
+    if replace and label_of_rows:
+        return
+    others = [g for g in store.generations(experiment.name, table) if g != generation]
+    if not others:
+        return
+    nearest = min(others, key=lambda g: (abs(g - generation), g))
+    if found := _made_otherwise(store.partition(experiment.name, table, nearest), now, decides):
+        raise StoreError(mixed(experiment.name, [(table, [nearest], found)]))
+
+
+def _made_otherwise(partition: Partition, now: Mapping[str, Any], decides: Sequence[str]) -> list[Difference]:
+    name = partition.manifest().configuration
+    return differences(read_configuration(partition.store, name), now, decides) if name else []
+
+
+def mixed(experiment: str, found: Sequence[tuple[str, Sequence[int], Sequence[Difference]]]) -> str:
+    """The words for an experiment that holds what other settings made: (table, generations, differences) each."""
+    lines = [f"{experiment} holds what other settings made:"]
+    for table, generations, different in found:
+        plural = "s" if len(generations) > 1 else ""
+        of = f" of generation{plural} {spans(generations)}" if generations else ""
+        lines += [f"{table}{of}:", listed(different)]
+    lines.append(
+        "Nothing was written. Take these settings back, or keep both: "
+        f"{branch(experiment)} starts from the beginning, with --fork-from G as well it starts from policy[G] of "
+        f"{experiment}"
+    )
+    return "\n".join(lines)
+
+
+def listed(found: Iterable[Difference]) -> str:
+    return "\n".join(f"  {one}" for one in found)
+
+
+def branch(experiment: str) -> str:
+    """The command that makes another experiment of the same YAML."""
+    return f"`tbrm run {experiment} --set … --name NEW`"
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Generations in words: [0, 1, 2, 5] -> `0 to 2, 5`."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts)
+
+
+def _at(tree: Mapping[str, Any], path: str) -> Any:
+    node: Any = tree
+    for key in path.split("."):
+        if not isinstance(node, Mapping):
+            return None if node is None else _ABSENT  # of `rollouts: none` every field is none
+        if key not in node:
+            return _ABSENT
+        node = node[key]
+    return node
+
+
+def _compare(path: str, before: Any, now: Any) -> list[Difference]:
+    if before is _ABSENT or now is _ABSENT or before == now:
+        return []
+    if isinstance(before, Mapping) and isinstance(now, Mapping) and path not in _WHOLE:
+        found: list[Difference] = []
+        for key in before:
+            found += _compare(f"{path}.{key}", before[key], now.get(key, _ABSENT))
+        return found
+    return [Difference(path, before, now)]
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 80 else text[:79] + "…"
