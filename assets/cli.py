@@ -42,6 +42,11 @@ def run(experiment: str, root: str | None, overrides: Sequence[str], name: str |
     source = read_experiment(experiment, [*overrides, *([f"name={name}"] if name else [])])
     store = open_store(root)
     if fork_from is not None:
+        if fork_from >= source.experiment.generations:
+            raise TbrmError(
+                f"{source.experiment.name} ends with policy[{source.experiment.generations}], so a fork from "
+                f"policy[{fork_from}] has nothing to do: add --set generations={fork_from + 1}, or more"
+            )
         fork_experiment(store, source.name, read_experiment(experiment).name, fork_from)
     home = prepare_home(store)
     terminal = Terminal()

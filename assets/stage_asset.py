@@ -142,7 +142,7 @@ def _source_of_stage(
     A change of the file needs no reload of the definitions, and none while a run is under way reaches its stages.
     """
     try:
-        whole = source if source.kept else _kept_for_run(context.run_id, source.path, source.overrides, store.root)
+        whole = source if source.kept else _kept_for_run(context.run.run_id, source.path, source.overrides, store.root)
         if not config.overrides:
             return whole
         run = changed_experiment(whole.experiment, config.overrides)

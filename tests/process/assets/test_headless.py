@@ -120,6 +120,35 @@ def test_a_finished_run_has_nothing_left_to_do(finished: Path, instance: Dagster
     assert len(instance.get_runs()) == before
 
 
+@pytest.mark.parametrize("more", [[], ["--set", "generations=3"]])
+def test_other_settings_are_refused_before_anything_runs(
+    finished: Path, instance: DagsterInstance, more: list[str]
+) -> None:
+    before = len(instance.get_runs())
+    process = tbrm(finished, "run", "tiny", "--set", "training.objective=grpo", *more)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "trained_policy of generations 0 to 1:\n  training.objective: tbrm there, grpo now" in output
+    assert "--name NEW" in output
+    assert "tiny: grpo" not in output
+    assert len(instance.get_runs()) == before
+
+
+def test_a_fork_runs_from_its_policy_on(finished: Path) -> None:
+    fork = ["--name", "forked", "--fork-from"]
+    nothing_left = tbrm(finished, "run", "tiny", *fork, "2")
+    assert "set generations=3" in nothing_left.communicate(timeout=120)[0]
+    output = finish(tbrm(finished, "run", "tiny", *fork, "1", "--set", "training.objective=grpo"))
+    assert "generation 1 of 2" not in output
+    assert "generation 2 of 2" in output
+    assert "forked: grpo" in output
+    store = open_store(str(finished / "data"))
+    assert store.generations("forked", "rollouts") == store.generations("forked", "trained_policy") == [1]
+    manifest = store.partition("forked", "rollouts", 1).manifest()
+    assert manifest.configuration is not None
+    assert "objective: grpo" in (finished / "data" / manifest.configuration).read_text()
+
+
 @pytest.mark.parametrize("stage", ["rollouts", "train"])
 def test_killed_and_started_again_it_finishes(tmp_path: Path, stage: str) -> None:
     write_tiny(tmp_path, generations=1)
