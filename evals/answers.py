@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from evals.plan import FullProtocol, Setting
-from pipeline.config.rollouts import is_endpoint
 from pipeline.engines import Request, Sampling, load_engine
 from pipeline.model_facts import refuse_large_on_cpu
 from pipeline.models import load_tokenizer
-from pipeline.policy import PolicyRef
+from pipeline.policy import Acting, PolicyRef, ServedPolicy
 from pipeline.prompts import Problem, render
 
 
@@ -55,7 +54,8 @@ class LocalAnswerer:
     def __init__(self, setting: Setting, policy: PolicyRef) -> None:
         refuse_large_on_cpu(policy.path, setting.large_model_on_cpu)
         self.tokenizer: Any = load_tokenizer(policy.path)
-        self.engine = load_engine(setting.rollouts, setting.policy, policy, self.tokenizer)
+        self.engine = load_engine(setting.engine, setting.policy, policy, self.tokenizer, stop=setting.stop)
+        self.stop = setting.stop
         self.name, self.version = self.engine.name, self.engine.version
 
     def answer(self, questions: Sequence[Question], protocol: FullProtocol) -> list[Answer]:
@@ -65,7 +65,7 @@ class LocalAnswerer:
             problem: self.tokenizer.encode(text, add_special_tokens=False) for problem, text in texts.items()
         }
         requests = [Request(ids[q.problem.id], q.seed) for q in questions]
-        sampling = Sampling(protocol.temperature, protocol.top_p, 0, protocol.max_tokens)
+        sampling = Sampling(protocol.temperature, protocol.top_p, 0, protocol.max_tokens, self.stop)
         return [
             Answer(
                 prompt_text=texts[question.problem.id],
@@ -82,11 +82,10 @@ class LocalAnswerer:
         self.engine.close()
 
 
-def answerer_of(setting: Setting, policy: PolicyRef) -> Answerer:
+def answerer_of(setting: Setting, policy: Acting) -> Answerer:
     """Start what answers for `policy`. Raises TbrmError when it cannot be had."""
     from evals.endpoint import EndpointAnswerer
 
-    if is_endpoint(policy.path):
-        named = setting.experiment.named_servers if setting.experiment else ()
-        return EndpointAnswerer(policy.path, setting.evaluation.endpoint_requests, named)
+    if isinstance(policy, ServedPolicy):
+        return EndpointAnswerer(policy, setting.evaluation.endpoint_requests)
     return LocalAnswerer(setting, policy)

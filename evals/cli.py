@@ -12,13 +12,16 @@ from pipeline.cli_options import (
     set_option,
     store_options,
 )
-from pipeline.config import load_experiment
+from pipeline.config import Experiment, changed_experiment, load_experiment
 from pipeline.errors import TbrmError
 from pipeline.stage import StageReport
 from pipeline.store import Store
 
 experiment_option = click.option(
-    "--experiment", "-e", "name", help="Take template, seed and verifier from this experiment."
+    "--experiment",
+    "-e",
+    "name",
+    help="Take all settings from this experiment. Default for a generation: those that made it.",
 )
 benchmarks_option = click.option("--benchmarks", "-b", metavar="A,B", help="Default: those of the experiment.")
 source_option = click.option(
@@ -66,7 +69,8 @@ def evaluate(
 
     POLICY is EXPERIMENT:GENERATION (or EXPERIMENT:latest), a Hugging Face folder, a hub id (org/name@commit), or an
     OpenAI-compatible server (http://host:8000/v1#model). Responses are stored, then graded into table `scores`; what
-    is there already is not done again.
+    is there already is not done again. Without --experiment a generation is measured by the settings that made it, any
+    other policy by the paper's template and limits.
     """
     from evals.pinned import run_pinned
     from evals.plan import Changes, changed, plan_entries, setting_of, setting_without_experiment
@@ -79,9 +83,8 @@ def evaluate(
         raise click.UsageError("give one of POLICY, --experiment with --generation, --experiment with --pinned")
     if policy is None and name is None:
         raise click.UsageError("--generation and --pinned need --experiment")
-    if name is None and overrides:
-        raise click.UsageError("--set needs --experiment")
-    setting = setting_of(load_experiment(name, overrides)) if name else setting_without_experiment()
+    experiment = _settings(store, name, policy, overrides)
+    setting = setting_of(experiment) if experiment else setting_without_experiment()
     if pinned and setting.experiment is not None:
         return print_report(run_pinned(setting.experiment, store, replace), as_json)
     if setting.experiment is not None and policy is None:
@@ -123,10 +126,8 @@ def regrade(
     from pipeline.config.rewards import RewardsConfig
 
     target = target_of(store, policy)
-    experiment = name or (target.dataset if "/" not in target.dataset else None)
-    if overrides and not experiment:
-        raise click.UsageError("--set needs --experiment for a policy that is no generation of one")
-    rewards = load_experiment(experiment, overrides).rewards if experiment else RewardsConfig()
+    experiment = _settings(store, name, policy, overrides)
+    rewards = experiment.rewards if experiment else RewardsConfig()
     if verifier:
         rewards = RewardsConfig.model_validate(rewards.model_dump() | {"verifier": verifier})
     report = run_regrade(store, target.dataset, target.generation, rewards, label, verifier, replace)
@@ -185,6 +186,18 @@ def benchmarks(source: str | None, as_json: bool) -> None:
         click.echo(json.dumps([one.to_json() for one in found]))
         return
     print_listing(found)
+
+
+def _settings(store: Store, name: str | None, policy: str | None, overrides: Sequence[str]) -> Experiment | None:
+    """The experiment `name`, else the one that made the policy, with the overrides. None: no experiment is involved."""
+    from evals.targets import experiment_of
+
+    if name is not None:
+        return load_experiment(name, overrides)
+    found = experiment_of(store, policy or "")
+    if found is None and overrides:
+        raise click.UsageError("--set needs --experiment for a policy that is no generation of one")
+    return changed_experiment(found, overrides) if found else None
 
 
 def names_of(text: str | None) -> list[str]:

@@ -15,6 +15,7 @@ from evals.answers import Answer, Question
 from evals.plan import FullProtocol
 from pipeline.endpoint import Answered, call
 from pipeline.errors import TbrmError
+from pipeline.policy import ServedPolicy
 from pipeline.prompts import render
 
 
@@ -43,9 +44,8 @@ class EndpointAnswerer:
     name = "openai"
     version = "v1"
 
-    def __init__(self, path: str, requests: int, named: Sequence[str] = ()) -> None:
-        self.named = named
-        self.url, _, self.model = path.partition("#")
+    def __init__(self, policy: ServedPolicy, requests: int) -> None:
+        self.url, self.model, self.named = policy.url, policy.model, policy.named
         self._pool = ThreadPoolExecutor(requests)
 
     def answer(self, questions: Sequence[Question], protocol: FullProtocol) -> list[Answer]:

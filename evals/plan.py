@@ -4,19 +4,21 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from evals.benchmarks import SUITES, ProblemSource, find_benchmark, load_problems_of, problems_hash
 from pipeline.config import Experiment, stage_hash
+from pipeline.config.base import Config
 from pipeline.config.evaluation import EvaluationConfig, Protocol
 from pipeline.config.experiment import declared_rewards
 from pipeline.config.policy import PolicyConfig
 from pipeline.config.rewards import RewardsConfig
-from pipeline.config.rollouts import RolloutsConfig
+from pipeline.config.rollouts import EngineConfig, RolloutsConfig
 from pipeline.errors import TbrmError
 from pipeline.prompts import Problem
 
 NO_CHANGES = Protocol()
+Part = TypeVar("Part", bound=Config)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,47}")
 
 
@@ -25,10 +27,14 @@ class Setting:
     """How policies are asked and graded, whatever the benchmark. `experiment` None: no experiment is involved."""
 
     evaluation: EvaluationConfig
-    rollouts: RolloutsConfig
+    engine: EngineConfig
     rewards: RewardsConfig
     policy: PolicyConfig
     template: str
+    max_tokens: int
+    """Longest response where no protocol says otherwise."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a response, as in sampling."""
     seed: int = 0
     experiment: Experiment | None = None
     every: Protocol = NO_CHANGES
@@ -81,12 +87,15 @@ class Entry:
 
 def setting_of(experiment: Experiment) -> Setting:
     """The setting that an experiment's YAML describes."""
+    sampling = experiment.rollouts or RolloutsConfig()
     return Setting(
         evaluation=experiment.evaluation or EvaluationConfig(),
-        rollouts=experiment.rollouts or RolloutsConfig(),
+        engine=sampling.how(),  # not who acts there: the policy that is measured does
         rewards=declared_rewards(experiment),
         policy=experiment.policy,
         template=experiment.prompts.template,
+        max_tokens=sampling.max_tokens,
+        stop=sampling.stop,
         seed=experiment.seed,
         experiment=experiment,
         large_model_on_cpu=experiment.large_model_on_cpu,
@@ -96,7 +105,8 @@ def setting_of(experiment: Experiment) -> Setting:
 def setting_without_experiment() -> Setting:
     """The paper's template and limits, for a policy that belongs to no experiment."""
     policy = PolicyConfig(base="evaluated")
-    return Setting(EvaluationConfig(), RolloutsConfig(), RewardsConfig(), policy, template="qwen-math")
+    longest = RolloutsConfig().max_tokens
+    return Setting(EvaluationConfig(), EngineConfig(), RewardsConfig(), policy, "qwen-math", longest)
 
 
 @dataclass(frozen=True)
@@ -117,10 +127,15 @@ def changed(setting: Setting, changes: Changes) -> Setting:
         setting,
         template=changes.template or setting.template,
         every=Protocol(max_tokens=changes.max_tokens, max_problems=changes.max_problems),
-        rollouts=setting.rollouts.model_copy(update={"engine": changes.engine} if changes.engine else {}),
-        policy=setting.policy.model_copy(update={"dtype": changes.dtype} if changes.dtype else {}),
         large_model_on_cpu=setting.large_model_on_cpu or changes.large_model_on_cpu,
+        engine=_with(setting.engine, "engine", changes.engine),
+        policy=_with(setting.policy, "dtype", changes.dtype),
     )
+
+
+def _with(config: Part, field: str, value: str | None) -> Part:
+    """The configuration with another value of a field, checked as a whole."""
+    return type(config).model_validate(config.model_dump() | {field: value}) if value else config
 
 
 def plan_entries(setting: Setting, names: Sequence[str] = (), folder: str | None = None) -> list[Entry]:
@@ -150,7 +165,7 @@ def _entry(name: str, setting: Setting, source: ProblemSource) -> Entry:
         samples=given.get("samples", 1),
         temperature=given.get("temperature", 0.0),
         top_p=given.get("top_p", 1.0),
-        max_tokens=given.get("max_tokens", setting.rollouts.max_tokens),
+        max_tokens=given.get("max_tokens", setting.max_tokens),
         max_problems=given.get("max_problems"),
         template=setting.template,
     )

@@ -13,7 +13,7 @@ import pyarrow as pa
 from evals.answers import Answerer, Question, answerer_of
 from evals.plan import Entry, Setting
 from evals.targets import Target
-from pipeline.policy import PolicyRef
+from pipeline.policy import Acting
 from pipeline.progress import track
 from pipeline.prompts import Problem
 from pipeline.store import SCHEMAS, Manifest, Partition, Store, seed_of
@@ -22,7 +22,7 @@ from pipeline.store import SCHEMAS, Manifest, Partition, Store, seed_of
 class Sampler:
     """What answers for one policy, started when the first response is missing."""
 
-    def __init__(self, setting: Setting, policy: PolicyRef, answerer: Answerer | None = None) -> None:
+    def __init__(self, setting: Setting, policy: Acting, answerer: Answerer | None = None) -> None:
         self.setting, self.policy = setting, policy
         self._answerer = answerer
 

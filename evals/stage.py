@@ -21,7 +21,7 @@ from evals.targets import Target
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.experiment import check_generation
 from pipeline.errors import StoreError
-from pipeline.policy import check_undamaged, resolve_published
+from pipeline.policy import PolicyRef, check_undamaged, resolve_published
 from pipeline.rewards import GradeItem, Grader
 from pipeline.stage import StageReport
 from pipeline.store import Manifest, Partition, Stat, Store
@@ -71,7 +71,8 @@ def evaluate(
             f"{partition.name} holds scores of {', '.join(changed)} by another protocol or verifier. "
             "Add --replace to measure again; the old scores are kept beside it"
         )
-    check_undamaged(target.policy)
+    if isinstance(target.policy, PolicyRef):
+        check_undamaged(target.policy)
     sampler = Sampler(setting, target.policy, answerer)
     kept = [record for name, record in there.items() if name not in {entry.name for entry in todo}]
     tables = [partition.read_shard(index) for record in kept for index in record.shards]

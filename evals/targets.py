@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.config import Experiment, build_experiment
 from pipeline.config.rollouts import is_endpoint
+from pipeline.configurations import read_configuration
 from pipeline.endpoint import endpoint_policy
 from pipeline.errors import TbrmError
-from pipeline.policy import PolicyRef, foreign_policy, resolve_published
+from pipeline.policy import Acting, foreign_policy, published, resolve_published
 from pipeline.store import Partition, Store
 
 EVALUATED = "evaluated"
@@ -21,7 +23,7 @@ _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 class Target:
     """A policy to measure, and where its tables lie: `dataset` and `generation` of the store."""
 
-    policy: PolicyRef
+    policy: Acting
     dataset: str
     generation: int
 
@@ -41,6 +43,24 @@ def target_of(store: Store, text: str, named: Sequence[str] = ()) -> Target:
         generation = newest_policy(store, dataset) if found[2] == "latest" else int(found[2])
         return Target(resolve_published(store, dataset, generation), dataset, generation)
     return foreign_target(text, named)
+
+
+def experiment_of(store: Store, text: str) -> Experiment | None:
+    """The settings that made the policy `EXPERIMENT:GENERATION`; None for a policy that is no generation.
+
+    Raises TbrmError where the store does not say them.
+    """
+    found = _GENERATION.fullmatch(text)
+    if found is None:
+        return None
+    target = target_of(store, text)
+    kept = published(store, target.dataset, target.generation)["configuration"]
+    if kept is None:
+        raise TbrmError(
+            f"the store does not say which settings made {text}: it was published by an earlier version of tbrm, or by "
+            f"hand. Name its experiment: `--experiment {target.dataset}`"
+        )
+    return build_experiment(read_configuration(store, kept), kept)
 
 
 def foreign_target(text: str, named: Sequence[str] = ()) -> Target:

@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import TbrmError
-from pipeline.policy import PolicyRef
+from pipeline.policy import ServedPolicy
 
 API_KEY = "OPENAI_API_KEY"
 """Environment variable of the server's key, where it wants one."""
@@ -64,7 +64,7 @@ def _origin(address: str) -> tuple[str, str, int] | None:
     return found and (found[1], found[2], int(found[3] or (443 if found[1] == "https" else 80)))
 
 
-def endpoint_policy(address: str, named: Sequence[str] = ()) -> PolicyRef:
+def endpoint_policy(address: str, named: Sequence[str] = ()) -> ServedPolicy:
     """The policy `URL#MODEL`; without a model the only one that the server has. Its id is `model@host:port`.
 
     `named` are the servers that may get the key: see `call`.
@@ -79,7 +79,7 @@ def endpoint_policy(address: str, named: Sequence[str] = ()) -> PolicyRef:
             raise TbrmError(f"{url} has the models {', '.join(names) or 'none'}: name one, as {url}#MODEL")
         model = names[0]
     try:
-        return PolicyRef(f"{model}@{urlsplit(url).netloc}", f"{url}#{model}")
+        return ServedPolicy(f"{model}@{urlsplit(url).netloc}", url, model, tuple(named))
     except ValueError as error:
         raise TbrmError(f"{url} is no address of a server: {error}") from error
 

@@ -27,6 +27,28 @@ class PolicyRef:
     policy_id: str
     path: str
     generation: int | None = None
+    adapter: str | None = None
+    """Folder of a LoRA adapter on top of it, whose hash is part of the id."""
+
+
+@dataclass(frozen=True)
+class ServedPolicy:
+    """A policy behind an OpenAI-compatible server: nothing of it is loaded here."""
+
+    policy_id: str
+    url: str
+    model: str
+    named: tuple[str, ...] = ()
+    """Servers that an experiment's YAML names: only they get the key."""
+
+    @property
+    def path(self) -> str:
+        """`URL#MODEL`."""
+        return f"{self.url}#{self.model}"
+
+
+Acting = PolicyRef | ServedPolicy
+"""Who acts. How an engine runs is another matter: `pipeline.config.rollouts.EngineConfig`."""
 
 
 def content_hash(folder: Path) -> str:

@@ -22,7 +22,9 @@ from pipeline.generation_prompts import write_prompts
 from pipeline.model_facts import refuse_large_on_cpu
 from pipeline.models import load_tokenizer
 from pipeline.policy import (
+    Acting,
     PolicyRef,
+    ServedPolicy,
     check_undamaged,
     content_hash,
     foreign_policy,
@@ -69,7 +71,7 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
             f"{experiment.name} has `rollouts: none`: it trains on logged data only, there is nothing to sample"
         )
     policy = behaviour_policy(store, experiment, config, generation)
-    folder = _tokenizer_folder(store, experiment, config, policy, generation)
+    folder = _tokenizer_folder(store, experiment, policy, generation)
     context = context_length(folder) if config.max_model_len is None else config.max_model_len
     tokenizer = load_tokenizer(folder)
     made_by = tokenizer_info(tokenizer)
@@ -89,12 +91,13 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
     )
     if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
         return _report(manifest, started, skipped=True)
-    check_undamaged(policy)
+    if isinstance(policy, PolicyRef):
+        check_undamaged(policy)
     parents = {
         f"{experiment.name}/policy/generation={generation:04d}": policy.policy_id,
         f"{experiment.name}/prompts/generation={generation:04d}": prompts.hash,
     }
-    choice, shards = choose_engine(config, policy.path), len(prompts.shards)
+    choice, shards = choose_engine(config, policy, config.stop), len(prompts.shards)
     with (
         partition.writer(config_hash, parents, replace, configuration) as writer,
         track(f"rollouts[{generation}]", prompts.rows * config.n, "trajectories") as progress,
@@ -107,7 +110,7 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
             writer.write(index, rows)
             progress.advance(rows.num_rows)
         stats = _statistics(writer, shards) | {"engine": choice.name, "engine_reason": choice.reason}
-        if config.agreement.sample and not config.endpoint and not config.adapter:
+        if config.agreement.sample and isinstance(policy, PolicyRef) and not policy.adapter:
             stats |= measure_agreement(experiment, policy, writer, shards, config.agreement.sample)
         stats["seconds"] = time.monotonic() - started
         manifest = writer.commit(shards, stats, made_by)
@@ -128,46 +131,49 @@ def _check_teacher(
     check_tokenizer(teacher, f"rollouts.policy {config.policy}", own, f"policy[{generation}]", remedy)
 
 
-def behaviour_policy(store: Store, experiment: Experiment, config: RolloutsConfig, generation: int) -> PolicyRef:
+def behaviour_policy(store: Store, experiment: Experiment, config: RolloutsConfig, generation: int) -> Acting:
     """What samples generation `generation`: policy[g], or the policy that `rollouts.policy` and `.adapter` name."""
     if config.policy and config.endpoint:
         return endpoint_policy(config.policy, [config.policy])
     policy = foreign_policy(config.policy) if config.policy else resolve_policy(store, experiment, generation)
     if not config.adapter:
         return policy
-    return PolicyRef(f"{policy.policy_id}+{content_hash(Path(config.adapter))}", policy.path, policy.generation)
+    name = f"{policy.policy_id}+{content_hash(Path(config.adapter))}"
+    return PolicyRef(name, policy.path, policy.generation, config.adapter)
 
 
-def _tokenizer_folder(
-    store: Store, experiment: Experiment, config: RolloutsConfig, policy: PolicyRef, generation: int
-) -> str:
+def _tokenizer_folder(store: Store, experiment: Experiment, policy: Acting, generation: int) -> str:
     """Where tokenizer and context come from: the behaviour policy, or policy[g] where that is a server."""
-    return resolve_policy(store, experiment, generation).path if config.endpoint else policy.path
+    served = isinstance(policy, ServedPolicy)
+    return resolve_policy(store, experiment, generation).path if served else policy.path
 
 
 class Sampler:
     """The engine at work on shards, on whichever machine: see `scale_out.ShardWork`."""
 
     def __init__(
-        self, experiment: Experiment, config: RolloutsConfig, root: str, generation: int, policy: PolicyRef
+        self, experiment: Experiment, config: RolloutsConfig, root: str, generation: int, policy: Acting
     ) -> None:
         store = open_store(root)
         self.experiment, self.config, self.generation = experiment, config, generation
         # Found again here: on another machine its folder may be a copy elsewhere.
-        self.policy = policy if config.endpoint else behaviour_policy(store, experiment, config, generation)
-        if not config.endpoint:
+        served = isinstance(policy, ServedPolicy)
+        self.policy = policy if served else behaviour_policy(store, experiment, config, generation)
+        if not served:
             refuse_large_on_cpu(self.policy.path, experiment.large_model_on_cpu)
         self.prompts = store.partition(experiment.name, "prompts", generation)
-        self.tokenizer = load_tokenizer(_tokenizer_folder(store, experiment, config, policy, generation))
-        limit = experiment.prompts.max_prompt_tokens
+        self.tokenizer = load_tokenizer(_tokenizer_folder(store, experiment, policy, generation))
+        longest = experiment.prompts.max_prompt_tokens + config.max_tokens
         here = config.warm and not on_cluster(experiment, "rollouts")
         service = socket_path(root, experiment.name) if here else None
-        self.engine: Engine = load_engine(config, experiment.policy, self.policy, self.tokenizer, limit, service)
+        self.engine: Engine = load_engine(
+            config.how(), experiment.policy, self.policy, self.tokenizer, longest, service, config.stop
+        )
 
     def make(self, index: int) -> pa.Table:
         """`n` trajectories for each prompt of the shard, in the order (prompt, sample)."""
         config, engine = self.config, self.engine
-        sampling = Sampling(config.temperature, config.top_p, config.top_k, config.max_tokens)
+        sampling = Sampling(config.temperature, config.top_p, config.top_k, config.max_tokens, config.stop)
         prompts = self.prompts.read_shard(index).to_pylist()
         keys = [(prompt, sample) for prompt in prompts for sample in range(config.n)]
         ids = [trajectory_id(self.experiment.name, self.generation, p["prompt_id"], sample) for p, sample in keys]

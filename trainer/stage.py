@@ -178,7 +178,9 @@ def _publish(store: Store, name: str, generation: int, folder: Path) -> None:
         )
         return
     _check_stood_on(store, name, generation, policy["policy_id"])
-    publish_policy(store, name, generation + 1, folder, policy["parents"], replace=True)
+    manifest = committed(folder)
+    configuration = manifest.configuration if manifest is not None else None
+    publish_policy(store, name, generation + 1, folder, policy["parents"], True, configuration)
 
 
 def _stage_seconds(experiment: Experiment, store: Store, generation: int) -> dict[str, float]:

@@ -4,7 +4,7 @@ import click
 
 from pipeline.cli_options import experiment_options, generation_option, json_option, print_report, replace_option
 from pipeline.commands.labelling import labelling_options, places, print_reports
-from pipeline.config import Experiment
+from pipeline.config import Experiment, changed_experiment
 from pipeline.stage import StageReport
 from pipeline.store import Store
 
@@ -24,8 +24,7 @@ def rollouts(
     from pipeline.rollouts import run_rollouts
 
     if engine and experiment.rollouts:
-        chosen = experiment.rollouts.model_copy(update={"engine": engine})
-        experiment = experiment.model_copy(update={"rollouts": chosen})
+        experiment = changed_experiment(experiment, [f"rollouts.engine={engine}"])
     return print_report(run_rollouts(experiment, store, generation, replace), as_json)
 
 

@@ -25,11 +25,36 @@ class AgreementConfig(Config):
     """Mean |difference| of Σ_h log π over a response above which the check warns: the residual holds such a sum."""
 
 
-class RolloutsConfig(Config):
-    """Sampling of `n` responses to each prompt of a generation."""
+class EngineConfig(Config):
+    """How an engine runs, whoever acts in it: sampling and evaluation share it."""
 
     engine: Literal["auto", "transformers", "vllm"] = "auto"
     """`auto` takes vLLM where it is installed and the model is large enough to pay for its start-up."""
+    batch_size: int = Field(default=256, gt=0)
+    """Sequences decoded together by the transformers engine, or asked of a server at once; vLLM batches by itself."""
+    auto_min_parameters: int = Field(default=50_000_000, ge=0)
+    """Parameters from which `auto` takes vLLM: below, its start-up costs more than its speed gives back."""
+    max_model_len: int | None = Field(default=None, gt=0)
+    """Longest prompt and response together (vLLM). None: what the model allows, at most `prompts.max_prompt_tokens` +
+    `max_tokens`, so that its memory goes to sequences that can occur."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """Share of GPU memory that vLLM takes."""
+    cpu_kv_cache_gb: float = Field(default=1.0, gt=0)
+    """Memory of vLLM's key-value cache where there is no GPU."""
+    prefix_caching: bool = True
+    """Compute the prompt once for its `n` responses (vLLM)."""
+    eager: bool = False
+    """Skip vLLM's compilation and CUDA graphs: a faster start, slower decoding. Always so without a GPU."""
+    tensor_parallel: int = Field(default=1, gt=0)
+    """GPUs that each layer of one copy of the model is split over (vLLM)."""
+    pipeline_parallel: int = Field(default=1, gt=0)
+    """Groups of layers on GPUs of their own (vLLM). Several copies of the model (data parallelism) are
+    `ray.workers`."""
+
+
+class RolloutsConfig(EngineConfig):
+    """Sampling of `n` responses to each prompt of a generation: who acts, how, and in which engine."""
+
     policy: str | None = None
     """Sample from this Hugging Face folder or hub id instead of policy[g] (a teacher, an older generation), or from an
     OpenAI-compatible server: `http://host:8000/v1#model`. It must share the experiment's tokenizer."""
@@ -49,35 +74,19 @@ class RolloutsConfig(Config):
     """Texts that end a response, beside the end-of-sequence tokens; they stay part of it (vLLM and servers)."""
     prompts_per_shard: int = Field(default=1_024, gt=0)
     """Prompts in one shard: what a killed stage repeats at most, and what vLLM batches together."""
-    batch_size: int = Field(default=256, gt=0)
-    """Sequences decoded together by the transformers engine, or asked of a server at once; vLLM batches by itself."""
-    auto_min_parameters: int = Field(default=50_000_000, ge=0)
-    """Parameters from which `auto` takes vLLM: below, its start-up costs more than its speed gives back."""
-    max_model_len: int | None = Field(default=None, gt=0)
-    """Longest prompt and response together (vLLM). None: what the model allows, at most `prompts.max_prompt_tokens` +
-    `max_tokens`, so that its memory goes to sequences that can occur."""
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
-    """Share of GPU memory that vLLM takes."""
-    cpu_kv_cache_gb: float = Field(default=1.0, gt=0)
-    """Memory of vLLM's key-value cache where there is no GPU."""
-    prefix_caching: bool = True
-    """Compute the prompt once for its `n` responses (vLLM)."""
-    eager: bool = False
-    """Skip vLLM's compilation and CUDA graphs: a faster start, slower decoding. Always so without a GPU."""
     warm: bool = False
     """`tbrm run` keeps one vLLM engine for the whole experiment, which takes each generation's weights in place: for
     many small generations, where starting it takes longer than sampling. Elsewhere: `tbrm rollout-service`."""
-    tensor_parallel: int = Field(default=1, gt=0)
-    """GPUs that each layer of one copy of the model is split over (vLLM)."""
-    pipeline_parallel: int = Field(default=1, gt=0)
-    """Groups of layers on GPUs of their own (vLLM). Several copies of the model (data parallelism) are
-    `ray.workers`."""
     agreement: AgreementConfig = AgreementConfig()
 
     @property
     def endpoint(self) -> bool:
         """Whether the behaviour policy is a server."""
         return self.policy is not None and is_endpoint(self.policy)
+
+    def how(self) -> EngineConfig:
+        """How the engine runs, without who acts in it and what is asked of it."""
+        return EngineConfig.model_validate(self.model_dump(include=set(EngineConfig.model_fields)))
 
     @model_validator(mode="after")
     def _parts_agree(self) -> "RolloutsConfig":

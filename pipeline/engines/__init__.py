@@ -1,51 +1,53 @@
 """Sampling engines behind one interface; `load_engine` picks and starts one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.policy import PolicyConfig
-from pipeline.config.rollouts import RolloutsConfig
+from pipeline.config.rollouts import EngineConfig
 from pipeline.engines.base import Engine, FinishReason, Request, Sample, Sampling
 from pipeline.engines.choice import Choice, choose_engine
 from pipeline.models import load_config
-from pipeline.policy import PolicyRef
+from pipeline.policy import Acting, ServedPolicy
 from pipeline.tokenizer import model_vocabulary
 
 
 def load_engine(
-    rollouts: RolloutsConfig,
+    config: EngineConfig,
     policy_config: PolicyConfig,
-    policy: PolicyRef,
+    policy: Acting,
     tokenizer: Any,
-    max_prompt_tokens: int | None = None,
+    longest: int | None = None,
     service: Path | None = None,
+    stop: Sequence[str] = (),
 ) -> Engine:
-    """Start the engine that `rollouts.engine` names (or `auto` chooses) on `policy`.
+    """Start the engine that `config.engine` names (or `auto` chooses) on `policy`.
 
-    With `max_prompt_tokens` vLLM keeps room for sequences of that prompt and `rollouts.max_tokens` only. With `service`
-    the vLLM of the rollout service at that socket is used, where there is one.
+    With `longest` vLLM keeps room for sequences of so many tokens only, prompt and response together. With `service`
+    the vLLM of the rollout service at that socket is used, where there is one. `stop` is what will be asked for.
     Raises TbrmError when the engine cannot be had; another one never takes its place.
     """
-    choice = choose_engine(rollouts, policy.path)
-    if choice.name == "openai":
+    choice = choose_engine(config, policy, stop)
+    if isinstance(policy, ServedPolicy):
         from pipeline.engines.openai_engine import OpenAIEngine
 
         end = [int(tokenizer.eos_token_id)]
-        rows = model_vocabulary(tokenizer.name_or_path)
-        return OpenAIEngine(policy, rollouts.batch_size, end, rollouts.stop, tokenizer, rows, [rollouts.policy or ""])
+        return OpenAIEngine(policy, config.batch_size, end, tokenizer, model_vocabulary(tokenizer.name_or_path))
     stop_ids = stop_token_ids(policy.path, tokenizer)
     if choice.name == "vllm":
         from pipeline.engines.vllm_engine import VllmEngine
         from pipeline.engines.vllm_start import VllmStart
         from pipeline.engines.warm import WarmEngine
 
-        room = model_room(rollouts, policy.path, max_prompt_tokens)
-        start = VllmStart(policy, policy_config.dtype, rollouts, tuple(stop_ids), room)
+        start = VllmStart(
+            policy, policy_config.dtype, config, tuple(stop_ids), model_room(config, policy.path, longest)
+        )
         return VllmEngine(start) if service is None else WarmEngine(service, start)
     from pipeline.engines.transformers_engine import TransformersEngine
 
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0]
-    return TransformersEngine(policy, policy_config, rollouts.batch_size, stop_ids, pad_id)
+    return TransformersEngine(policy, policy_config, config.batch_size, stop_ids, pad_id)
 
 
 def stop_token_ids(path: str, tokenizer: Any) -> list[int]:
@@ -67,11 +69,9 @@ def context_length(path: str) -> int | None:
     return int(length) if length else None
 
 
-def model_room(rollouts: RolloutsConfig, path: str, max_prompt_tokens: int | None) -> int | None:
+def model_room(config: EngineConfig, path: str, longest: int | None) -> int | None:
     """Tokens of one sequence that vLLM has to hold: see `rollouts.max_model_len`."""
-    wanted = rollouts.max_model_len
-    if wanted is None and max_prompt_tokens is not None:
-        wanted = max_prompt_tokens + rollouts.max_tokens
+    wanted = longest if config.max_model_len is None else config.max_model_len
     limits = [limit for limit in (wanted, context_length(path)) if limit is not None]
     return min(limits) if limits else None
 

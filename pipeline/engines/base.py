@@ -25,6 +25,8 @@ class Sampling:
     top_p: float
     top_k: int
     max_tokens: int
+    stop: Sequence[str] = ()
+    """Texts that end a response and stay part of it (vLLM and servers)."""
 
 
 @dataclass(frozen=True)

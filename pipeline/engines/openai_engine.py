@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.endpoint import Answered, call
 from pipeline.engines.base import LOGPROB_ABOVE_ZERO, FinishReason, Request, Sample, Sampling
 from pipeline.errors import TbrmError
-from pipeline.policy import PolicyRef
+from pipeline.policy import ServedPolicy
 
 
 class _Logprobs(Answered):
@@ -39,17 +39,14 @@ class OpenAIEngine:
 
     def __init__(
         self,
-        policy: PolicyRef,
+        policy: ServedPolicy,
         requests: int,
         stop_ids: Sequence[int],
-        stop: Sequence[str],
         tokenizer: Any,
         vocabulary: int,
-        named: Sequence[str] = (),
     ) -> None:
-        self.url, _, self.model = policy.path.partition("#")
-        self.stop_ids, self.stop = list(stop_ids), list(stop)
-        self.tokenizer, self.vocabulary, self.named = tokenizer, vocabulary, named
+        self.url, self.model, self.named = policy.url, policy.model, policy.named
+        self.stop_ids, self.tokenizer, self.vocabulary = list(stop_ids), tokenizer, vocabulary
         self._pool = ThreadPoolExecutor(requests)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Sample]:
@@ -73,16 +70,17 @@ class OpenAIEngine:
         }
         if sampling.top_k:
             body["top_k"] = sampling.top_k
-        if self.stop:
-            body |= {"stop": self.stop, "include_stop_str_in_output": True}
-        prompt, longest = request.prompt_token_ids, sampling.max_tokens
-        answer = call(f"{self.url}/completions", body, _Completion, len(prompt) + longest, self.named)
+        if sampling.stop:
+            body |= {"stop": list(sampling.stop), "include_stop_str_in_output": True}
+        prompt = request.prompt_token_ids
+        answer = call(f"{self.url}/completions", body, _Completion, len(prompt) + sampling.max_tokens, self.named)
         if len(answer.choices) != 1:
             raise self._bad("choices", f"{len(answer.choices)} responses where one was asked for")
-        return self._checked(answer.choices[0], prompt, longest)
+        return self._checked(answer.choices[0], prompt, sampling)
 
-    def _checked(self, choice: _Choice, prompt: Sequence[int], longest: int) -> Sample:
+    def _checked(self, choice: _Choice, prompt: Sequence[int], sampling: Sampling) -> Sample:
         """The response as rows of a log are taken: ids of the vocabulary, as many log-probs, none above 0."""
+        longest = sampling.max_tokens
         ids, logprobs = choice.token_ids, choice.logprobs.token_logprobs if choice.logprobs else None
         if ids is None or logprobs is None:
             raise self._bad(
@@ -103,11 +101,11 @@ class OpenAIEngine:
             raise self._bad("logprobs.token_logprobs", f"a log-probability of {highest:g} is above 0")
         if choice.prompt_token_ids not in (None, prompt):
             raise self._bad("prompt_token_ids", "the server answered another prompt than it was asked")
-        if choice.text and not self._spells(ids, choice.text):
+        if choice.text and not self._spells(ids, choice.text, bool(sampling.stop)):
             raise self._bad("token_ids", "decode to another text than the answer's: the server has another tokenizer")
         return Sample(ids, logprobs, choice.finish_reason)
 
-    def _spells(self, ids: Sequence[int], text: str) -> bool:
+    def _spells(self, ids: Sequence[int], text: str, may_be_cut: bool) -> bool:
         """Whether `ids` are the tokens of `text`.
 
         Servers leave out special tokens, the token that ended the response, white space between special tokens and
@@ -119,7 +117,7 @@ class OpenAIEngine:
             for part in (ids, ids[:-1])
             for skip in (False, True)
         ]
-        return said in spelled or (bool(self.stop) and any(one.startswith(said) for one in spelled))
+        return said in spelled or (may_be_cut and any(one.startswith(said) for one in spelled))
 
     def _bad(self, field: str, reason: str) -> TbrmError:
         return TbrmError(

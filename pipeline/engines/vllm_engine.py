@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.rollouts import RolloutsConfig
 from pipeline.engines.base import Request, Sample, Sampling
 from pipeline.engines.vllm_start import VllmStart, arguments, in_own_process, reasons, set_environment
 from pipeline.policy import PolicyRef
@@ -24,14 +23,14 @@ class VllmEngine:
     name = "vllm"
 
     def __init__(self, start: VllmStart, stays: bool = False) -> None:
-        set_environment(start.rollouts)
+        set_environment(start.engine)
         with reasons(start.policy.path):
             import vllm  # pyright: ignore[reportMissingImports]
 
             self.version = str(vllm.__version__)
-            self.stop_ids, self.stop = list(start.stop_ids), list(start.rollouts.stop)
+            self.stop_ids = list(start.stop_ids)
             self.llm: Any = vllm.LLM(**arguments(start, stays))
-            self.adapter = _adapter(start.rollouts)
+            self.adapter = _adapter(start.policy)
         self._resting = False
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Sample]:
@@ -50,9 +49,9 @@ class VllmEngine:
                 logprobs=0,  # of the sampled token alone: raw log π, before temperature, top-k and top-p
                 flat_logprobs=True,  # two lists instead of an object a token
                 stop_token_ids=self.stop_ids,
-                stop=self.stop or None,
+                stop=list(sampling.stop) or None,
                 include_stop_str_in_output=True,
-                detokenize=bool(self.stop),
+                detokenize=bool(sampling.stop),
                 skip_special_tokens=False,
             )
             for request in requests
@@ -103,9 +102,9 @@ def _sample(output: Any) -> Sample:
     return Sample(ids, logprobs, "stop" if output.finish_reason == "stop" else "length")
 
 
-def _adapter(config: RolloutsConfig) -> Any:
-    if config.adapter is None:
+def _adapter(policy: PolicyRef) -> Any:
+    if policy.adapter is None:
         return None
     from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
 
-    return LoRARequest("adapter", 1, str(Path(config.adapter).resolve()))
+    return LoRARequest("adapter", 1, str(Path(policy.adapter).resolve()))

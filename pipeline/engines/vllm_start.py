@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.rollouts import RolloutsConfig
+from pipeline.config.rollouts import EngineConfig
 from pipeline.errors import TbrmError
 from pipeline.policy import PolicyRef
 from pipeline.threads import forget_number
@@ -28,12 +28,12 @@ class VllmStart:
 
     policy: PolicyRef
     dtype: str
-    rollouts: RolloutsConfig
+    engine: EngineConfig
     stop_ids: tuple[int, ...]
     room: int | None
 
 
-def set_environment(config: RolloutsConfig) -> None:
+def set_environment(config: EngineConfig) -> None:
     """vLLM reads these when it is imported and when it starts; a user's own settings stay.
 
     With a GPU the engine core has a process of its own, as vLLM has it by default, and vLLM divides the cores among its
@@ -64,7 +64,7 @@ def arguments(start: VllmStart, stays: bool) -> dict[str, Any]:
     """Keyword arguments of `vllm.LLM`; with `stays`, of one that gives its GPU memory back between generations."""
     import torch
 
-    config, gpu = start.rollouts, torch.cuda.is_available()
+    config, adapter, gpu = start.engine, start.policy.adapter, torch.cuda.is_available()
     memory = {} if gpu else {"kv_cache_memory_bytes": int(config.cpu_kv_cache_gb * 2**30)}
     return {
         "model": start.policy.path,
@@ -79,8 +79,8 @@ def arguments(start: VllmStart, stays: bool) -> dict[str, Any]:
         "enable_prefix_caching": config.prefix_caching,
         "enforce_eager": config.eager or not gpu,
         "enable_sleep_mode": stays and gpu,
-        "enable_lora": config.adapter is not None,
-        **({"max_lora_rank": _lora_rank(config.adapter)} if config.adapter else {}),
+        "enable_lora": adapter is not None,
+        **({"max_lora_rank": _lora_rank(adapter)} if adapter else {}),
         **memory,
         "logprobs_mode": "raw_logprobs",
         "disable_log_stats": True,

@@ -18,7 +18,7 @@ LOAD_S = 900.0
 """Seconds that a service may take to load weights, its own start included, before it counts as lost."""
 # What an engine is started with. All else is said with each request, or is the stage's business.
 _ENGINE_SETTINGS = {
-    *("adapter", "stop", "gpu_memory_utilization", "cpu_kv_cache_gb", "prefix_caching", "eager"),
+    *("gpu_memory_utilization", "cpu_kv_cache_gb", "prefix_caching", "eager"),
     *("tensor_parallel", "pipeline_parallel"),
 }
 
@@ -37,7 +37,7 @@ class WarmEngine:
             "op": "load",
             "policy": asdict(start.policy),
             "dtype": start.dtype,
-            "rollouts": start.rollouts.model_dump(mode="json", include=_ENGINE_SETTINGS),
+            "engine": start.engine.model_dump(mode="json", include=_ENGINE_SETTINGS),
             "stop_ids": start.stop_ids,
             "room": start.room,
         }

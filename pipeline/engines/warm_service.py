@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.rollouts import RolloutsConfig
+from pipeline.config.rollouts import EngineConfig
 from pipeline.engines.base import Request, Sampling
 from pipeline.engines.vllm_engine import VllmEngine
 from pipeline.engines.vllm_start import VllmStart
@@ -42,13 +42,14 @@ class Service:
                 raise TbrmError(f"the rollout service cannot {op} now")
 
     def _load(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        settings = {name: message[name] for name in ("dtype", "rollouts", "stop_ids", "room")}
         policy = PolicyRef(**message["policy"])
+        settings = {name: message[name] for name in ("dtype", "engine", "stop_ids", "room")}
+        settings["adapter"] = policy.adapter
         if self.engine is not None and settings == self.settings:
             self.engine.load(policy)
         else:
             self.close()
-            config = RolloutsConfig.model_validate(settings["rollouts"])
+            config = EngineConfig.model_validate(settings["engine"])
             start = VllmStart(policy, settings["dtype"], config, tuple(settings["stop_ids"]), settings["room"])
             self.engine = VllmEngine(start, stays=True)
         self.settings, self.policy = settings, policy.policy_id

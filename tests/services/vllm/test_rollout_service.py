@@ -82,7 +82,7 @@ def test_a_lost_service_is_replaced_by_an_engine_of_the_stage_and_started_again(
     tokenizer = load_tokenizer(policy.path)
     requests = [Request(tokenizer.encode("12+45=", add_special_tokens=False), seed) for seed in range(4)]
     sampling = Sampling(1.0, 1.0, 0, 6)
-    engine = load_engine(warm.rollouts, warm.policy, policy, tokenizer, 16, service.path)
+    engine = load_engine(warm.rollouts, warm.policy, policy, tokenizer, 16 + warm.rollouts.max_tokens, service.path)
     before = engine.generate(requests, sampling)
     family[-1].kill()
     assert engine.generate(requests, sampling) == before

@@ -131,7 +131,7 @@ def test_greedy_and_narrowed_sampling(sampled: Experiment, new_store: NewStore) 
     assert sampled.rollouts is not None
     policy = resolve_policy(new_store("greedy"), sampled, 0)
     tokenizer = load_tokenizer(policy.path)
-    engine = load_engine(sampled.rollouts, sampled.policy, policy, tokenizer, 16)
+    engine = load_engine(sampled.rollouts, sampled.policy, policy, tokenizer, 16 + sampled.rollouts.max_tokens)
     prompt = tokenizer.encode("12+45=", add_special_tokens=False)
     requests = [Request(prompt, seed) for seed in range(3)]
     greedy = engine.generate(requests, Sampling(0.0, 1.0, 0, 4))

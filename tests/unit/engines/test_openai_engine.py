@@ -11,7 +11,7 @@ from pipeline.endpoint import endpoint_policy
 from pipeline.engines import Request, Sample, Sampling
 from pipeline.engines.openai_engine import OpenAIEngine
 from pipeline.errors import TbrmError
-from pipeline.policy import PolicyRef
+from pipeline.policy import ServedPolicy
 from tests.support.raw_server import Answer, Write, http, raw_server, told
 from tests.support.tiny_tokenizers import characters
 
@@ -35,10 +35,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(url: str, stop: tuple[str, ...] = (), max_tokens: int = 5) -> Sample:
-    policy = PolicyRef("tiny@here", f"{url}#tiny")
-    engine = OpenAIEngine(policy, 1, [EOS], stop, TOKENIZER, len(TOKENIZER) + 3, [url])
+    policy = ServedPolicy("tiny@here", url, "tiny", (url,))
+    engine = OpenAIEngine(policy, 1, [EOS], TOKENIZER, len(TOKENIZER) + 3)
     try:
-        return engine.generate([Request(PROMPT, 7)], Sampling(1.0, 1.0, 0, max_tokens))[0]
+        return engine.generate([Request(PROMPT, 7)], Sampling(1.0, 1.0, 0, max_tokens, stop))[0]
     finally:
         engine.close()
 

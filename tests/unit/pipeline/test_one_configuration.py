@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from assets.alike import check_whole
 from evals.scores import is_measured, read_scores
 from evals.stage import run_evaluate
+from pipeline.cli import tbrm
 from pipeline.config import Experiment, changed_experiment, load_experiment
 from pipeline.configurations import configuration_file, differences, keep_configuration, spans
 from pipeline.errors import StoreError, TbrmError
@@ -280,3 +282,23 @@ def test_words() -> None:
     assert spans([3, 0, 1, 2, 7]) == "0 to 3, 7"
     found = differences({"a": {"b": 1, "gone": 2}}, {"a": {"b": 1.5, "new": 3}}, ["a", "absent"])
     assert [str(one) for one in found] == ["a.b: 1 there, 1.5 now"]
+
+
+def test_a_generation_is_measured_by_the_settings_that_made_it(begun_store: Store, tmp_path: Path) -> None:
+    """Nothing is read from a YAML file: not the template, nor the seed, nor how long a response may be."""
+    root = ["--root", begun_store.root]
+    result = CliRunner().invoke(tbrm, ["evaluate", "small:1", "--json", *root], catch_exceptions=False)
+    assert json.loads(result.stdout)["skipped"] is True
+    again = CliRunner().invoke(tbrm, ["regrade", "small:1", "--label", "again", "--json", *root])
+    assert json.loads(again.stdout)["rows"] == 8
+    longer = [*root, "--set", "evaluation.protocols.heldout.max_tokens=2", "--replace", "--json"]
+    assert json.loads(CliRunner().invoke(tbrm, ["evaluate", "small:1", *longer]).stdout)["skipped"] is False
+
+    pointer = Path(begun_store.base) / "small/policy/generation=0001/policy.json"
+    tree = json.loads(pointer.read_text())
+    del tree["configuration"]
+    pointer.write_text(json.dumps(tree))
+    refused = CliRunner().invoke(tbrm, ["evaluate", "small:1", *root])
+    assert refused.exit_code == 1
+    assert "does not say which settings made small:1" in refused.output
+    assert "--experiment small" in refused.output

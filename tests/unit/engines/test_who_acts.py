@@ -1,0 +1,70 @@
+"""Who acts is one thing, how an engine runs another: no engine ignores what it cannot do, and none acts for another."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from evals.answers import LocalAnswerer, answerer_of
+from evals.plan import Changes, changed, setting_of
+from pipeline.builtin import save_tiny_arith
+from pipeline.cli import tbrm
+from pipeline.config.rollouts import EngineConfig, RolloutsConfig
+from pipeline.engines import choose_engine
+from pipeline.errors import TbrmError
+from pipeline.policy import PolicyRef, ServedPolicy
+from tests.support.tiny_store import make_experiment
+
+LOCAL, ADAPTED = PolicyRef("a", "/folder", 0), PolicyRef("a+b", "/folder", 0, "/adapter")
+SERVED = ServedPolicy("m@here", "http://here/v1", "m")
+TEACHER = "http://127.0.0.1:9/v1#teacher"
+
+
+@pytest.mark.parametrize(
+    ("policy", "stop", "words"),
+    [(ADAPTED, (), r"an adapter \(`rollouts.adapter`\)"), (LOCAL, ("\n",), r"stop texts \(`rollouts.stop`\)")],
+)
+def test_an_engine_that_would_ignore_something_is_refused(policy: PolicyRef, stop: tuple[str, ...], words: str) -> None:
+    with pytest.raises(TbrmError, match=rf"{words} would be ignored by the engine transformers: take vllm"):
+        choose_engine(EngineConfig(engine="transformers"), policy, stop)
+
+
+def test_the_policy_decides_whether_a_server_is_asked() -> None:
+    assert choose_engine(EngineConfig(engine="vllm"), SERVED).name == "openai"
+    sampled_elsewhere = RolloutsConfig(policy=TEACHER, engine="transformers")
+    assert choose_engine(sampled_elsewhere.how(), LOCAL).name == "transformers"
+    assert set(sampled_elsewhere.how().model_dump()).isdisjoint({"policy", "adapter", "n", "stop", "temperature"})
+
+
+@pytest.mark.parametrize(
+    "rollouts", [{"policy": TEACHER}, {"policy": "/a/teacher"}, {"engine": "auto", "adapter": "/an/adapter"}]
+)
+def test_an_evaluation_measures_the_policy_that_it_is_given(tmp_path: Path, rollouts: dict[str, str]) -> None:
+    save_tiny_arith(tmp_path, seed=0)
+    sampling = make_experiment().rollouts
+    assert sampling is not None
+    setting = setting_of(make_experiment(rollouts=sampling.model_dump() | rollouts))
+    answerer = answerer_of(setting, PolicyRef("a", str(tmp_path), 0))
+    assert isinstance(answerer, LocalAnswerer)
+    assert answerer.name == "transformers"
+    answerer.close()
+
+
+def test_what_the_command_line_changes_of_an_evaluation_is_checked() -> None:
+    setting = setting_of(make_experiment())
+    assert changed(setting, Changes(engine="vllm", dtype="bfloat16")).engine.engine == "vllm"
+    with pytest.raises(ValueError, match="dtype"):
+        changed(setting, Changes(dtype="float8"))
+
+
+@pytest.mark.parametrize("field", ["adapter: /an/adapter", "stop: ['7']"])
+def test_another_engine_for_sampling_is_checked_with_all_the_rest(tmp_path: Path, field: str) -> None:
+    tree = make_experiment().model_dump(mode="json")
+    tree["rollouts"] |= {"engine": "auto"} | yaml.safe_load(field)
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(tree))
+    arguments = ["rollouts", "-e", str(tmp_path / "small.yaml"), "-g", "0", "--root", str(tmp_path / "data")]
+    result = CliRunner().invoke(tbrm, [*arguments, "--engine", "transformers"])
+    assert result.exit_code == 1
+    assert "need `rollouts.engine: vllm`" in result.output
+    assert not (tmp_path / "data").exists()
