@@ -26,8 +26,8 @@ from assets.stage_asset import stage_asset
 from assets.stages import PINNED_SCORES, Stage, stages_of
 
 _POLICY_DESCRIPTION = """The policy that generation g samples from and starts training at. `policy[0]` is
-`base_policy`; `policy[g+1]` is `trained_policy[g]`, published by the sensor once its checks passed. It has no declared
-upstream because Dagster refuses cycles; the metadata `parents` holds the lineage."""
+`base_policy`; `policy[g+1]` is `trained_policy[g]`, published by its training. It has no declared upstream because
+Dagster refuses cycles; the metadata `parents` holds the lineage."""
 
 
 @dataclass(frozen=True)

@@ -108,8 +108,7 @@ trajectory adds
 
 ( V_θ(s_1) + Σ_h (log π_θ(a_h|s_h) - log π_ref(a_h|s_h)) - r(τ)/β )²
 
-to the loss, where logits are Q-values and V_θ = log Σ_a exp Q_θ. Once its checks pass it is published as
-`policy[g+1]`.""",
+to the loss, where logits are Q-values and V_θ = log Σ_a exp Q_θ. It is published as `policy[g+1]`.""",
 )
 BENCHMARK_SCORES = Stage(
     name="benchmark_scores",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.evidence import audit
-from tests.faults.experiment import run_stage
+from tests.faults.experiment import STAGES, run_stage
 from tests.faults.process import Child, in_child
 from tests.faults.trial import Trial
 
@@ -107,7 +107,7 @@ def _damage(trial: Trial, candidates: Callable[[Path], list[Path]], damage: Dama
         said = damage(trial, path)
         trial.outcome.detail = f"{path.relative_to(root)} {said}"
 
-    child = trial.strike(inject, stages=("rollouts", "rewards", "ref-logprobs", "train", "publish"))
+    child = trial.strike(inject, stages=STAGES)
     trial.outcome.names_cause = child.wait() == 0 or _names(trial, child.message())
     for _ in range(_ROUNDS):
         child = trial.resume()

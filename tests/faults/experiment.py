@@ -30,7 +30,7 @@ TREE = {
         "checkpoint_every": 1,
     },
 }
-STAGES = ("rollouts", "rewards", "ref-logprobs", "train", "publish")
+STAGES = ("rollouts", "rewards", "ref-logprobs", "train")
 
 
 def write_experiment(folder: Path) -> Path:
@@ -47,26 +47,13 @@ def all_stages() -> list[tuple[str, int]]:
 
 
 def run_stage(yaml_path: Path, root: str, stage: str, generation: int, *options: str) -> None:
-    """One `tbrm` command in this process, or the publication of what was trained."""
+    """One `tbrm` command in this process."""
     from pipeline.cli import tbrm
 
-    if stage == "publish":
-        publish(root, generation)
-        return
     arguments = [stage, "--experiment", str(yaml_path), "--root", root, *options]
     if stage != "base-policy":
         arguments += ["--generation", str(generation)]
     tbrm.main(["--errors-raised", *arguments], prog_name="tbrm", standalone_mode=False)
-
-
-def publish(root: str, generation: int) -> None:
-    """Make trained_policy[g] policy[g+1], as the loop does."""
-    from pipeline.policy import publish_policy, read_policy_json, trained_policy_folder
-    from pipeline.store import open_store
-
-    store = open_store(root)
-    folder = trained_policy_folder(store, NAME, generation)
-    publish_policy(store, NAME, generation + 1, folder, read_policy_json(folder)["parents"])
 
 
 def run_loop(yaml_path: Path, root: str, announce: Callable[[str], None]) -> None:
