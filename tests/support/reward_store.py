@@ -5,18 +5,24 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import Experiment
-from pipeline.config.prompts import PromptsConfig
-from pipeline.config.rewards import RewardsConfig
+from pipeline.config import Experiment, build_experiment
 from pipeline.store import SCHEMAS, Store, trajectory_id
 
-PROMPTS = PromptsConfig(source="arithmetic", per_generation=1)
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 8, "seed": 0, "engine": "test", "engine_version": "0"}
 
 
 def experiment(**rewards: Any) -> Experiment:
-    """Only what the rewards stage reads."""
-    return Experiment.model_construct(name="toy", prompts=PROMPTS, rewards=RewardsConfig(**{"workers": 1, **rewards}))
+    """An experiment `toy` that grades in this way."""
+    tree: dict[str, Any] = {
+        "name": "toy",
+        "generations": 1,
+        "policy": {"base": "builtin:tiny-arith"},
+        "prompts": {"source": "arithmetic", "template": "raw", "per_generation": 1},
+        "rollouts": {},
+        "rewards": {"workers": 1, **rewards},
+        "training": {},
+    }
+    return build_experiment(tree, "test")
 
 
 def response_to(prompt: int, sample: int) -> str:

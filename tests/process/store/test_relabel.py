@@ -56,7 +56,7 @@ def test_training_uses_the_chosen_version_and_old_labels_stay(store: Store, othe
 
     run_train(make_experiment(), store, 0)
     first = json.loads((Path(store.base) / "small/trained_policy/generation=0000/training.json").read_text())
-    with pytest.raises(StoreError, match="trained with other settings or on other data"):
+    with pytest.raises(StoreError, match=r"trained with other settings:\n  replay.rewards: none there, v2 now"):
         run_train(chosen, store, 0)
     run_train(chosen, store, 0, replace=True)
     second = json.loads((Path(store.base) / "small/trained_policy/generation=0000/training.json").read_text())
