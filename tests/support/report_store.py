@@ -52,7 +52,6 @@ def make_store(root: Path) -> Store:
     run_rewards(experiment, store, 0)
     run_ref_logprobs(experiment, store, 0)
     run_train(experiment, store, 0)
-    publish_policy(store, "exp", 1, Path(store.base) / "exp" / "trained_policy" / "generation=0000", {})
     with pytest.MonkeyPatch.context() as patched:
         sample = Sampler.sample
 

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.config import load_experiment
+from pipeline.configurations import configuration_file
 from pipeline.errors import StoreError
-from pipeline.policy import content_hash, publish_policy, resolve_policy, trained_policy_folder
+from pipeline.forks import fork_experiment
+from pipeline.policy import content_hash, published, resolve_policy
 from pipeline.ref_logprobs import run_ref_logprobs
 from pipeline.replay import resolve_mix
 from pipeline.rewards.stage import run_rewards
@@ -195,7 +198,6 @@ def test_the_whole_loop_runs_on_it_and_goes_on_from_another_machine(
     run_rewards(experiment, store, 0)
     run_ref_logprobs(experiment, store, 0)
     run_train(experiment, store, 0)
-    publish_policy(store, "small", 1, trained_policy_folder(store, "small", 0), {})
     assert read_diagnostics(store, "small", 0) is not None
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
@@ -203,11 +205,20 @@ def test_the_whole_loop_runs_on_it_and_goes_on_from_another_machine(
     policy = resolve_policy(elsewhere, experiment, 1)
     assert str(tmp_path / "another") in policy.path
     assert content_hash(Path(policy.path)) == policy.policy_id
-    assert run_rollouts(experiment, elsewhere, 1).rows == 16
+    kept = published(elsewhere, "small", 1)["configuration"]
+    assert configuration_file(elsewhere, kept).startswith("s3://")
+    assert load_experiment(configuration_file(elsewhere, kept)) == experiment
     assert run_train(experiment, elsewhere, 0).skipped  # its manifest was fetched
     other = small_experiment(training=experiment.training.model_dump() | {"learning_rate": 5e-3})
     assert not run_train(other, elsewhere, 0, replace=True).skipped
     assert sum("generation=0000" in path for path in elsewhere.files(elsewhere.join("small", "trained_policy"))) == 2
+    again = resolve_policy(elsewhere, other, 1)
+    assert again.policy_id == content_hash(Path(again.path))
+    assert run_rollouts(other, elsewhere, 1).rows == 16
+    with pytest.raises(StoreError, match=r"rollouts of generation 1 of small came from policy\[1\]"):
+        run_train(experiment, elsewhere, 0, replace=True)
+    fork_experiment(elsewhere, "forked", "small", 1)
+    assert resolve_policy(elsewhere, small_experiment(name="forked"), 1).policy_id == again.policy_id
 
 
 FETCH = """

@@ -11,7 +11,7 @@ from pipeline.config import Experiment
 from pipeline.engines import Request, Sample, Sampling, load_engine
 from pipeline.errors import TbrmError
 from pipeline.models import load_model, load_tokenizer
-from pipeline.policy import publish_policy, resolve_policy, trained_policy_folder
+from pipeline.policy import resolve_policy
 from pipeline.ref_logprobs import run_ref_logprobs
 from pipeline.rewards.stage import run_rewards
 from pipeline.rollouts import run_rollouts
@@ -150,5 +150,4 @@ def test_sampling_and_training_take_turns_in_one_process(sampled: Experiment, ne
         run_rewards(sampled, store, generation)
         run_ref_logprobs(sampled, store, generation)
         run_train(sampled, store, generation)
-        publish_policy(store, "engines", generation + 1, trained_policy_folder(store, "engines", generation), {})
     assert store.generations("engines", "trained_policy") == [0, 1]
