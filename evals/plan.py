@@ -127,9 +127,9 @@ def changed(setting: Setting, changes: Changes) -> Setting:
         setting,
         template=changes.template or setting.template,
         every=Protocol(max_tokens=changes.max_tokens, max_problems=changes.max_problems),
-        large_model_on_cpu=setting.large_model_on_cpu or changes.large_model_on_cpu,
         engine=_with(setting.engine, "engine", changes.engine),
         policy=_with(setting.policy, "dtype", changes.dtype),
+        large_model_on_cpu=setting.large_model_on_cpu or changes.large_model_on_cpu,
     )
 
 

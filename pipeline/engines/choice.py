@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.config.rollouts import EngineConfig
+from pipeline.config.rollouts import EngineConfig, RolloutsConfig
 from pipeline.errors import TbrmError
 from pipeline.policy import Acting, ServedPolicy
 

@@ -23,7 +23,7 @@ class Editor(Launcher):
     file: str
     yaml: str
 
-    def run(self, command: Any, env: Mapping[str, str], log: Path, processes: int = 1) -> Ended:
+    def run(self, command: Any, env: Mapping[str, str], log: Path, *_: Any) -> Ended:
         named = load_experiment(command[command.index("--experiment") + 1])
         with Path(self.file).open("a") as file:
             file.write(json.dumps([command[3], "--set" in command, named.training.beta]) + "\n")

@@ -20,7 +20,7 @@ from pipeline.engines import Request, Sampling
 from pipeline.engines.openai_engine import OpenAIEngine
 from pipeline.errors import TbrmError
 from pipeline.models import load_config, load_model, load_tokenizer
-from pipeline.policy import PolicyRef
+from pipeline.policy import ServedPolicy
 from pipeline.store import Store, open_store
 from pipeline.tables_sql import run_sql
 from tests.property.mutation import POISON, mutated, tree_with_damage
@@ -47,7 +47,7 @@ def test_answers_of_a_server(body: bytes) -> None:
     endpoint._FIRST_PAUSE_S = 0.001  # pyright: ignore[reportPrivateUsage]
     tokenizer = characters()
     with raw_server(lambda write: write(http(body))) as server:
-        engine = OpenAIEngine(PolicyRef("a@b", f"{server.url}#a"), 1, [2], (), tokenizer, len(tokenizer), [])
+        engine = OpenAIEngine(ServedPolicy("a@b", server.url, "a", ()), 1, [2], tokenizer, len(tokenizer))
         try:
             sample = engine.generate([Request(PROMPT, 7)], Sampling(1.0, 1.0, 0, MOST))[0]
         except TbrmError as error:
