@@ -24,7 +24,16 @@ from trainer.sources import mix_tables
 STATE = "training_state"
 # How a job uses the machine and what it writes beside the policy: none of it decides what is learned.
 NOT_IN_HASH = {
-    *("processes", "sequence_parallel", "machines", "offload", "zero_stage", "micro_batch_tokens", "head_chunk_tokens"),
+    *(
+        "processes",
+        "sequence_parallel",
+        "machines",
+        "machines_by",
+        "offload",
+        "zero_stage",
+        "micro_batch_tokens",
+        "head_chunk_tokens",
+    ),
     *(
         "activation_checkpointing",
         "diagnostics_sample",
