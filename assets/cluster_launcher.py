@@ -119,7 +119,7 @@ def launcher_of(experiment: Experiment, stage: str, otherwise: Launcher) -> Laun
     if launch.by == "slurm":
         warm = experiment.policy.warm_start is not None
         trains = stage == TRAINED_POLICY.name or (stage == BASE_POLICY.name and warm)
-        machines = experiment.training.machines if trains else 1
+        machines = experiment.training.machines if trains and experiment.training.machines_by == "slurm" else 1
         return SlurmLauncher(options=options, machines=machines)
     return RayJobLauncher(options=options, address=launch.address)
 

@@ -76,7 +76,7 @@ ONLY_THE_YAML_SETS: Mapping[type[BaseModel], str] = {
     RewardsConfig: "user_verifiers row_verifiers reasoning_gym_tasks tasks_whose_scorer_runs_answers_as_code",
     RayConfig: "address stages workers cpus gpus attempts straggler_factor",
     LaunchConfig: "by stages address",
-    TrainingConfig: "machines monitor",
+    TrainingConfig: "machines machines_by monitor",
     MonitorConfig: "tensorboard csv wandb_project",
     EvaluationConfig: "source pinned schedule",
 }

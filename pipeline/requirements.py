@@ -51,6 +51,8 @@ def _missing(experiment: Experiment) -> Iterator[str]:
         yield "training.lora: peft is not installed: `pip install 'tbrm[lora]'`"
     if experiment.ray is not None and not _installed("ray"):
         yield "ray: Ray is not installed: `pip install 'tbrm[ray]'`"
+    if training.machines > 1 and training.machines_by == "ray" and not _installed("ray"):
+        yield "training.machines_by: ray: Ray is not installed: `pip install 'tbrm[ray]'`"
     if launch is not None and launch.by == "ray_job" and not _installed("ray"):
         yield "launch.by: ray_job: Ray is not installed: `pip install 'tbrm[ray]'`"
     if launch is not None and launch.by == "slurm" and shutil.which("srun") is None:

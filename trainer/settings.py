@@ -13,7 +13,8 @@ from pipeline.store.manifest import MANIFEST, parse_manifest
 TABLE, TRAINING_JSON = "trained_policy", "training.json"
 # How a job uses the machine and what it writes beside the policy: none of it decides what is learned.
 NOT_IN_HASH = {
-    *("processes", "sequence_parallel", "machines", "offload", "zero_stage", "micro_batch_tokens", "head_chunk_tokens"),
+    *("processes", "sequence_parallel", "machines", "machines_by"),
+    *("offload", "zero_stage", "micro_batch_tokens", "head_chunk_tokens"),
     *(
         "activation_checkpointing",
         "diagnostics_sample",

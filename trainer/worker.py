@@ -17,6 +17,7 @@ import torch
 from pipeline.config.training import OBJECTIVE_NEEDS
 from pipeline.errors import TbrmError
 from pipeline.progress import track
+from pipeline.sandbox.kernel import die_with_parent
 from trainer.carry import trained_parts
 from trainer.checkpoint import Checkpoint, checkpoint_path, newest_good, prune, read_checkpoint, write_checkpoint
 from trainer.control import control_cosine, measures_control
@@ -246,4 +247,5 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    die_with_parent()
     sys.exit(main(sys.argv[1:]))

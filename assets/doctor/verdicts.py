@@ -183,7 +183,7 @@ def launched_rows(experiment: Experiment) -> list[Row]:
 
 def machine_rows(experiment: Experiment, environment: Mapping[str, str]) -> Iterator[Row]:
     """Whether several machines can be had from where the training runs."""
-    machines = experiment.training.machines
+    machines = experiment.training.machines if experiment.training.machines_by == "slurm" else 1
     if machines > 1 and runs_here(experiment, "trained_policy") and "SLURM_JOB_ID" not in environment:
         step = (
             "`launch: {by: slurm, stages: {trained_policy: […]}}`, or start from within `salloc`; see docs/cluster.md"

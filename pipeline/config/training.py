@@ -173,8 +173,11 @@ class TrainingConfig(Config):
     """Processes that share the tokens of one pack (DeepSpeed-Ulysses), for responses that do not fit one GPU. It must
     divide the processes and the model's heads; not for objectives with a critic."""
     machines: int = Field(default=1, gt=0)
-    """Machines that train together, `processes` on each: nodes of the stage's Slurm job, on each of which `srun` starts
-    one torchrun agent. They share the file system of the store, or of this user's cache of an object store."""
+    """Machines that train together, `processes` on each, with one torchrun agent a machine. They share the file system
+    of the store, or of this user's cache of an object store."""
+    machines_by: Literal["slurm", "ray"] = "slurm"
+    """Who starts the agents: `srun` on the nodes of the stage's Slurm job, or the Ray cluster that this machine is part
+    of (extra `ray`)."""
     lora: LoraConfig | None = None
     """Train low-rank adapters only, in the warm start too. None: all weights."""
 

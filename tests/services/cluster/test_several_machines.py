@@ -5,8 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -47,34 +48,41 @@ def make_job(policy: Path, table: pa.Table, tmp_path: Path) -> Callable[..., Tra
     return lambda name="job", **options: job_of(table, policy, tmp_path / name, **options)
 
 
-def start(job: TrainJob, conf: str, within: list[str] = ALLOCATION) -> subprocess.Popen[str]:
-    env = {**os.environ, "SLURM_CONF": conf, "OMP_NUM_THREADS": "1"}
+def start(
+    job: TrainJob, conf: str, within: Sequence[str] = ALLOCATION, more: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    env = {**os.environ, "SLURM_CONF": conf, "OMP_NUM_THREADS": "1", **(more or {})}
     command = [*within, sys.executable, "-c", TRAIN, str(job.save())]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_two_nodes_train_as_one_process_does(make_job: Callable[..., TrainJob], slurm_conf: str) -> None:
-    alone = train_policy(make_job("alone", updates=2)).metrics
-    job = make_job("together", updates=2, machines=2)
-    output = finish(start(job, slurm_conf), 120)
-    assert "trained 0" in output
-    together = read_metrics(job.state / METRICS_FILE)
-    assert [row["loss"] for row in together] == pytest.approx([row["loss"] for row in alone], rel=1e-5)
-    assert json.loads((job.state / "update-00000002" / "checkpoint.json").read_text())["world_size"] == 2
-
-
-def test_told_to_end_they_save_first(make_job: Callable[..., TrainJob], slurm_conf: str) -> None:
-    job = make_job("stopped", updates=10_000, checkpoint_every=10_000, machines=2)
-    allocation = [*ALLOCATION[:1], "--job-name=to-be-stopped", *ALLOCATION[1:]]
-    running = start(job, slurm_conf, allocation)
+def check_two(job: TrainJob, alone: TrainJob, running: subprocess.Popen[str], stop: Callable[[], object]) -> None:
+    """Two machines give the losses of one process, and told to end they save first."""
     metrics = job.state / METRICS_FILE
-    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2, 60)
-    env = {**os.environ, "SLURM_CONF": slurm_conf}
-    subprocess.run(["scancel", "--name=to-be-stopped", "--signal=USR1"], env=env, check=True)
+    wait_until(lambda: running.poll() is not None or len(read_metrics(metrics)) >= 2, 180)
+    assert running.poll() is None, running.communicate()[0]
+    stop()
+    expected = train_policy(alone).metrics
     output, _ = running.communicate(timeout=60)
     assert "was stopped after update" in output, output
+    assert [row["loss"] for row in read_metrics(metrics)[:2]] == pytest.approx([r["loss"] for r in expected], rel=1e-5)
     (checkpoint,) = job.state.glob("update-*")
-    assert checkpoint.name != "update-00010000"
+    assert json.loads((checkpoint / "checkpoint.json").read_text())["world_size"] == 2
+
+
+def test_two_nodes_of_a_slurm_job(make_job: Callable[..., TrainJob], slurm_conf: str) -> None:
+    job = make_job("together", updates=10_000, checkpoint_every=10_000, machines=2)
+    running = start(job, slurm_conf, [*ALLOCATION[:1], "--job-name=to-be-stopped", *ALLOCATION[1:]])
+    env = {**os.environ, "SLURM_CONF": slurm_conf}
+    cancel = ["scancel", "--name=to-be-stopped", "--signal=USR1"]
+    check_two(job, make_job("alone"), running, lambda: subprocess.run(cancel, env=env, check=True))
+
+
+def test_two_nodes_of_a_ray_cluster(make_job: Callable[..., TrainJob], ray_cluster: Any) -> None:
+    ray_cluster.add_node(num_cpus=1)
+    job = make_job("together", updates=10_000, checkpoint_every=10_000, machines=2, machines_by="ray")
+    running = start(job, "", [], {"RAY_ADDRESS": ray_cluster.address})
+    check_two(job, make_job("alone"), running, running.terminate)
 
 
 HIDE = """#!/bin/sh
