@@ -153,6 +153,6 @@ def test_a_stage_is_launched_on_several_machines(
     finish(tbrm(tmp_path, "run", "tiny", "--set", "training.machines=2", "--set", "policy.warm_start=null"))
     store = open_store(str(tmp_path / "data"))
     state = tmp_path / "data" / "tiny" / "training_state" / "generation=0000"
-    (checkpoint,) = state.glob("update-*")
+    (checkpoint,) = state.glob("*/update-*")
     assert json.loads((checkpoint / "checkpoint.json").read_text())["world_size"] == 2
     assert store.fs.exists(store.join("tiny", "policy", "generation=0001", "policy.json"))
