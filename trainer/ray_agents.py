@@ -74,9 +74,9 @@ class RayAgents:
                 f"training.machines: {machines}: the Ray cluster had no {machines} machines with {bundle} free within "
                 f"{_ROOM_S:.0f} s"
             ) from error
-        actor: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_concurrency=2, max_restarts=0)(_Agent)
+        actor: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(_Agent)
         places = [PlacementGroupSchedulingStrategy(self._group, index) for index in range(machines)]
-        self._agents = [actor.options(scheduling_strategy=place).remote() for place in places]
+        self._agents = [actor.options(max_concurrency=2, scheduling_strategy=place).remote() for place in places]
         self._running: list[Any] = []
         self._asked = False
 
