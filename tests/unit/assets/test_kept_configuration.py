@@ -10,7 +10,7 @@ import yaml
 from dagster import AssetKey, DagsterInstance
 
 from assets.definitions import build_definitions
-from assets.launcher import Ended, Launcher, Say, nothing
+from assets.launcher import Ended, Launcher
 from assets.resources import StoreLocation
 from assets.sources import read_experiment
 from pipeline.config import load_experiment
