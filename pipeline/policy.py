@@ -190,9 +190,9 @@ def published(store: Store, dataset: str, generation: int) -> dict[str, Any]:
     """
     path = pointer_path(store, dataset, generation)
     if not store.fs.exists(path):
-        there = len(store.files(store.join(dataset, "policy")))
+        there = store.files(store.join(dataset, "policy"))  # of a fork, not every number
         step = "`tbrm run {0}` runs what is missing" if generation else "`tbrm base-policy --experiment {0}` makes it"
-        newest = f"the newest is policy[{there - 1}]" if there else "none is"
+        newest = f"the newest is policy[{int(there[-1].rpartition('=')[2])}]" if there else "none is"
         raise StoreError(f"policy[{generation}] of {dataset} is not published yet, {newest}: {step.format(dataset)}")
     return _read_pointer(store, path)
 

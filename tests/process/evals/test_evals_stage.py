@@ -190,7 +190,7 @@ def test_errors_tell_the_next_step(store: Store) -> None:
         run_evaluate(tiny_experiment(), store, 0, ["nonsense"])
     with pytest.raises(TbrmError, match=r"2 samples at temperature 0"):
         run_evaluate(tiny_experiment(protocols={"heldout": {"samples": 2}}), store, 0)
-    with pytest.raises(StoreError, match=r"policy\[2\].*tbrm train"):
+    with pytest.raises(StoreError, match=r"policy\[2\].*tbrm run"):
         run_evaluate(tiny_experiment(), store, 2)
     with pytest.raises(TbrmError, match=r"is not there yet"):
         compare_policies(store, ("exp", 0), ("exp", 0))
