@@ -42,6 +42,9 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     if SCREENSHOTS:  # a policy that gets some sums right, so that there is something to see
         text = path.read_text().replace("steps: 8", "steps: 250, learning_rate: 2.0e-3").replace("512", "8192")
         path.write_text(text.replace("updates_per_generation: 2", "updates_per_generation: 8"))
+    endless = write_tiny(folder, generations=1, name="endless")
+    text = endless.read_text().replace("updates_per_generation: 2", "updates_per_generation: 100_000")
+    endless.write_text(text.replace("tiny_behaviour", "endless_behaviour"))
     with served(folder / "data", folder) as found:
         run = found.launch("tiny_base_policy", [["tiny", "base_policy"]], None)
         assert found.wait(run) == "SUCCESS", found.messages(run)
@@ -110,9 +113,9 @@ def test_an_asset_check_can_be_opened(ui: Ui, page: "Page", pictures: Path) -> N
 
 
 def test_terminate_from_the_run_page_leaves_no_process(ui: Ui, page: "Page", pictures: Path) -> None:
-    endless = {"overrides": ["training.updates_per_generation=100000"], "replace": True}
-    config = {"ops": {"tiny__trained_policy": {"config": endless}}}
-    run = ui.launch("tiny_generation", [["tiny", "trained_policy"]], "0000", config)
+    run = ui.launch("endless_base_policy", [["endless", "base_policy"]], None)
+    assert ui.wait(run) == "SUCCESS", ui.messages(run)
+    run = ui.launch("endless_generation", [["endless", name] for name in STAGES], "0000")
     deadline = time.monotonic() + 120
     while not any("/100000 " in message for message in ui.messages(run)) and time.monotonic() < deadline:
         time.sleep(0.5)  # until progress shows that updates are being made

@@ -53,9 +53,11 @@ def test_one_generation_then_a_readable_error(ui: Ui) -> None:
 
 
 def test_a_stage_is_made_again_with_another_setting(ui: Ui) -> None:
-    config = {"ops": {"tiny__rewards": {"config": {"overrides": ["rewards.verifier=exact_integer"], "replace": True}}}}
-    run = ui.launch("tiny_generation", [["tiny", "rewards"]], "0000", config)
-    assert ui.wait(run) == "SUCCESS", ui.messages(run)
+    # And back: the loop below refuses labels of two verifiers.
+    for overrides in (["rewards.verifier=exact_integer"], []):
+        config = {"ops": {"tiny__rewards": {"config": {"overrides": overrides, "replace": True}}}}
+        run = ui.launch("tiny_generation", [["tiny", "rewards"]], "0000", config)
+        assert ui.wait(run) == "SUCCESS", ui.messages(run)
 
 
 def test_terminate_ends_the_process_tree_and_frees_the_slot(ui: Ui) -> None:
