@@ -25,9 +25,12 @@ _STARTED = b"+"  # as assets.warm_parent says it
 SHARED = "TBRM_WARM_PARENT"
 """Variable with the folder of a warm parent that a process above keeps."""
 _SOCKET, _ALIKE = "requests", "alike.json"
-_OF_ONE_RUN = ("DAGSTER_", "SF_PARTNER", "TBRM_ROOT", SHARED, "PWD", "OLDPWD", "SHLVL", "_=", "PYTEST_CURRENT_TEST")
-"""Beginnings of variables that may differ from one stage to the next: nothing that is imported reads them. Dagster sets
-SF_PARTNER when it is imported."""
+_OF_ONE_RUN = (
+    *("DAGSTER_", "SF_PARTNER", "TBRM_", "PYTHONWARNINGS", "SLURM_CONF"),
+    *("PWD", "OLDPWD", "SHLVL", "_=", "PYTEST_CURRENT_TEST"),
+)
+"""Beginnings of variables that may differ from one stage to the next: nothing that is imported reads them, or, as of
+warnings, only what is printed. Dagster sets SF_PARTNER when it is imported."""
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 """Of the warm parent: keeps NumPy and Arrow from starting threads when they are imported."""
 _END_S = 10.0
