@@ -157,7 +157,8 @@ def whole_run(generations: int) -> dict[str, Any]:
         wall, after = CLOCK() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
         if done.returncode:
             raise RuntimeError(done.stdout[-2000:])
-        policy = json.loads((Path(folder) / "arith_tiny/policy" / f"generation={generations:04d}.json").read_text())
+        last = Path(folder) / "arith_tiny" / "policy" / f"generation={generations:04d}" / "policy.json"
+        policy = json.loads(last.read_text(encoding="utf-8"))
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return {"wall_s": round(wall, 1), "cpu_s": round(cpu, 1), "last_policy": policy["policy_id"]}
 
