@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 from trainer.data import TrajectoryTable
 from trainer.engine import World, total
 from trainer.job import TrainJob
@@ -26,6 +27,12 @@ class TokenScores:
 
     values: list[Floats]
     logprobs: list[Floats]
+
+
+def looks_back(training: TrainingConfig) -> bool:
+    """Whether the objective needs the scores of the policy at the start of the stage."""
+    needs = OBJECTIVE_NEEDS[training.objective]
+    return needs.frozen_target or (needs.behavior_logprobs and training.old_logprobs == "recomputed")
 
 
 class StartScores:
@@ -55,7 +62,7 @@ def start_scores(
         lengths = np.concatenate([table.response_lengths(part) for part in _parts(rows)])
         starts = np.concatenate([[0], np.cumsum(lengths)])
         scores = np.concatenate(
-            [flat_scores(job, models, table.read(part.tolist()), world) for part in _parts(rows)], axis=1
+            [_flat_scores(job, models, table.read(part.tolist()), world) for part in _parts(rows)], axis=1
         )
         if world.leader:
             temp = path.with_name(f"_tmp.{START_SCORES_FILE}")
@@ -67,6 +74,18 @@ def start_scores(
         return StartScores(file["rows"], file["starts"], file["scores"])
 
 
+def token_scores(job: TrainJob, models: Models, trajectories: Sequence[Trajectory], world: World) -> TokenScores:
+    """Scores of the trajectories under the weights as they are."""
+    values, logprobs = _flat_scores(job, models, trajectories, world)
+    cuts = _ends(trajectories)[:-1]
+    return TokenScores(np.split(values, cuts), np.split(logprobs, cuts))
+
+
+def _ends(trajectories: Sequence[Trajectory]) -> npt.NDArray[np.int64]:
+    """Where the policy tokens of each trajectory end, when those of all stand one after another."""
+    return np.cumsum([int(each.response_mask.sum()) for each in trajectories])
+
+
 def _holds(path: Path, config_hash: str, rows: npt.NDArray[np.int64]) -> bool:
     """Whether the file has the scores of these rows, of this configuration: its policy, mix and temperature."""
     if not path.exists():
@@ -76,9 +95,9 @@ def _holds(path: Path, config_hash: str, rows: npt.NDArray[np.int64]) -> bool:
 
 
 @torch.no_grad()
-def flat_scores(job: TrainJob, models: Models, trajectories: Sequence[Trajectory], world: World) -> Floats:
+def _flat_scores(job: TrainJob, models: Models, trajectories: Sequence[Trajectory], world: World) -> Floats:
     """[2, R] V and log π at the R policy tokens of the trajectories, in order, under the weights as they are."""
-    ends = np.cumsum([int(each.response_mask.sum()) for each in trajectories])
+    ends = _ends(trajectories)
     flat = torch.zeros(2, int(ends[-1]), dtype=torch.float32, device=world.device)
     for turn in turns(trajectories, job.training.micro_batch_tokens, world):
         scores = Scores(*models.policy(turn.batch, "all", world.share))

@@ -30,7 +30,7 @@ from trainer.launch import ERROR_FILE
 from trainer.lora import merged
 from trainer.metrics import Clock, events
 from trainer.models import PREFIX, Models, build_models, load_models, save_models
-from trainer.start_scores import start_scores
+from trainer.start_scores import looks_back, start_scores
 from trainer.update import Batch, update_once
 
 
@@ -71,7 +71,7 @@ def _work(job: TrainJob, world: World) -> None:
         return batch_rows(prompts, job.seed, update, job.training.prompt_batch, apart=needs.pairs)
 
     start_of = None
-    if needs.frozen_target or (needs.behavior_logprobs and job.training.old_logprobs == "recomputed"):
+    if looks_back(job.training):
         used = (row for update in range(job.updates) for row in rows_of(update))
         with clock.time("old_prob"):
             start_of = start_scores(job, models, table, used, world)

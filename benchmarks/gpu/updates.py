@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.gpu.measure import free_memory, peak_gb, synchronize
@@ -17,7 +16,7 @@ from trainer.engine import World, join_world
 from trainer.job import TrainJob
 from trainer.metrics import Clock
 from trainer.models import Models, build_models
-from trainer.start_scores import TokenScores, flat_scores
+from trainer.start_scores import looks_back, token_scores
 from trainer.types import Trajectory
 from trainer.update import Batch, update_once
 
@@ -169,18 +168,17 @@ def _timed(
     """Means over `updates` updates after one that is not counted; `out_of_memory` where it does not fit."""
     free_memory()
     rows: list[dict[str, Any]] = []
-    clock, needs = Clock(), OBJECTIVE_NEEDS[job.training.objective]
-    looks_back = needs.behavior_logprobs and job.training.old_logprobs == "recomputed"
+    clock = Clock()
     try:
         for number in range(updates + warm):
             if number == int(warm):
                 clock = Clock()
             start = None
-            if looks_back:  # a job does this once for all of a generation; here each update is a generation
+            if looks_back(
+                job.training
+            ):  # a job does this once for all of a generation; here each update is a generation
                 with clock.time("old_prob"):
-                    values, logprobs = flat_scores(job, models, batch, world)
-                cuts = np.cumsum([int(each.response_mask.sum()) for each in batch])[:-1]
-                start = TokenScores(np.split(values, cuts), np.split(logprobs, cuts))
+                    start = token_scores(job, models, batch, world)
             rows.append(update_once(job, models, world, Batch(batch, start), clock, number, number))
     except torch.OutOfMemoryError as error:
         models.policy.optimizer.zero_grad()
