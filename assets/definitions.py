@@ -5,13 +5,13 @@ from pathlib import Path
 
 from dagster import Definitions, IOManagerDefinition, ResourceDefinition, get_dagster_logger, in_process_executor
 
-from assets.evaluated import by_hand_job, evaluated_policies
-from assets.graph import broken_asset, experiment_graph
-from assets.importing import logged_trajectories
-from assets.launcher import Launcher, LocalLauncher
-from assets.resources import NothingPassedOn, StoreLocation
-from assets.sensors import logged_sensor, publish_sensor
-from assets.sources import BrokenSource, ExperimentSource, read_experiments
+from assets.experiment.evaluated import by_hand_job, evaluated_policies
+from assets.experiment.importing import logged_trajectories
+from assets.graph.experiment import broken_asset, experiment_graph
+from assets.graph.experiments import BrokenSource, ExperimentSource, read_experiments
+from assets.graph.resources import NothingPassedOn, StoreLocation
+from assets.graph.sensors import logged_sensor, publish_sensor
+from assets.processes.launcher import Launcher, LocalLauncher
 
 
 def build_definitions(

@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from evals.answers import Answer, Question
 from evals.benchmarks import SUITES
-from evals.metrics import summarize
-from evals.plan import (
+from evals.run.answers import Answer, Question
+from evals.run.plan import (
     Changes,
     Entry,
     FullProtocol,
@@ -32,12 +31,13 @@ from evals.plan import (
     plan_entries,
     setting_without_experiment,
 )
-from evals.regrade import run_regrade
-from evals.scores import read_scores
-from evals.stage import evaluate
-from evals.targets import Target
+from evals.run.regrade import run_regrade
+from evals.run.scores import read_scores
+from evals.run.stage import evaluate
+from evals.run.targets import Target
+from evals.statistics.metrics import summarize
 from pipeline.config.rewards import RewardsConfig
-from pipeline.policy import PolicyRef
+from pipeline.policies.refs import PolicyRef
 from pipeline.prompts import Problem
 from pipeline.store import Store, open_store
 

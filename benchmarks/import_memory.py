@@ -79,7 +79,7 @@ def anonymous_bytes(process: psutil.Process) -> int:
 
 def import_log(log: Path, tokenizer: str, folder: Path) -> dict[str, Any]:
     """Seconds, and the peak of memory."""
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "import", "--name", log.stem]
+    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "import", "--name", log.stem]
     command += ["--root", str(folder / "store"), "--tokenizer", tokenizer, "--policy", "made", str(log)]
     started, peak = time.perf_counter(), 0
     with (folder / "out").open("w+") as out:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.intervals import accuracy_interval, difference_interval, mean_interval
+from evals.statistics.intervals import accuracy_interval, difference_interval, mean_interval
 
 RANGES = ((0.0, 0.05), (0.05, 0.2), (0.2, 0.8), (0.8, 0.95), (0.95, 1.0))
 SHAPES = ("alike", "beta_5", "beta_1", "beta_0.3", "logit_normal", "some_impossible", "always_or_never")

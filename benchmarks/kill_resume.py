@@ -50,7 +50,7 @@ def start(folder: Path, command: str) -> subprocess.Popen[bytes]:
     if command != "base-policy":
         arguments += ["--generation", "0"]
     return subprocess.Popen(
-        [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from assets.supervisor import descendants
+from assets.processes.supervisor import descendants
 from benchmarks.orchestration import cpu_seconds
 from benchmarks.store_rows import PER_PROMPT, REFERENCE, RESULTS, generated, machine
 from pipeline.config import Experiment, build_experiment
@@ -66,7 +66,7 @@ def write_generations(store: Store, first: int, end: int) -> float:
 
 def look_for_finished(root: str, generations: int) -> None:
     """What a run that is started again does first: every stage of every generation."""
-    from assets.stages import is_finished, looped_stages
+    from assets.experiment.stages import is_finished, looped_stages
 
     long, store = experiment(generations, 1), open_store(root)
     stages = looped_stages(long)
@@ -104,7 +104,7 @@ def sql(root: str, generations: int) -> None:
 def _tbrm(*words: str) -> None:
     from click.testing import CliRunner
 
-    from pipeline.cli import tbrm
+    from pipeline.cli.main import tbrm
 
     result = CliRunner().invoke(tbrm, words)
     assert result.exit_code == 0, result.output
@@ -114,7 +114,7 @@ def load_definitions(root: str, experiments: int) -> None:
     """Every asset, job, sensor and schedule of the code location."""
     os.chdir(root)
     from assets.definitions import build_definitions
-    from assets.sources import read_experiments
+    from assets.graph.experiments import read_experiments
 
     good, broken = read_experiments()
     assert len(good) == experiments

@@ -22,8 +22,8 @@ from typing import Any
 
 from dagster import DagsterEventType, DagsterInstance
 
-from assets.instance import open_instance
-from assets.supervisor import descendants
+from assets.app.instance import open_instance
+from assets.processes.supervisor import descendants
 from pipeline.store import open_store
 from tests.support.served_ui import Ui, served
 from tests.support.tiny import write_tiny

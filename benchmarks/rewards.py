@@ -290,7 +290,7 @@ def tiny_demo() -> float:
     """Seconds of wall time of `tbrm grade` over 1,024 integer answers, process start included."""
     text = "\n".join(json.dumps({"response": str(i), "answer": str(i + i % 2)}) for i in range(1_024))
     begun = time.perf_counter()
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "grade"]
+    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "grade"]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == 1_024
     return round(time.perf_counter() - begun, 2)

@@ -27,9 +27,9 @@ from typing import Any
 import click
 import yaml
 
-from pipeline import rollouts
 from pipeline.config import Experiment, build_experiment
-from pipeline.engines import Request, Sampling
+from pipeline.sampling import rollouts
+from pipeline.sampling.engines import Request, Sampling
 from pipeline.store import Store, open_store
 
 SHARD = 1_024
@@ -154,7 +154,7 @@ def direct_transformers(experiment: Experiment, store: Store, same: bool) -> flo
 
 def throughput(engine: str, root: str, rounds: int, shards: int) -> dict[str, Any]:
     """Medians over `rounds` of the stage and the two direct calls, in turn."""
-    from trainer.base_policy import run_base_policy
+    from trainer.stages.base_policy import run_base_policy
 
     experiment = build_experiment(tree(engine, shards * SHARD), "benchmark")
     store = open_store(root)
@@ -180,15 +180,15 @@ def command_s(experiment: Path, root: str) -> dict[str, float]:
     """Wall seconds of `tbrm rollouts` as a process of its own, and of the stage in it."""
     arguments = ["rollouts", "-e", str(experiment), "--generation", "0", "--root", root, "--replace", "--json"]
     started = time.perf_counter()
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments]
     told = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
     return {"wall": time.perf_counter() - started, "stage": float(json.loads(told)["seconds"])}
 
 
 def small_generation(folder: Path, runs: int) -> dict[str, Any]:
     """Seconds of the rollouts of 128 prompts, each a process: with an engine of its own, and with the warm one."""
-    from assets.rollout_service import rollout_service
-    from trainer.base_policy import run_base_policy
+    from assets.processes.rollout_service import rollout_service
+    from trainer.stages.base_policy import run_base_policy
 
     found: dict[str, Any] = {}
     for name, warm in (("cold", False), ("warm", True)):

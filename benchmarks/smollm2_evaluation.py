@@ -17,15 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from evals.benchmarks import SUITES, ProblemSource, find_benchmark, load_problems_of
-from evals.leaderboard import describe_protocol
-from evals.metrics import summarize
-from evals.plan import Changes, changed, plan_entries, setting_without_experiment
-from evals.scores import read_scores
-from evals.stage import evaluate
-from evals.targets import target_of
+from evals.report.leaderboard import describe_protocol
+from evals.run.plan import Changes, changed, plan_entries, setting_without_experiment
+from evals.run.scores import read_scores
+from evals.run.stage import evaluate
+from evals.run.targets import target_of
+from evals.statistics.metrics import summarize
 from pipeline.config.evaluation import EvaluationConfig, Protocol
 from pipeline.config.policy import PolicyConfig
-from pipeline.models import save_base_model
+from pipeline.policies.load_save import save_base_model
 from pipeline.store import open_store
 
 PAPER_TOKENS = 2_048

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from assets.supervisor import descendants
+from assets.processes.supervisor import descendants
 from benchmarks.load import resident_mb
 from benchmarks.store_rows import RESULTS, machine
 from benchmarks.unattended import start
@@ -28,10 +28,10 @@ PICTURE = Path(__file__).parents[1] / "docs" / "images" / "soak.png"
 NAME, GENERATIONS = "soak", 9_999
 ROLES = {
     "helpers": "supervisor.py",
-    "webserver": "assets.webserver",
+    "webserver": "assets.app.webserver",
     "daemon": "_daemon",
     "code location": "grpc",
-    "tbrm ui": "pipeline.cli",
+    "tbrm ui": "pipeline.cli.main",
 }
 _GRAPH = "{ assetNodes { id groupName dependencyKeys { path } } }"
 

@@ -77,9 +77,9 @@ def join_pyarrow(store: Store) -> Iterator[tuple[int, int]]:
 def pack(store: Store) -> Iterator[tuple[int, int]]:
     """From the store's files to packed tensors of the trainer: the mix is copied once, then read in random order."""
     from pipeline.replay import resolve_mix
-    from trainer.data import TrajectoryTable, batch_rows, write_trajectories
-    from trainer.packing import pack as packed
-    from trainer.sources import mix_tables
+    from pipeline.scoring.packing import pack as packed
+    from trainer.data.tables import mix_tables
+    from trainer.data.trajectories import TrajectoryTable, batch_rows, write_trajectories
 
     training = experiment().training
     with tempfile.TemporaryDirectory(dir=store.base) as folder:
@@ -94,8 +94,8 @@ def pack(store: Store) -> Iterator[tuple[int, int]]:
 def copy_mix(store: Store) -> Iterator[tuple[int, int]]:
     """The part of `pack` that comes once: resolve the mix and copy its chosen rows into one mapped file."""
     from pipeline.replay import resolve_mix
-    from trainer.data import write_trajectories
-    from trainer.sources import mix_tables
+    from trainer.data.tables import mix_tables
+    from trainer.data.trajectories import write_trajectories
 
     with tempfile.TemporaryDirectory(dir=store.base) as folder:
         tables = mix_tables(store, resolve_mix(store, experiment(), 0), VOCABULARY)

@@ -32,13 +32,13 @@ SETTINGS: dict[str, dict[str, str]] = {
     "what tbrm chooses": {},
 }
 CORES = 2
-TBRM = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+TBRM = [sys.executable, "-c", "from pipeline.cli.main import main; main()"]
 CLOCK = time.perf_counter
 
 
 def surroundings(own: Mapping[str, str]) -> dict[str, str]:
     """Our environment without a word about threads, and `own`."""
-    from pipeline.threads import OURS, THREADS, WAITING
+    from pipeline.run.threads import OURS, THREADS, WAITING
 
     return {k: v for k, v in os.environ.items() if k not in (OURS, THREADS, *WAITING)} | dict(own)
 
@@ -90,12 +90,12 @@ def model_rates(seconds: float) -> dict[str, float]:
     """Sampling and scoring under the model of arith_tiny, and scoring under a wider one; in a process of its own."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from pipeline.builtin import save_tiny_arith
     from pipeline.config.policy import PolicyConfig
-    from pipeline.engines.base import Request, Sampling
-    from pipeline.engines.transformers_engine import TransformersEngine
-    from pipeline.policy import PolicyRef
-    from trainer.scoring import score_trajectories
+    from pipeline.policies.refs import PolicyRef
+    from pipeline.policies.tiny import save_tiny_arith
+    from pipeline.sampling.engines.base import Request, Sampling
+    from pipeline.sampling.engines.transformers_engine import TransformersEngine
+    from pipeline.scoring.scoring import score_trajectories
 
     with tempfile.TemporaryDirectory() as folder:
         save_tiny_arith(Path(folder), seed=0)
@@ -133,7 +133,7 @@ def model_rates(seconds: float) -> dict[str, float]:
 
 def setting_rates(own: Mapping[str, str], seconds: float) -> dict[str, float]:
     """Every rate under one setting."""
-    settle = "from pipeline.threads import settle; settle(); " if not own else ""
+    settle = "from pipeline.run.threads import settle; settle(); " if not own else ""
     code = f"{settle}import json; from benchmarks.threads import model_rates; print(json.dumps(model_rates({seconds})))"
     told = subprocess.run(
         [sys.executable, "-c", code],

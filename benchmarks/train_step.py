@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer.groups import group_stats
-from trainer.types import GroupStats, Trajectory
+from pipeline.scoring.batch import GroupStats, Trajectory
+from trainer.data.groups import group_stats
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "train_step.json"
@@ -90,7 +90,7 @@ def save_model(case: Case, folder: Path) -> None:
     """A random Llama of four layers, head tied to the embedding, with the built-in tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from pipeline.builtin import save_tiny_arith
+    from pipeline.policies.tiny import save_tiny_arith
 
     save_tiny_arith(folder, 0)
     torch.manual_seed(0)
@@ -110,11 +110,11 @@ def our_step(case: Case, folder: Path) -> Step:
     """The step that `tbrm train` takes, DeepSpeed included; returns its loss."""
     from pipeline.config.policy import PolicyConfig
     from pipeline.config.training import TrainingConfig
-    from trainer.engine import join_world
+    from trainer.engine.deepspeed import join_world
+    from trainer.engine.models import build_models
     from trainer.job import TrainJob
-    from trainer.metrics import Clock
-    from trainer.models import build_models
-    from trainer.update import Batch, update_once
+    from trainer.loop.metrics import Clock
+    from trainer.loop.update import Batch, update_once
 
     training = TrainingConfig.model_validate(
         {
@@ -139,7 +139,7 @@ def trl_step(case: Case, folder: Path) -> Step:
     from trl import GRPOConfig, GRPOTrainer
 
     from pipeline.config.policy import PolicyConfig
-    from pipeline.models import load_model, load_tokenizer
+    from pipeline.policies.load_save import load_model, load_tokenizer
 
     accumulation = case.trajectories // case.micro
     options = GRPOConfig(

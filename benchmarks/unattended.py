@@ -19,8 +19,8 @@ from typing import Any
 
 from dagster import AssetKey, AssetRecordsFilter, DagsterEventType, DagsterInstance
 
-from assets.instance import POSTGRES_URL, open_instance
-from assets.stages import GPU_POOL, ROLLOUTS, TRAINED_POLICY, stages_of
+from assets.app.instance import POSTGRES_URL, open_instance
+from assets.experiment.stages import GPU_POOL, ROLLOUTS, TRAINED_POLICY, stages_of
 from pipeline.config import load_experiment
 from pipeline.store import open_store
 from tests.support.postgres_server import postgres_server

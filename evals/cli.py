@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import click
 
-from pipeline.cli_options import (
+from pipeline.cli.options import (
     json_option,
     print_report,
     replace_option,
@@ -14,7 +14,7 @@ from pipeline.cli_options import (
 )
 from pipeline.config import Experiment, changed_experiment, load_experiment
 from pipeline.errors import TbrmError
-from pipeline.stage import StageReport
+from pipeline.run.report import StageReport
 from pipeline.store import Store
 
 experiment_option = click.option(
@@ -72,12 +72,12 @@ def evaluate(
     is there already is not done again. Without --experiment a generation is measured by the settings that made it, any
     other policy by the paper's template and limits.
     """
-    from evals.pinned import run_pinned
-    from evals.plan import Changes, changed, plan_entries, setting_of, setting_without_experiment
-    from evals.scores import read_scores
-    from evals.stage import evaluate as run
-    from evals.tables import print_scores
-    from evals.targets import target_of
+    from evals.report.terminal import print_scores
+    from evals.run.pinned import run_pinned
+    from evals.run.plan import Changes, changed, plan_entries, setting_of, setting_without_experiment
+    from evals.run.scores import read_scores
+    from evals.run.stage import evaluate as run
+    from evals.run.targets import target_of
 
     if [policy is not None, generation is not None, pinned].count(True) != 1:
         raise click.UsageError("give one of POLICY, --experiment with --generation, --experiment with --pinned")
@@ -121,8 +121,8 @@ def regrade(
     as_json: bool,
 ) -> StageReport:
     """Grade the stored responses of POLICY again, beside the scores there are; nothing is generated."""
-    from evals.regrade import run_regrade
-    from evals.targets import target_of
+    from evals.run.regrade import run_regrade
+    from evals.run.targets import target_of
     from pipeline.config.rewards import RewardsConfig
 
     target = target_of(store, policy)
@@ -142,9 +142,9 @@ def regrade(
 @json_option
 def compare(a: str, b: str, label: str | None, store: Store, as_json: bool) -> None:
     """Compare policies A and B on the problems that both answered: B minus A, paired, with its 95% interval."""
-    from evals.compare import compare_policies
-    from evals.tables import print_comparisons
-    from evals.targets import target_of
+    from evals.report.terminal import print_comparisons
+    from evals.run.targets import target_of
+    from evals.statistics.compare import compare_policies
 
     left, right = target_of(store, a), target_of(store, b)
     pairs = [(target.dataset, target.generation) for target in (left, right)]
@@ -162,8 +162,8 @@ def compare(a: str, b: str, label: str | None, store: Store, as_json: bool) -> N
 @json_option
 def leaderboard(paper: bool, label: str | None, store: Store, as_json: bool) -> None:
     """List every scored policy of the store with its accuracies and their 95% intervals."""
-    from evals.leaderboard import standings
-    from evals.tables import print_leaderboard
+    from evals.report.leaderboard import standings
+    from evals.report.terminal import print_leaderboard
 
     found = standings(store, label)
     if not found:
@@ -190,7 +190,7 @@ def benchmarks(source: str | None, as_json: bool) -> None:
 
 def _settings(store: Store, name: str | None, policy: str | None, overrides: Sequence[str]) -> Experiment | None:
     """The experiment `name`, else the one that made the policy, with the overrides. None: no experiment is involved."""
-    from evals.targets import experiment_of
+    from evals.run.targets import experiment_of
 
     if name is not None:
         return load_experiment(name, overrides)

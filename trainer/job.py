@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.config.policy import PolicyConfig
 from pipeline.config.training import TrainingConfig
-from trainer.launch import run_processes
+from trainer.launch.processes import run_processes
 
 JOB_FILE, METRICS_FILE, RESULT_FILE = "job.json", "metrics.jsonl", "result.json"
 
@@ -19,7 +19,7 @@ class TrainJob:
     """Train a policy for `updates` updates on the trajectories in `state`.
 
     `state` is the job's own folder on a file system that all its processes share. It holds the trajectories
-    (`trainer.data.write_trajectories`), checkpoints, metrics, and at the end the exported policy in `state/policy`.
+    (`write_trajectories`), checkpoints, metrics, and at the end the exported policy in `state/policy`.
     """
 
     label: str
@@ -88,7 +88,7 @@ def train_policy(job: TrainJob) -> TrainResult:
     job.state.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(job.out, ignore_errors=True)
     if job.training.processes == job.training.machines == 1:
-        from trainer.worker import work
+        from trainer.loop.worker import work
 
         work(job)
     else:

@@ -8,17 +8,17 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from assets.app.ports import HOST, check_port
 from assets.doctor import machine
 from assets.doctor.row import Row
-from assets.ports import HOST, check_port
 from evals.benchmarks import SUITES, Benchmark, ProblemSource, find_benchmark, load_problems_of
 from pipeline.config import Experiment
 from pipeline.errors import TbrmError
-from pipeline.hub import HubSilent, look_up
-from pipeline.mirror import local_root
-from pipeline.model_facts import ModelFacts, model_facts
-from pipeline.policy import published
-from pipeline.requirements import check_models
+from pipeline.policies.facts import ModelFacts, model_facts
+from pipeline.policies.hub import HubSilent, look_up
+from pipeline.policies.mirror import local_root
+from pipeline.policies.refs import published
+from pipeline.run.requirements import check_models
 from pipeline.sandbox import Protections, protections_here
 from pipeline.store import Store
 

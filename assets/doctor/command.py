@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import click
 
-from assets.ports import DEFAULT_PORT
-from pipeline.cli_options import json_option, set_option, store_options
+from assets.app.ports import DEFAULT_PORT
+from pipeline.cli.options import json_option, set_option, store_options
 from pipeline.config import load_experiment
 from pipeline.store import Store
 
@@ -43,8 +43,8 @@ def _print(rows: Sequence[tuple[str, str, str, str, str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from pipeline.terminal_console import PlainConsole
-    from pipeline.terminal_text import visible
+    from pipeline.terminal.console import PlainConsole
+    from pipeline.terminal.text import visible
 
     table = Table("", "check", "found, and what to do", show_lines=False)
     for check, mark, colour, found, step in rows:

@@ -26,9 +26,9 @@ from assets.doctor.verdicts import (
 )
 from pipeline.config import Experiment
 from pipeline.errors import TbrmError
-from pipeline.mirror import local_root
-from pipeline.model_facts import ModelFacts
-from pipeline.requirements import missing_requirements
+from pipeline.policies.facts import ModelFacts
+from pipeline.policies.mirror import local_root
+from pipeline.run.requirements import missing_requirements
 from pipeline.store import Store
 
 DEADLINE_S = 4.0

@@ -7,9 +7,9 @@ from assets.doctor.needs import GB, disk_bytes, training_memory
 from assets.doctor.row import Row
 from pipeline.config import Experiment
 from pipeline.config.launch import LaunchedStage
-from pipeline.engines.choice import vllm_samples
-from pipeline.model_facts import ModelFacts
-from pipeline.models import MOST_ON_CPU
+from pipeline.policies.facts import ModelFacts
+from pipeline.policies.load_save import MOST_ON_CPU
+from pipeline.sampling.engines.choice import vllm_samples
 
 _BF16 = (8, 0)
 """First compute capability with bfloat16."""

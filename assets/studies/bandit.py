@@ -14,9 +14,9 @@ from torch import Tensor
 
 from assets.studies.tabular import Cells, Tree, cells, scores_at, trajectories, weighted
 from pipeline.config.training import ObjectiveName, TrainingConfig
+from pipeline.scoring.batch import PackedBatch
+from pipeline.scoring.packing import lay_out
 from trainer.objectives import get
-from trainer.packing import lay_out
-from trainer.types import PackedBatch
 
 BETA = 0.1
 WORSE, BETTER = torch.tensor([[0.0, 0.0]]).double(), torch.tensor([[10.0, 0.0]]).double()

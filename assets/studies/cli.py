@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli_options import store_options
+from pipeline.cli.options import store_options
+from pipeline.run.threads import usable_cores
 from pipeline.store import Store
-from pipeline.threads import usable_cores
 
 
 @click.command("study")

@@ -9,8 +9,8 @@ from torch import Tensor
 from assets.studies.layered import Layered, random_layered
 from assets.studies.tabular import Cells, cells, scores_at, weighted
 from pipeline.config.training import TrainingConfig
+from pipeline.scoring.batch import PackedBatch
 from trainer.objectives import get
-from trainer.types import PackedBatch
 
 BETA = 0.25
 SIZES = tuple(round(10 ** (2 + i / 2)) for i in range(7))

@@ -11,16 +11,16 @@ from typing import Any
 
 from assets.studies.loop import run_generations
 from assets.studies.spec import Arm, Size, arm_experiment, base_experiment, base_of, ground_seed, logs_of_seed
-from pipeline.behaviour_log import write_behaviour_log
-from pipeline.environment import environment
 from pipeline.errors import TbrmError
-from pipeline.logged_labels import run_logged_labels
-from pipeline.models import load_tokenizer
-from pipeline.orphans import die_with_parent
-from pipeline.policy import PolicyRef, pointer_path, resolve_published
-from pipeline.progress import send_progress_to
+from pipeline.logged.labels import run_logged_labels
+from pipeline.logged.scripted import write_behaviour_log
+from pipeline.policies.load_save import load_tokenizer
+from pipeline.policies.refs import PolicyRef, pointer_path, resolve_published
+from pipeline.run.environment import environment
+from pipeline.run.orphans import die_with_parent
+from pipeline.run.progress import send_progress_to
 from pipeline.store import Store, open_store
-from trainer.base_policy import run_base_policy
+from trainer.stages.base_policy import run_base_policy
 
 _RUNS = "studies"
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}

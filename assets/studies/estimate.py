@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from assets.studies.spec import arm_experiment, load_study, studies_folder
 from pipeline.config import Experiment
 from pipeline.config.training import OBJECTIVE_NEEDS
-from pipeline.policy import PolicyRef
+from pipeline.policies.refs import PolicyRef
 
 _CHECKPOINT, _POLICY = 14, 2
 """Bytes a parameter, in bfloat16: weights, master weights and two moments; weights alone."""

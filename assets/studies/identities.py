@@ -8,8 +8,8 @@ from torch import Tensor
 from assets.studies.layered import random_layered
 from assets.studies.tabular import Cells, cells, scores_at
 from pipeline.config.training import ObjectiveName, TrainingConfig
+from pipeline.scoring.batch import PackedBatch
 from trainer.objectives import get
-from trainer.types import PackedBatch
 
 _BOTH: tuple[ObjectiveName, ...] = ("brm", "tbrm")
 

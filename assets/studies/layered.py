@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from assets.studies.tabular import Response, trajectories
-from trainer.packing import lay_out
-from trainer.types import PackedBatch
+from pipeline.scoring.batch import PackedBatch
+from pipeline.scoring.packing import lay_out
 
 
 @dataclass(frozen=True, eq=False)

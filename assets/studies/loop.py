@@ -6,13 +6,13 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import Experiment
-from pipeline.logged_labels import run_logged_labels
-from pipeline.ref_logprobs import run_ref_logprobs
+from pipeline.logged.labels import run_logged_labels
+from pipeline.reference import run_ref_logprobs
 from pipeline.rewards.stage import run_rewards
-from pipeline.rollouts import run_rollouts
+from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store
-from trainer.base_policy import run_base_policy
-from trainer.stage import run_train
+from trainer.stages.base_policy import run_base_policy
+from trainer.stages.train import run_train
 
 TRAINED = (
     *("value_first", "residual_abs", "grad_norm", "peak_memory_gb", "seconds", "seconds_rollout", "seconds_ref_prob"),

@@ -10,7 +10,7 @@ from pipeline.config import Experiment, stage_hash
 from pipeline.config.base import Config
 from pipeline.config.load import build_experiment, experiments_folder, find_experiment, read_yaml
 from pipeline.errors import ConfigError
-from pipeline.policy import PolicyRef
+from pipeline.policies.refs import PolicyRef
 
 _BASE_SEED, _RUN_SEED = 2_000, 1_000
 """Seed 0 of warm starts and of runs: problems of a run are not those that its base policy has imitated."""

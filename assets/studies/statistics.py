@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.intervals import mean_interval
+from evals.statistics.intervals import mean_interval
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float]:

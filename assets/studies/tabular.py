@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.types import GroupStats, PackedBatch, Scores, Trajectory
+from pipeline.scoring.batch import GroupStats, PackedBatch, Scores, Trajectory
 
 Response = tuple[int, ...]
 PROMPT = (7, 8)
@@ -135,7 +135,7 @@ def cells(environment: Environment, batch: PackedBatch) -> Cells:
 
 
 def scores_at(at: Cells, table: Tensor, batch: PackedBatch) -> Scores:
-    """What `trainer.scoring.score` returns for a model, for a table."""
+    """What `pipeline.scoring.scoring.score` returns for a model, for a table."""
     logits = table[at.rows]
     value = logits.logsumexp(1)
     logprob = logits.gather(1, at.actions[:, None]).squeeze(1) - value

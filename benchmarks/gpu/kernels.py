@@ -11,8 +11,8 @@ from torch import Tensor
 
 from benchmarks.gpu.measure import cosine, device, free_memory, peak_gb, seconds
 from benchmarks.gpu.shapes import Sizes
-from trainer.backbone import blocks
-from trainer.head import head_scores
+from pipeline.scoring.backbone import blocks
+from pipeline.scoring.head import head_scores
 
 
 def head(sizes: Sizes, work: Path) -> Iterator[dict[str, Any]]:
@@ -151,7 +151,7 @@ def _short(total: int) -> list[int]:
 
 
 def _by_blocks(parts: list[Tensor], lengths: list[int]) -> Any:
-    from trainer.backbone import _blockwise_attention
+    from pipeline.scoring.backbone import _blockwise_attention
 
     laid = blocks(lengths, parts[0].device)
 

@@ -10,8 +10,8 @@ import numpy as np
 from benchmarks.gpu.measure import device, free_memory, peak_gb, synchronize
 from benchmarks.gpu.shapes import Sizes, model_folder, trajectories
 from pipeline.config.policy import PolicyConfig
-from pipeline.models import load_model
-from trainer.scoring import score_trajectories
+from pipeline.policies.load_save import load_model
+from pipeline.scoring.scoring import score_trajectories
 
 
 def reference(sizes: Sizes, work: Path) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 _TAIL_LINES = 25
 _REHEARSAL_LIMIT_S = 240.0
-_PRELOADED = ("transformers.models.qwen2.modeling_qwen2", "trainer.stage", "trainer.models", "deepspeed")
+_PRELOADED = ("transformers.models.qwen2.modeling_qwen2", "trainer.stages.train", "trainer.engine.models", "deepspeed")
 ENVIRONMENT = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # torch looks for a GPU without touching it, so that children may be forked
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",

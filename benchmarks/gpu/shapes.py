@@ -9,9 +9,9 @@ import torch
 
 from pipeline.config.policy import PolicyConfig
 from pipeline.config.training import TrainingConfig
-from trainer.groups import group_stats
+from pipeline.scoring.batch import GroupStats, Trajectory
+from trainer.data.groups import group_stats
 from trainer.job import TrainJob
-from trainer.types import GroupStats, Trajectory
 
 PROMPT_TOKENS = 100
 BETA = 0.002
@@ -91,7 +91,7 @@ def model_folder(shape: ModelShape, work: Path) -> Path:
     """A Hugging Face folder of `shape` with random bf16 weights and a tiny tokenizer, made once in `work`."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from pipeline.builtin import save_tiny_arith
+    from pipeline.policies.tiny import save_tiny_arith
 
     folder = work / f"model-{shape.name}"
     if (folder / "done").exists():

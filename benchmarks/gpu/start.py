@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.shapes import Sizes, job_of
-from trainer.types import Trajectory
+from pipeline.scoring.batch import Trajectory
 
 ROOT = Path(__file__).resolve().parents[2]
 _UPDATES = 4
@@ -29,7 +29,12 @@ def fork(sizes: Sizes, work: Path) -> Iterator[dict[str, Any]]:
     CUDA cannot be used in a child if the parent has initialized it, and even a look at `torch.cuda.is_available()`
     counts unless torch was told to look through NVML.
     """
-    for module in ("pipeline.engines.transformers_engine", "pipeline.ref_logprobs", "trainer.stage", "trainer.models"):
+    for module in (
+        "pipeline.sampling.engines.transformers_engine",
+        "pipeline.reference",
+        "trainer.stages.train",
+        "trainer.engine.models",
+    ):
         importlib.import_module(module)
     initialized = torch.cuda.is_initialized()
     yield {"nvml_check": os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK"), "cuda_initialized_by_imports": initialized}
@@ -105,9 +110,9 @@ def _losses(folder: Path, on_cpu: bool) -> list[float]:
 
 def train_tiny(folder: str) -> None:
     """Train a tiny policy for a few updates through `train_policy`; the loss of each goes to losses.json."""
-    from pipeline.builtin import save_tiny_arith
     from pipeline.config.policy import PolicyConfig
-    from trainer.data import SCHEMA, write_trajectories
+    from pipeline.policies.tiny import save_tiny_arith
+    from trainer.data.trajectories import SCHEMA, write_trajectories
     from trainer.job import train_policy
 
     state = Path(folder)

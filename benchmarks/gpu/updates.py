@@ -12,13 +12,13 @@ import torch
 from benchmarks.gpu.measure import free_memory, peak_gb, synchronize
 from benchmarks.gpu.shapes import ModelShape, Sizes, job_of, model_folder, one_trajectory, trajectories
 from pipeline.config.training import OBJECTIVE_NEEDS
-from trainer.engine import World, join_world
+from pipeline.scoring.batch import Trajectory
+from trainer.engine.deepspeed import World, join_world
+from trainer.engine.models import Models, build_models
 from trainer.job import TrainJob
-from trainer.metrics import Clock
-from trainer.models import Models, build_models
-from trainer.start_scores import looks_back, token_scores
-from trainer.types import Trajectory
-from trainer.update import Batch, update_once
+from trainer.loop.metrics import Clock
+from trainer.loop.start_scores import looks_back, token_scores
+from trainer.loop.update import Batch, update_once
 
 
 def tbrm(sizes: Sizes, work: Path) -> Iterator[dict[str, Any]]:
@@ -55,12 +55,12 @@ def micro_batches(sizes: Sizes, work: Path) -> Iterator[dict[str, Any]]:
 
 def whole_job(sizes: Sizes, work: Path) -> Iterator[dict[str, Any]]:
     """The steps of `train_policy` around its updates: load, initialize, save and load a checkpoint, export, hash."""
-    from pipeline.models import load_model
-    from pipeline.policy import content_hash
-    from trainer.checkpoint import Checkpoint, checkpoint_path, write_checkpoint
-    from trainer.engine import full_weights
-    from trainer.export import export_policy
-    from trainer.models import PREFIX, load_models, save_models
+    from pipeline.policies.load_save import load_model
+    from pipeline.policies.refs import content_hash
+    from trainer.engine.checkpoint import Checkpoint, checkpoint_path, write_checkpoint
+    from trainer.engine.deepspeed import full_weights
+    from trainer.engine.export import export_policy
+    from trainer.engine.models import PREFIX, load_models, save_models
 
     state = work / "whole-job"
     state.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ def print_listing(found: Sequence[Listed]) -> None:
     """The list for people."""
     from rich.table import Table
 
-    from evals.tables import print_table
+    from evals.report.terminal import print_table
 
     table = Table("name", "title", "rows", "content hash", "protocol", "from", "remarks")
     for one in found:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow.compute
 
-from evals.history import GenerationRecord
-from evals.intervals import Interval, accuracy_interval, mean_interval, share_interval
 from evals.report.chart import Chart, Point, Series, thinned
-from evals.scores import Scores
+from evals.report.history import GenerationRecord
+from evals.run.scores import Scores
+from evals.statistics.intervals import Interval, accuracy_interval, mean_interval, share_interval
 from pipeline.errors import StoreError
 from pipeline.store import Store
 

@@ -6,9 +6,9 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from evals.history import GenerationRecord, read_history
 from evals.report import chart
 from evals.report.curves import curves, read_updates, sampled_lengths
+from evals.report.history import GenerationRecord, read_history
 from evals.report.patterns import pattern_section
 from evals.report.provenance import SEEDS, provenance
 from evals.report.samples import side_by_side
@@ -20,11 +20,11 @@ from evals.report.tables import (
     generation_table,
     with_interval,
 )
-from evals.scores import read_scores
+from evals.run.scores import read_scores
 from pipeline.config import Experiment
 from pipeline.errors import TbrmError
 from pipeline.store import Store
-from pipeline.terminal_text import visible
+from pipeline.terminal.text import visible
 
 
 def write_report(experiment: Experiment, store: Store, out: Path) -> Path:

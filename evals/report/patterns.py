@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evals.detectors import PATTERNS, Pattern
-from evals.patterns import Example, Group, pattern_groups
+from evals.patterns.detectors import PATTERNS, Pattern
+from evals.patterns.rates import Example, Group, pattern_groups
 from evals.report.chart import Chart, Drawing, Point, Series, draw
 from evals.report.tables import Table
 from pipeline.store import Store

@@ -11,7 +11,7 @@ import yaml
 from evals.report.tables import Table
 from pipeline.config import Experiment
 from pipeline.errors import StoreError
-from pipeline.policy import pointer_path, published
+from pipeline.policies.refs import pointer_path, published
 from pipeline.store import Manifest, Store
 from pipeline.store.manifest import MANIFEST, parse_manifest
 

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evals.compare import compare_scores
-from evals.history import GenerationRecord
-from evals.intervals import Interval
-from evals.leaderboard import describe_protocol
-from evals.metrics import summarize
-from evals.paper import COLUMNS, GYM_COLUMNS, GYM_TABLE, TABLE_1
 from evals.report.chart import short
 from evals.report.curves import AllScores, Lengths
-from evals.scores import Scores
+from evals.report.history import GenerationRecord
+from evals.report.leaderboard import describe_protocol
+from evals.report.paper import COLUMNS, GYM_COLUMNS, GYM_TABLE, TABLE_1
+from evals.run.scores import Scores
+from evals.statistics.compare import compare_scores
+from evals.statistics.intervals import Interval
+from evals.statistics.metrics import summarize
 from pipeline.errors import StoreError
 from pipeline.store import Store
 

@@ -17,7 +17,7 @@ from pipeline.logged.rows import file_digest, find_files
 from pipeline.logged.settings import SHARD_BYTES, ImportSettings, ReadingPlan
 from pipeline.logged.summary import ImportReport, Summary
 from pipeline.logged.writers import TableWriters
-from pipeline.progress import track
+from pipeline.run.progress import track
 from pipeline.store import Store, TokenizerInfo
 
 __all__ = ["ImportSettings", "run_import"]

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.engines.base import LOGPROB_ABOVE_ZERO
 from pipeline.logged.chat import Segment, render_chat, split_conversation
 from pipeline.logged.fields import Bad, BadField, Candidate, Messages, Tokens
 from pipeline.prompts import render
+from pipeline.sampling.engines.base import LOGPROB_ABOVE_ZERO
 
 TOKENS_OF_THE_LOG, TOKENIZED_TEXT = "log: token ids", "log: tokenized text"
 _CHARACTERS_PER_TOKEN = 64  # of a text so long that counting its tokens is not worth the time

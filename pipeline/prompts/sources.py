@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline.config.prompts import Columns, PromptsConfig
 from pipeline.errors import TbrmError
-from pipeline.json_lines import json_lines
 from pipeline.prompts.arithmetic import arithmetic_problems
+from pipeline.prompts.json_lines import json_lines
 from pipeline.prompts.problem import Problem
 from pipeline.store import seed_of
 
@@ -18,7 +18,7 @@ def load_problems(config: PromptsConfig, seed: int) -> list[Problem]:
 
     Raises TbrmError naming file, row and field.
     """
-    from pipeline.contamination import without_overlap  # it reads benchmark files with this module
+    from pipeline.prompts.contamination import without_overlap  # it reads benchmark files with this module
 
     problems = list(_all_problems(config, seed))
     if not problems:

@@ -8,8 +8,8 @@ from pipeline.config import Experiment
 from pipeline.errors import TbrmError
 from pipeline.replay.index import Index, index_source
 from pipeline.replay.mix import Mix, Part, SourceSummary, partition_of
+from pipeline.replay.partitions import Source, find_sources
 from pipeline.replay.select import select
-from pipeline.replay.sources import Source, find_sources
 from pipeline.store import Store, seed_of
 
 __all__ = ["Mix", "Part", "Source", "SourceSummary", "partition_of", "resolve_mix"]

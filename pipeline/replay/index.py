@@ -11,7 +11,7 @@ import pyarrow.compute
 import xxhash
 
 from pipeline.config.replay import Filters, ReplayConfig
-from pipeline.replay.sources import Source
+from pipeline.replay.partitions import Source
 from pipeline.store import check_aligned
 
 pc: Any = pyarrow.compute  # its functions are made at import time, unseen by type checkers

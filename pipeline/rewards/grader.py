@@ -13,10 +13,10 @@ from typing import Self
 from pipeline.config.reasoning_gym import refusal
 from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardComponents, RewardsConfig
 from pipeline.errors import TbrmError
-from pipeline.rewards.grading import Work
-from pipeline.rewards.pool import Task, VerifierPool
 from pipeline.rewards.types import UNDECIDED, GradeItem, RewardLabel, Verifier
 from pipeline.rewards.verifiers import RUNNING_CODE, get_verifier
+from pipeline.rewards.workers.grading import Work
+from pipeline.rewards.workers.pool import Task, VerifierPool
 from pipeline.sandbox import Protections
 
 REMEMBERED = 200_000

@@ -10,17 +10,17 @@ import pyarrow as pa
 from pipeline.config import Experiment, changed_experiment, stage_hash
 from pipeline.config.experiment import declared_rewards
 from pipeline.config.rewards import RewardsConfig
-from pipeline.configurations import check_alike, keep_configuration
-from pipeline.policy import published_tokenizer
-from pipeline.progress import track
+from pipeline.policies.refs import published_tokenizer
+from pipeline.policies.tokenizer import check_table
 from pipeline.rewards.audit import audit_generation
 from pipeline.rewards.grader import Grader
 from pipeline.rewards.reading import Labelled, named_items, read_items
 from pipeline.rewards.types import STATUSES, UNDECIDED, RewardLabel, Verifier
-from pipeline.scale_out import on_cluster, root_for_workers, work_through
-from pipeline.stage import StageReport
+from pipeline.run.configurations import check_alike, keep_configuration
+from pipeline.run.progress import track
+from pipeline.run.report import StageReport
+from pipeline.run.shards import on_cluster, root_for_workers, work_through
 from pipeline.store import SCHEMAS, Manifest, Partition, PartitionWriter, Stat, Store, open_store
-from pipeline.tokenizer import check_table
 
 Place = tuple[str, str, int]
 DECIDES = tuple(f"rewards.{name}" for name in RewardsConfig.deciding_fields())

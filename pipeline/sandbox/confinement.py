@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.errors import TbrmError
+from pipeline.run.threads import thread_settings
 from pipeline.sandbox import files, filters, kernel
-from pipeline.threads import thread_settings
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Set to 1: there is one confined process for each core. Its environment holds nothing but how threads behave."""

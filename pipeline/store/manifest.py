@@ -25,7 +25,7 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """Which tokenizer made the token ids of a table: see `pipeline.tokenizer`."""
+    """Which tokenizer made the token ids of a table: see `pipeline.policies.tokenizer`."""
 
     vocabulary: str
     """Hash of the tokens and their ids; 16 hex digits."""

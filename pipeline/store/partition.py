@@ -57,7 +57,7 @@ class Partition:
     ) -> PartitionWriter:
         """The exclusive writer of this partition, a context manager. See PartitionWriter.
 
-        `configuration`: file of the whole configuration that runs, as `pipeline.configurations` keeps it.
+        `configuration`: file of the whole configuration that runs, as `pipeline.run.configurations` keeps it.
         """
         return PartitionWriter(self, config_hash, parents, replace, configuration)
 

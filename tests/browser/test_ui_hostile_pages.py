@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from assets.web_guard import Access, guarded
+from assets.app.guard import Access, guarded
 from tests.browser.test_ui_browser import FLAGS
 from tests.support.dagster_app import Served, dagster_app
 from tests.support.served_ui import free_port

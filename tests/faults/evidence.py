@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from pipeline.errors import StoreError, TbrmError
-from pipeline.policy import PolicyRef, check_undamaged, read_policy_json, resolve_published
+from pipeline.policies.refs import PolicyRef, check_undamaged, read_policy_json, resolve_published
 from pipeline.store import Partition, Store, open_store
 from pipeline.store.manifest import MANIFEST, Manifest, parse_manifest
 from tests.faults.experiment import NAME
-from trainer.commit import LOGS
+from trainer.stages.commit import LOGS
 
 _POLICIES = ("base_policy", "trained_policy")
 

@@ -48,7 +48,7 @@ def all_stages() -> list[tuple[str, int]]:
 
 def run_stage(yaml_path: Path, root: str, stage: str, generation: int, *options: str) -> None:
     """One `tbrm` command in this process."""
-    from pipeline.cli import tbrm
+    from pipeline.cli.main import tbrm
 
     arguments = [stage, "--experiment", str(yaml_path), "--root", root, *options]
     if stage != "base-policy":

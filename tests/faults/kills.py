@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from assets.supervisor import descendants
+from assets.processes.supervisor import descendants
 from tests.faults.process import Child, send
 from tests.faults.trial import TooLate, Trial
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from assets.supervisor import descendants
+from assets.processes.supervisor import descendants
 from tests.faults.evidence import audit
 from tests.faults.experiment import GENERATIONS, NAME, write_experiment
 from tests.faults.process import command_line, in_child, orphans, send
@@ -37,7 +37,7 @@ class Command:
         surroundings = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "TBRM_ROOT")} | _ENV
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments],
+                [sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments],
                 cwd=folder,
                 env=surroundings | (env or {}),
                 stdin=subprocess.DEVNULL,
@@ -115,8 +115,8 @@ def end_rank(trial: Trial) -> None:
     """SIGKILL or SIGTERM to one of two training processes, or to the torchrun above them."""
     two = ("--set", "training.processes=2")
     trial.whole = Whole(_digest_of_two(trial, two), {})
-    kind = trial.rng.choice(["trainer.worker", "trainer.worker", "trainer.torchrun"])
-    other = "trainer.torchrun" if kind == "trainer.worker" else "supervisor.py"
+    kind = trial.rng.choice(["trainer.loop.worker", "trainer.loop.worker", "trainer.launch.torchrun"])
+    other = "trainer.launch.torchrun" if kind == "trainer.loop.worker" else "supervisor.py"
 
     def victims(command: Command) -> list[int]:
         command.wait_for(kind, without=other)
@@ -215,7 +215,7 @@ def go_on(trial: Trial, env: dict[str, str] | None = None, options: Sequence[str
 
 def _open_runs(trial: Trial, env: dict[str, str] | None) -> str:
     code = (
-        "import json; from assets.instance import open_instance; from pipeline.store import open_store\n"
+        "import json; from assets.app.instance import open_instance; from pipeline.store import open_store\n"
         "with open_instance(open_store('data')) as i:\n"
         " print(json.dumps([r.status.value for r in i.get_runs() if not r.is_finished]))"
     )

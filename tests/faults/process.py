@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from assets.supervisor import descendants
+from assets.processes.supervisor import descendants
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -27,11 +27,6 @@ def become_warm() -> None:
     import deepspeed  # noqa: F401  # pyright: ignore
     import torch
     from transformers import LlamaForCausalLM  # noqa: F401  # pyright: ignore
-
-    import trainer.base_policy  # pyright: ignore
-    import trainer.cli  # pyright: ignore
-    import trainer.imitation  # pyright: ignore
-    import trainer.worker  # noqa: F401  # pyright: ignore
 
     torch.set_num_threads(1)
     _inherit_orphans(True)

@@ -9,8 +9,8 @@ import time
 
 import psycopg2
 
-from assets.instance import POSTGRES_URL
-from assets.supervisor import descendants
+from assets.app.instance import POSTGRES_URL
+from assets.processes.supervisor import descendants
 from tests.faults.experiment import NAME
 from tests.faults.orchestrated import LAST, Command, finish, go_on, start_from_template
 from tests.faults.process import command_line, send, starting_a_daemon

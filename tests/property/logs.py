@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.builtin import save_tiny_arith
 from pipeline.errors import TbrmError
 from pipeline.logged.importer import ImportSettings, run_import
+from pipeline.policies.tiny import save_tiny_arith
 from pipeline.store import open_store
 
 ROWS: list[dict[str, Any]] = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.config import Experiment
 from pipeline.store import Store, open_store
-from trainer.base_policy import run_base_policy
+from trainer.stages.base_policy import run_base_policy
 
 NewStore = Callable[[str], Store]
 

@@ -15,7 +15,7 @@ from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster_webserver.app import create_app_from_workspace_process_context
 from starlette.applications import Starlette
 
-from assets.instance import open_instance
+from assets.app.instance import open_instance
 from pipeline.store import open_store
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 
-from pipeline.builtin import save_tiny_arith
 from pipeline.config import Experiment, build_experiment
-from pipeline.policy import publish_policy, write_policy_json
+from pipeline.policies.refs import publish_policy, write_policy_json
+from pipeline.policies.tiny import save_tiny_arith
 from pipeline.store import Store
 
 EXPERIMENT = """

@@ -5,9 +5,9 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from pipeline.rewards.grading import Limits, Work, grade_row
-from pipeline.rewards.pool import VerifierPool
-from pipeline.rewards.worker import Graded, ready
+from pipeline.rewards.workers.grading import Limits, Work, grade_row
+from pipeline.rewards.workers.pool import VerifierPool
+from pipeline.rewards.workers.worker import Graded, ready
 from pipeline.sandbox import Protections
 
 _NO_LIMIT_S = 3600.0

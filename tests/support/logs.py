@@ -7,7 +7,7 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from pipeline.cli import tbrm
+from pipeline.cli.main import tbrm
 from pipeline.store import Store, open_store
 
 ROWS = [

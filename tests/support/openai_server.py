@@ -10,9 +10,9 @@ from typing import Any
 
 from pipeline.config.policy import PolicyConfig
 from pipeline.config.rollouts import RolloutsConfig
-from pipeline.engines import Request, Sampling, load_engine
-from pipeline.models import load_tokenizer
-from pipeline.policy import foreign_policy
+from pipeline.policies.load_save import load_tokenizer
+from pipeline.policies.refs import foreign_policy
+from pipeline.sampling.engines import Request, Sampling, load_engine
 
 
 class Served:

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evals.responses import Sampler
-from evals.stage import run_evaluate
-from pipeline.builtin import save_tiny_arith
+from evals.run.responses import Sampler
+from evals.run.stage import run_evaluate
 from pipeline.config import build_experiment
-from pipeline.policy import publish_policy, write_policy_json
-from pipeline.ref_logprobs import run_ref_logprobs
+from pipeline.policies.refs import publish_policy, write_policy_json
+from pipeline.policies.tiny import save_tiny_arith
+from pipeline.reference import run_ref_logprobs
 from pipeline.rewards.stage import run_rewards
-from pipeline.rollouts import run_rollouts
+from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store, open_store
-from trainer.stage import run_train
+from trainer.stages.train import run_train
 
 TREE = yaml.safe_load("""
 name: exp

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from assets.ui_token import ui_token
+from assets.app.token import ui_token
 from tests.support.tiny import listen_to_ctrl_c, one_thread_from_a_warm_parent
 
 LOCATION = {"repositoryLocationName": "assets.definitions", "repositoryName": "__repository__"}
@@ -108,7 +108,7 @@ def served(root: Path, folder: Path, env: dict[str, str] | None = None) -> Gener
     command = [
         sys.executable,
         "-c",
-        "from pipeline.cli import main; main()",
+        "from pipeline.cli.main import main; main()",
         "ui",
         "--root",
         str(root),

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from assets.warm_start import SHARED, keep_warm, stage_environment
+from assets.processes.warm_start import SHARED, keep_warm, stage_environment
 
 TINY = """
 name: tiny
@@ -47,7 +47,7 @@ def tbrm(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start a `tbrm` command in `folder`, without a Dagster home from outside."""
     env = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "TBRM_ROOT")}
     env |= one_thread_from_a_warm_parent()
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments]
     return subprocess.Popen(
         command,
         cwd=folder,

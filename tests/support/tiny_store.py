@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from pipeline.config import Experiment, build_experiment
 from pipeline.rewards.stage import run_rewards
-from pipeline.rollouts import run_rollouts
+from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store, open_store, trajectory_id
-from trainer.base_policy import run_base_policy
+from trainer.stages.base_policy import run_base_policy
 
 LOGGED = "somebodys_run"
 

@@ -7,6 +7,8 @@ from typing import Literal
 from torch import Tensor
 
 from pipeline.config.training import OBJECTIVE_NEEDS, ObjectiveName, ObjectiveNeeds, TrainingConfig
+from pipeline.scoring.batch import PackedBatch, Scores, Trajectory
+from pipeline.scoring.packing import pair_units, unit_pairs
 from trainer.objectives.brm import brm
 from trainer.objectives.daa_pair import daa_pair
 from trainer.objectives.daa_point import daa_point
@@ -20,8 +22,6 @@ from trainer.objectives.sql_multi import sql_multi
 from trainer.objectives.sql_single import sql_single
 from trainer.objectives.tbrm import tbrm
 from trainer.objectives.tbrm_iterative import tbrm_iterative
-from trainer.packing import pair_units, unit_pairs
-from trainer.types import PackedBatch, Scores, Trajectory
 
 Term = Literal["trajectories", "pairs", "tokens"]
 Loss = Callable[[Scores, PackedBatch, TrainingConfig], tuple[Tensor, Mapping[str, Tensor]]]

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from pipeline.config.training import TrainingConfig
+from pipeline.scoring.batch import PackedBatch, Scores
 from trainer.objectives.common import given
-from trainer.types import PackedBatch, Scores
 
 _FARTHEST = 20.0
 """Largest |difference of log-probs| in nats that is exponentiated."""

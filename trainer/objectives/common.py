@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
-from trainer.types import PackedBatch, Scores
+from pipeline.scoring.batch import PackedBatch, Scores
 
 
 def given(values: Tensor | None, what: str) -> Tensor:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from pipeline.config.training import TrainingConfig
+from pipeline.scoring.batch import PackedBatch, Scores
 from trainer.objectives.common import log_ratio
-from trainer.types import PackedBatch, Scores
 
 
 def daa_pair(scores: Scores, batch: PackedBatch, options: TrainingConfig) -> tuple[Tensor, dict[str, Tensor]]:

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from pipeline.config.training import TrainingConfig
-from trainer.types import PackedBatch, Scores
+from pipeline.scoring.batch import PackedBatch, Scores
 
 
 def imitation(scores: Scores, batch: PackedBatch, options: TrainingConfig) -> tuple[Tensor, dict[str, Tensor]]:

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
+from pipeline.scoring.batch import PackedBatch, Scores
 from trainer.objectives.common import given, log_ratio, trajectory_loss
-from trainer.types import PackedBatch, Scores
 
 
 def tbrm(scores: Scores, batch: PackedBatch, options: TrainingConfig) -> tuple[Tensor, dict[str, Tensor]]:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from dagster import AssetKey, DagsterInstance
 
-from assets import cluster_job
 from assets.definitions import build_definitions
-from assets.launcher import Ended, LocalLauncher, follow
-from assets.resources import StoreLocation
-from assets.sources import read_experiments
+from assets.graph.experiments import read_experiments
+from assets.graph.resources import StoreLocation
+from assets.processes import cluster_job
+from assets.processes.launcher import Ended, LocalLauncher, follow
 from tests.support.tiny import write_tiny
 
 SAVES = "trap 'sleep 0.5; echo saved; exit 3' TERM; echo ready; while true; do sleep 0.05; done"

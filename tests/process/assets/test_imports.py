@@ -6,7 +6,7 @@ import sys
 import pytest
 
 HEAVY = {"torch", "vllm", "deepspeed", "transformers", "datasets", "matplotlib", "math_verify"}
-HELP = "from pipeline.cli import tbrm; tbrm(['--help'], standalone_mode=False)"
+HELP = "from pipeline.cli.main import tbrm; tbrm(['--help'], standalone_mode=False)"
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ HELP = "from pipeline.cli import tbrm; tbrm(['--help'], standalone_mode=False)"
     [
         ("import pipeline.config, pipeline.store", set[str]()),
         (HELP, set[str]()),
-        ("import assets.stage_process", {"dagster_pipes"}),
+        ("import assets.processes.child", {"dagster_pipes"}),
         ("import assets.definitions", {"dagster", "dagster_pipes"}),
     ],
 )

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from assets.launcher import LocalLauncher
-from pipeline.threads import usable_cores
+from assets.processes.launcher import LocalLauncher
+from pipeline.run.threads import usable_cores
 from tests.support.openmp import DISPLAY, SAID_NOTHING, displayed, undecided
 from tests.support.tiny import write_tiny
 
-MAIN = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+MAIN = [sys.executable, "-c", "from pipeline.cli.main import main; main()"]
 
 
 @pytest.mark.parametrize(

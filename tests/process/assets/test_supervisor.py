@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from assets.launcher import LocalLauncher
-from assets.supervisor import __file__ as supervisor
-from assets.supervisor import descendants
+from assets.processes.launcher import LocalLauncher
+from assets.processes.supervisor import __file__ as supervisor
+from assets.processes.supervisor import descendants
 
 # Starts a grandchild in a session of its own (as torchrun does) that ignores SIGTERM, then sleeps.
 STUBBORN = """
@@ -80,7 +80,7 @@ def test_what_a_stage_leaves_behind_is_ended(tmp_path: Path) -> None:
 def test_nothing_outlives_a_caller_killed_with_sigkill(tmp_path: Path) -> None:
     mark = f"mark-{os.getpid()}-orphan"
     caller = f"""
-import sys; from pathlib import Path; from assets.launcher import LocalLauncher
+import sys; from pathlib import Path; from assets.processes.launcher import LocalLauncher
 command = [sys.executable, "-c", {STUBBORN!r}, {mark!r}, "300"]
 LocalLauncher(grace_s=0.5).run(command, {{}}, Path({str(tmp_path / "log")!r}))
 """

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from assets import warm_start
-from assets.launcher import LocalLauncher
-from assets.supervisor import descendants
+from assets.processes import warm_start
+from assets.processes.launcher import LocalLauncher
+from assets.processes.supervisor import descendants
 from tests.process.assets.test_supervisor import marked, wait_until_none
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere every stage is started cold")
@@ -128,7 +128,7 @@ def test_what_it_leaves_behind_is_ended(tmp_path: Path) -> None:
 
 
 CALLER = """
-import sys; from pathlib import Path; from assets.launcher import LocalLauncher
+import sys; from pathlib import Path; from assets.processes.launcher import LocalLauncher
 LocalLauncher(grace_s=float(sys.argv[2])).run([sys.executable, *sys.argv[3:]], {}, Path(sys.argv[1]))
 """
 
@@ -216,7 +216,7 @@ def test_several_processes_share_the_parent_that_one_above_them_keeps(tmp_path: 
 def test_a_caller_killed_while_the_parent_imports_leaves_none(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CALLER, str(tmp_path / "log"), "0.5", *ACT[1:], "say", "0"]
     process = subprocess.Popen(command, start_new_session=True)
-    (parent,) = wait_for(lambda: [pid for pid in descendants(process.pid) if b"assets.warm_parent" in _line(pid)])
+    (parent,) = wait_for(lambda: [pid for pid in descendants(process.pid) if b"processes.warm_parent" in _line(pid)])
     process.kill()
     process.wait()
     assert wait_for(lambda: not Path(f"/proc/{parent}").exists(), 5.0)

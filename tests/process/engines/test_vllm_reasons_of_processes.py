@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from pipeline.engines.vllm_start import reasons
 from pipeline.errors import TbrmError
+from pipeline.sampling.engines.vllm_start import reasons
 
 
 def test_what_the_engines_processes_wrote_is_told_and_still_goes_where_it_went(

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from evals.plan import Changes, changed, plan_entries, setting_of
-from evals.scores import read_scores
-from evals.stage import evaluate
-from evals.targets import target_of
-from pipeline import endpoint
+from evals.run.plan import Changes, changed, plan_entries, setting_of
+from evals.run.scores import read_scores
+from evals.run.stage import evaluate
+from evals.run.targets import target_of
 from pipeline.errors import TbrmError
+from pipeline.sampling import endpoint
 from pipeline.store import Store
 from tests.support.evals_store import publish, tiny_experiment
 from tests.support.openai_server import Served, serve

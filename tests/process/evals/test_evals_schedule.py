@@ -16,20 +16,20 @@ from dagster._core.test_utils import (
 from dagster._core.workspace.load_target import PythonFileTarget
 from dagster._scheduler.scheduler import launch_scheduled_runs
 
-from assets.checks import no_regression
 from assets.definitions import build_definitions
-from assets.resources import StoreLocation
-from assets.sources import read_experiment
-from evals.scores import read_scores
-from evals.stage import run_evaluate
+from assets.experiment.checks import no_regression
+from assets.graph.experiments import read_experiment
+from assets.graph.resources import StoreLocation
+from evals.run.scores import read_scores
+from evals.run.stage import run_evaluate
 from pipeline.errors import ConfigError
 from pipeline.store import Store, open_store
 from tests.support.evals_store import EXPERIMENT, publish
 
 CODE = """
 from assets.definitions import build_definitions
-from assets.resources import StoreLocation
-from assets.sources import read_experiment
+from assets.graph.resources import StoreLocation
+from assets.graph.experiments import read_experiment
 
 defs = build_definitions([read_experiment({path!r})], store=StoreLocation(root={root!r}))
 """
@@ -117,7 +117,7 @@ def test_ticks_skip_what_is_scored_by_the_same_protocol(
 
 
 def test_pinned_policies_are_evaluated_too(store: Store, experiment_file: Path, instance: DagsterInstance) -> None:
-    from evals.pinned import run_pinned
+    from evals.run.pinned import run_pinned
 
     folder = publish(store, 1, seed=1)
     experiment_file.write_text(experiment_file.read_text() + f"  pinned: [{folder}]\n")
@@ -145,7 +145,7 @@ def test_a_cron_expression_that_is_none_is_a_wrong_field(experiment_file: Path) 
 
 def test_a_regression_is_caught(store: Store, experiment_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """policy[1] answers everything rightly, policy[2] is untrained again: the check of generation 1 must fail."""
-    from evals.responses import Sampler
+    from evals.run.responses import Sampler
 
     experiment = read_experiment(str(experiment_file)).experiment
     run_evaluate(experiment, store, 0)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness_truth import benchmark_rows, logged_rows
-from evals.plan import setting_without_experiment
+from evals.run.plan import setting_without_experiment
 from pipeline.store import Store
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from evals.compare import compare_policies
-from evals.leaderboard import standings
-from evals.plan import setting_of
-from evals.regrade import run_regrade
-from evals.responses import Sampler
-from evals.scores import read_scores
-from evals.stage import run_evaluate
-from pipeline.cli import tbrm
+from evals.report.leaderboard import standings
+from evals.run.plan import setting_of
+from evals.run.regrade import run_regrade
+from evals.run.responses import Sampler
+from evals.run.scores import read_scores
+from evals.run.stage import run_evaluate
+from evals.statistics.compare import compare_policies
+from pipeline.cli.main import tbrm
 from pipeline.errors import StoreError, TbrmError
 from pipeline.store import Store
 from tests.support.evals_store import publish, tiny_experiment
@@ -26,8 +26,8 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 from tests.support.evals_store import tiny_experiment
-from evals.responses import Sampler
-from evals.stage import run_evaluate
+from evals.run.responses import Sampler
+from evals.run.stage import run_evaluate
 from pipeline.store import open_store
 
 sample, calls = Sampler.sample, []

@@ -24,11 +24,12 @@ from pipeline.store import open_store
 from tests.support.byte_tokenizer import save_byte_tokenizer
 from tests.support.logs import ROWS, jsonl
 
+MAIN = "from pipeline.cli.main import main; main()"
 PEAK_MEMORY = Path(__file__).parents[2] / "support" / "peak_memory.py"
 # The importer's own peak beside that of the reader, in KiB.
 IMPORT = """
 import json, resource, sys
-from pipeline.cli import tbrm
+from pipeline.cli.main import tbrm
 try:
     code = tbrm(sys.argv[2:], standalone_mode=False)
 finally:
@@ -189,7 +190,15 @@ def test_a_reader_that_is_killed_is_told_as_that(settings: ImportSettings) -> No
 def test_the_reader_ends_with_the_importer(tmp_path: Path, tokenizer: str) -> None:
     """Killed in the middle, the importer leaves no process behind."""
     jsonl(tmp_path / "log.jsonl", [row | {"question": f"{n}"} for row in ROWS for n in range(2_000)])
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "import", "log.jsonl", "--name", "log"]
+    command = [
+        sys.executable,
+        "-c",
+        MAIN,
+        "import",
+        "log.jsonl",
+        "--name",
+        "log",
+    ]
     command += ["--tokenizer", tokenizer, "--root", "root", "--rows-per-shard", "100"]
     process = psutil.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list((tmp_path / "root").rglob("shard-00003.parquet")):

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.builtin import save_tiny_arith
+from pipeline.policies.tiny import save_tiny_arith
 from pipeline.store import Store, open_store
 from tests.support.tiny import finish, tbrm
 
@@ -93,7 +93,7 @@ def test_offline_on_a_log_that_another_policy_made(tmp_path: Path) -> None:
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = tmp_path / "a" / "data"
     arguments = ["import", "--name", "ppo", str(log), "--tokenizer", str(tokenizer), "--policy", "my-ppo"]
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments, "--root", str(data)]
+    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments, "--root", str(data)]
     subprocess.run(command, check=True, timeout=120)
     replay = {"window": 0, "logged": [{"name": "ppo"}]}
     store, _ = run(tmp_path / "a", rollouts="none", replay=replay, generations=1, evaluation=None)
@@ -101,7 +101,7 @@ def test_offline_on_a_log_that_another_policy_made(tmp_path: Path) -> None:
     assert mix["rows"] == len(rows)
     assert {part["rewards"] for part in mix["parts"]} == {"rewards"}
     lineage = ["lineage", "loop:1", "--root", str(data)]
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", *lineage]
+    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", *lineage]
     shown = subprocess.run(command, check=True, timeout=120, capture_output=True, text=True).stdout
     assert "my-ppo" in shown
     assert "ppo.jsonl" in shown

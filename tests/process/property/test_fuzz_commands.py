@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assets.studies.loop import run_generations
-from pipeline.cli import tbrm
+from pipeline.cli.main import tbrm
 from pipeline.config import load_experiment
 from pipeline.store import open_store
 from tests.property.mutation import SCALARS

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from evals.patterns import pattern_groups
+from evals.patterns.rates import pattern_groups
 from evals.report import write_report
 from evals.report.page import render
-from evals.summary import PICTURE, summarize
-from pipeline.cli import tbrm
+from evals.report.summary import PICTURE, summarize
+from pipeline.cli.main import tbrm
 from pipeline.config import Experiment, build_experiment
 from pipeline.errors import StoreError, TbrmError
 from pipeline.store import Store, open_store
@@ -151,7 +151,7 @@ def test_patterns_by_generation(store: Store) -> None:
 
 
 def test_pictures_for_the_graph(store: Store) -> None:
-    from assets.plots import accuracy_plot, training_plot
+    from assets.pages.plots import accuracy_plot, training_plot
 
     for text in (training_plot(store, "exp", 0), accuracy_plot(store, "exp", 1)):
         assert re.fullmatch(r"!\[[^\]]+\]\(data:image/png;base64,[A-Za-z0-9+/=]+\)", text)

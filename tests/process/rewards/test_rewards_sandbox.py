@@ -80,7 +80,7 @@ def test_a_response_sees_no_environment_and_nothing_that_another_left(
 
 
 REPLACED = """
-import pipeline.rewards.grading as grading, pipeline.rewards.worker as worker, user_verifiers, os, sys
+import pipeline.rewards.workers.grading as grading, pipeline.rewards.workers.worker as worker, user_verifiers, os, sys
 always = grading.RewardLabel(1.0, 'ok', None, 'replaced', {'correctness': 1.0, 'format': 1.0})
 grading.grade_row = worker.ready = user_verifiers.runs_the_response = lambda *a: always
 """

@@ -145,7 +145,7 @@ def test_the_audit_lists_rewarded_responses_that_a_second_method_calls_wrong(sto
 
 
 def test_audit_command_prints_false_positives_first(store: Store) -> None:
-    from pipeline.cli import tbrm
+    from pipeline.cli.main import tbrm
 
     fill(store, shards=1)
     run_rewards(experiment(), store, 0)
@@ -159,7 +159,7 @@ def test_audit_command_prints_false_positives_first(store: Store) -> None:
 
 
 def test_rewards_command_asks_for_what_it_needs(store: Store) -> None:
-    from pipeline.cli import tbrm
+    from pipeline.cli.main import tbrm
 
     result = CliRunner().invoke(tbrm, ["rewards", "--experiment", "arith_tiny"])
     assert result.exit_code == 2

@@ -222,7 +222,7 @@ def test_no_process_outlives_a_killed_parent(tmp_path: Path) -> None:
 def test_grade_command_answers_every_line_of_the_hostile_file_in_order(tmp_path: Path) -> None:
     from click.testing import CliRunner
 
-    from pipeline.commands.grade import grade
+    from pipeline.cli.grade import grade
 
     items = hostile_items()[120:160]  # control characters and lone surrogates survive JSON both ways
     file = tmp_path / "hostile.jsonl"
@@ -239,7 +239,7 @@ def test_grade_command_answers_every_line_of_the_hostile_file_in_order(tmp_path:
 def test_grade_command_takes_bytes_that_are_no_text() -> None:
     from click.testing import CliRunner
 
-    from pipeline.commands.grade import grade
+    from pipeline.cli.grade import grade
 
     result = CliRunner().invoke(grade, [], input=b'{"response": "\\\\boxed{5} \xff\xfe", "answer": "5"}\n')
     assert json.loads(result.stdout)["reward"] == 1.0
@@ -259,7 +259,7 @@ def test_grade_command_takes_bytes_that_are_no_text() -> None:
 def test_grade_command_names_the_bad_line(line: str, message: str) -> None:
     from click.testing import CliRunner
 
-    from pipeline.commands.grade import grade
+    from pipeline.cli.grade import grade
 
     result = CliRunner().invoke(grade, [], input='{"response": "5", "answer": "5"}\n' + line + "\n")
     assert isinstance(result.exception, TbrmError)

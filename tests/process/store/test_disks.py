@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pipeline.cli import tbrm
+from pipeline.cli.main import tbrm
 from pipeline.errors import StoreError
 from pipeline.store import exclusive
 from tests.support.tiny_tokenizers import characters
 
+MAIN = "from pipeline.cli.main import main; main()"
 Disk = Callable[[str], Path]
 
 
@@ -53,7 +54,15 @@ def disk(tmp_path: Path) -> Generator[Disk]:
 )
 def test_a_full_disk_is_named_wherever_tbrm_run_meets_it(disk: Disk, size: str, stopped_in: str) -> None:
     root = disk(size) / "data"
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", "arith_tiny", "--root", str(root)]
+    command = [
+        sys.executable,
+        "-c",
+        MAIN,
+        "run",
+        "arith_tiny",
+        "--root",
+        str(root),
+    ]
     env = {name: value for name, value in os.environ.items() if name not in ("DAGSTER_HOME", "TBRM_ROOT")}
     done = subprocess.run([*command, "--set", "generations=1"], capture_output=True, text=True, env=env)
     told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

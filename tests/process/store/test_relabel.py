@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pipeline.builtin import save_tiny_arith
-from pipeline.cli import tbrm
+from pipeline.cli.main import tbrm
 from pipeline.errors import StoreError
-from pipeline.policy import resolve_policy
-from pipeline.ref_logprobs import reference_label, run_ref_logprobs
+from pipeline.policies.refs import resolve_policy
+from pipeline.policies.tiny import save_tiny_arith
+from pipeline.reference import reference_label, run_ref_logprobs
 from pipeline.replay import resolve_mix
 from pipeline.rewards.stage import run_rewards
 from pipeline.store import Store
 from tests.support.tiny_store import LOGGED, make_experiment, make_store
-from trainer.stage import run_train
+from trainer.stages.train import run_train
 
 pytestmark = pytest.mark.xdist_group("relabel")
 

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from assets.checks import CHECKS
-from assets.metadata import table_metadata
-from assets.stages import TRAINED_POLICY
-from pipeline.cli import tbrm
+from assets.experiment.checks import CHECKS
+from assets.experiment.stages import TRAINED_POLICY
+from assets.pages.metadata import table_metadata
+from pipeline.cli.main import tbrm
 from pipeline.config import Experiment
-from pipeline.ref_logprobs import run_ref_logprobs
+from pipeline.reference import run_ref_logprobs
 from pipeline.store import Store
 from tests.support.tiny_store import LOGGED, make_experiment, make_store
-from trainer.diagnostics import DIAGNOSTICS_FILE, coverage, read_diagnostics, to_json
-from trainer.stage import run_train
+from trainer.diagnostics.numbers import DIAGNOSTICS_FILE, coverage, read_diagnostics, to_json
+from trainer.stages.train import run_train
 
 pytestmark = pytest.mark.xdist_group("training checks")
 

@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 def study(folder: Path, root: str, workers: int) -> subprocess.Popen[bytes]:
     words = ["study", "mini", "--root", root, "--out", f"{root}_page", "--workers", str(workers)]
-    return subprocess.Popen([sys.executable, "-c", "from pipeline.cli import main; main()", *words], cwd=folder)
+    return subprocess.Popen([sys.executable, "-c", "from pipeline.cli.main import main; main()", *words], cwd=folder)
 
 
 def numbers(folder: Path, root: str) -> list[Any]:

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.builtin import save_tiny_arith
 from pipeline.config.policy import PolicyConfig
 from pipeline.config.training import TrainingConfig
-from trainer.data import SCHEMA, write_trajectories
+from pipeline.policies.tiny import save_tiny_arith
+from trainer.data.trajectories import SCHEMA, write_trajectories
 from trainer.job import TrainJob
 
 MODEL = PolicyConfig(base="builtin:tiny-arith", dtype="float32")
@@ -29,8 +29,8 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trajectories(policy: Path) -> pa.Table:
     """24 prompts with 4 responses of 1 to 7 tokens; the reward is 1 when the first digit is even."""
-    from pipeline.models import load_model
-    from trainer.scoring import score_trajectories
+    from pipeline.policies.load_save import load_model
+    from pipeline.scoring.scoring import score_trajectories
 
     rng = np.random.default_rng(0)
     prompts: list[list[int]] = []

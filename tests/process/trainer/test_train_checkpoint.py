@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import TbrmError
-from trainer.checkpoint import (
+from trainer.engine.checkpoint import (
     Checkpoint,
     checkpoint_path,
     mark_exported,

@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.builtin import save_tiny_arith
-from pipeline.models import load_model
+from pipeline.policies.load_save import load_model
+from pipeline.policies.tiny import save_tiny_arith
+from pipeline.scoring.scoring import score_trajectories
 from tests.process.trainer.conftest import MODEL
-from trainer.data import TrajectoryTable
-from trainer.diagnostics import DIAGNOSTICS_FILE, SourceDiagnostics, parse_diagnostics
+from trainer.data.trajectories import TrajectoryTable
+from trainer.diagnostics.numbers import DIAGNOSTICS_FILE, SourceDiagnostics, parse_diagnostics
 from trainer.job import TrainJob, train_policy
-from trainer.scoring import score_trajectories
 
 MakeJob = Callable[..., TrainJob]
 

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from pipeline.errors import TbrmError
-from pipeline.threads import usable_cores
+from pipeline.run.threads import usable_cores
 from tests.support.openmp import DISPLAY, SAID_NOTHING, displayed
-from trainer.diagnostics import DIAGNOSTICS_FILE
+from trainer.diagnostics.numbers import DIAGNOSTICS_FILE
 from trainer.job import METRICS_FILE, TrainJob, train_policy
 
 MakeJob = Callable[..., TrainJob]
@@ -33,7 +33,7 @@ def weights(folder: Path) -> str:
 def run_in_process(job: TrainJob) -> subprocess.Popen[bytes]:
     """The job in a process of its own, as a launcher would start it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "trainer.worker", str(job.save())],
+        [sys.executable, "-m", "trainer.loop.worker", str(job.save())],
         env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -183,7 +183,7 @@ def test_a_full_gpu_is_answered_with_the_settings_to_change(make_job: MakeJob, m
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr("trainer.worker.update_once", full)
+    monkeypatch.setattr("trainer.loop.worker.update_once", full)
     with pytest.raises(TbrmError, match=r"Tried to allocate 2.00 GiB.*lower training.micro_batch_tokens"):
         train_policy(make_job())
 

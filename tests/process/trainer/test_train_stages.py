@@ -10,15 +10,15 @@ import pytest
 from pipeline.config import Experiment, build_experiment
 from pipeline.config.training import OBJECTIVE_NEEDS
 from pipeline.errors import StoreError
-from pipeline.policy import trained_policy_folder
-from pipeline.ref_logprobs import run_ref_logprobs
+from pipeline.policies.refs import trained_policy_folder
+from pipeline.reference import run_ref_logprobs
 from pipeline.rewards.stage import run_rewards
-from pipeline.rollouts import run_rollouts
+from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store, open_store
 from tests.support.base_stores import NewStore, copies
-from trainer.base_policy import run_base_policy
 from trainer.job import METRICS_FILE, read_metrics
-from trainer.stage import run_train
+from trainer.stages.base_policy import run_base_policy
+from trainer.stages.train import run_train
 
 TREE: dict[str, Any] = {
     "name": "words",

@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from pipeline.errors import TbrmError
-from pipeline.models import load_model
+from pipeline.policies.load_save import load_model
+from pipeline.scoring.packing import pack
+from pipeline.scoring.scoring import score
 from tests.unit.trainer.jobs import job_of, mix, policy_folder, with_dtype
-from trainer.checkpoint import checkpoint_path, read_checkpoint
-from trainer.data import TrajectoryTable, batch_rows
-from trainer.engine import World, join_world, leave_world
+from trainer.data.trajectories import TrajectoryTable, batch_rows
+from trainer.engine.checkpoint import checkpoint_path, read_checkpoint
+from trainer.engine.deepspeed import World, join_world, leave_world
+from trainer.engine.models import Models, build_models, load_models
 from trainer.job import TrainJob, train_policy
-from trainer.models import Models, build_models, load_models
 from trainer.objectives import get
-from trainer.packing import pack
-from trainer.scoring import score
 
 MakeJob = Callable[..., TrainJob]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.builtin import save_tiny_arith
+from pipeline.policies.tiny import save_tiny_arith
 from tests.support.served_ui import LOCATION, Ui, served
 from tests.support.tiny import write_tiny
 

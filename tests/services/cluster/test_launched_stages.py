@@ -21,7 +21,7 @@ FOLLOWER = """
 import sys
 from pathlib import Path
 from dagster_pipes import encode_param
-from assets.cluster_launcher import RayJobLauncher, SlurmLauncher
+from assets.processes.cluster import RayJobLauncher, SlurmLauncher
 
 launcher = SlurmLauncher() if sys.argv[1] == "slurm" else RayJobLauncher(address=sys.argv[2])
 env = {"DAGSTER_PIPES_MESSAGES": encode_param({"path": "messages"})}

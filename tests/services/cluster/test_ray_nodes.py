@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from pipeline.config import Experiment, load_experiment
-from pipeline.ref_logprobs import run_ref_logprobs
+from pipeline.reference import run_ref_logprobs
 from pipeline.rewards.stage import run_rewards
-from pipeline.rollouts import run_rollouts
+from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store, open_store
 from tests.support.tiny import finish, tbrm, write_tiny
-from trainer.base_policy import run_base_policy
+from trainer.stages.base_policy import run_base_policy
 
 pytestmark = pytest.mark.xdist_group("cluster")
 

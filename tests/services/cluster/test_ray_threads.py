@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.config.ray import RayConfig
-from pipeline.threads import settle
+from pipeline.run.threads import settle
 from tests.support.openmp import SAID_NOTHING
 
 
@@ -28,7 +28,7 @@ def test_as_many_as_the_cores_that_it_reserves(
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
     from ray import cloudpickle
 
-    from pipeline.ray_shards import work_on_cluster
+    from pipeline.run.ray import work_on_cluster
 
     cloudpickle.register_pickle_by_value(sys.modules[Told.__module__])  # which a worker cannot import
     for name in SAID_NOTHING:

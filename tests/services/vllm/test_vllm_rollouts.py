@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 from pipeline.config import Experiment
-from pipeline.engines import Request, Sample, Sampling, load_engine
 from pipeline.errors import TbrmError
-from pipeline.models import load_model, load_tokenizer
-from pipeline.policy import resolve_policy
-from pipeline.ref_logprobs import run_ref_logprobs
+from pipeline.policies.load_save import load_model, load_tokenizer
+from pipeline.policies.refs import resolve_policy
+from pipeline.reference import run_ref_logprobs
 from pipeline.rewards.stage import run_rewards
-from pipeline.rollouts import run_rollouts
-from pipeline.stage import StageReport
+from pipeline.run.report import StageReport
+from pipeline.sampling.engines import Request, Sample, Sampling, load_engine
+from pipeline.sampling.rollouts import run_rollouts
+from pipeline.scoring.scoring import score_trajectories
 from pipeline.store import Store, seed_of
 from tests.support.base_stores import NewStore
 from tests.support.engines_store import rows, shards, with_rollouts
-from trainer.scoring import score_trajectories
-from trainer.stage import run_train
+from trainer.stages.train import run_train
 
 pytestmark = pytest.mark.xdist_group("vllm rollouts")
 
@@ -74,7 +74,7 @@ def test_log_probs_are_the_trainers(sampled: Experiment, done: tuple[Store, Stag
 def test_killed_and_resumed_it_ends_with_the_same_bytes(
     sampled: Experiment, done: tuple[Store, StageReport], new_store: NewStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.engines.vllm_engine import VllmEngine
+    from pipeline.sampling.engines.vllm_engine import VllmEngine
 
     store = new_store("killed")
     generate, calls = VllmEngine.generate, list[int]()

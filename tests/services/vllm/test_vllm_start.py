@@ -40,7 +40,7 @@ class UntilVllm:
 torch.cuda.is_available, torch.cuda._lazy_init = is_available, asked
 sys.meta_path.insert(0, UntilVllm())
 sys.argv[0] = "tbrm"
-from pipeline.cli import main
+from pipeline.cli.main import main
 main()
 """
 

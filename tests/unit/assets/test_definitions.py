@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from dagster import AssetKey, DagsterInstance, StaticPartitionsDefinition
 
+from assets.app.instance import POSTGRES_URL, dagster_home, open_instance, prepare_home
 from assets.definitions import load_definitions
-from assets.instance import POSTGRES_URL, dagster_home, open_instance, prepare_home
 from pipeline.store import Store, open_store
 from tests.support.tiny import write_tiny
 

@@ -10,9 +10,9 @@ import yaml
 from dagster import AssetKey, DagsterInstance
 
 from assets.definitions import build_definitions
-from assets.launcher import Ended, Launcher
-from assets.resources import StoreLocation
-from assets.sources import read_experiment
+from assets.graph.experiments import read_experiment
+from assets.graph.resources import StoreLocation
+from assets.processes.launcher import Ended, Launcher
 from pipeline.config import load_experiment
 from tests.support.tiny import write_tiny
 

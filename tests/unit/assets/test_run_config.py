@@ -12,12 +12,12 @@ from dagster import AssetKey, DagsterInstance
 from dagster._config import ConfigType, Field  # pyright: ignore[reportPrivateUsage]
 
 from assets.definitions import build_definitions
-from assets.evaluated import EVALUATION_JOB, PolicyEvaluation
-from assets.importing import ImportConfig
-from assets.launcher import Ended, Launcher, Say, nothing
-from assets.resources import StoreLocation
-from assets.run_config import A_RUN_MAY_SET, ONLY_THE_YAML_SETS, check_overrides
-from assets.sources import read_experiments
+from assets.experiment.evaluated import EVALUATION_JOB, PolicyEvaluation
+from assets.experiment.importing import ImportConfig
+from assets.experiment.run_config import A_RUN_MAY_SET, ONLY_THE_YAML_SETS, check_overrides
+from assets.graph.experiments import read_experiments
+from assets.graph.resources import StoreLocation
+from assets.processes.launcher import Ended, Launcher, Say, nothing
 from pipeline.config import Experiment, load_experiment
 from pipeline.config.base import Config
 from pipeline.errors import TbrmError
@@ -42,7 +42,7 @@ def test_every_field_of_the_configuration_is_looked_at() -> None:
         free, kept = (set(table.get(model, "").split()) for table in (A_RUN_MAY_SET, ONLY_THE_YAML_SETS))
         assert not free & kept, f"{model.__name__}: in both tables"
         missing = set(model.model_fields) - free - kept
-        assert not missing, f"assets/run_config.py: may a run set {missing} of {model.__name__}?"
+        assert not missing, f"assets/experiment/run_config.py: may a run set {missing} of {model.__name__}?"
     assert set(A_RUN_MAY_SET) | set(ONLY_THE_YAML_SETS) <= found
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from assets.serve import link
-from assets.ui_token import token_file, ui_token
+from assets.app.token import token_file, ui_token
+from assets.app.ui import link
 from pipeline.errors import TbrmError
 
 

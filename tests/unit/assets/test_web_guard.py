@@ -12,7 +12,7 @@ from httpx import Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
-from assets.web_guard import Access, guarded
+from assets.app.guard import Access, guarded
 from tests.support.dagster_app import Served, dagster_app
 from tests.support.tiny import write_tiny
 

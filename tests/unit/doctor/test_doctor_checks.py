@@ -24,12 +24,12 @@ from assets.doctor.checks import (
     policy_facts,
 )
 from assets.doctor.examination import _side_by_side
-from pipeline.builtin import save_tiny_arith
 from pipeline.config import load_experiment
 from pipeline.errors import TbrmError
-from pipeline.hub import HubSilent
-from pipeline.model_facts import model_facts
-from pipeline.requirements import missing_requirements
+from pipeline.policies.facts import model_facts
+from pipeline.policies.hub import HubSilent
+from pipeline.policies.tiny import save_tiny_arith
+from pipeline.run.requirements import missing_requirements
 from pipeline.sandbox import Protections
 from pipeline.store import open_store
 
@@ -183,7 +183,7 @@ def test_the_store_is_written_and_left_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_published_policy_is_looked_at_in_place_of_its_base(tmp_path: Path, folder: Path) -> None:
-    from pipeline.policy import publish_policy, write_policy_json
+    from pipeline.policies.refs import publish_policy, write_policy_json
 
     store = open_store(str(tmp_path))
     mine = tmp_path / "arith_tiny" / "base_policy" / "base"

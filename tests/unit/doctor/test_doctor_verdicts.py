@@ -17,7 +17,7 @@ from assets.doctor.verdicts import (
     version_rows,
 )
 from pipeline.config import Experiment, load_experiment
-from pipeline.model_facts import ModelFacts
+from pipeline.policies.facts import ModelFacts
 
 GB = 10**9
 QWEN = ModelFacts(

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import endpoint
-from pipeline.endpoint import endpoint_policy
-from pipeline.engines import Request, Sample, Sampling
-from pipeline.engines.openai_engine import OpenAIEngine
 from pipeline.errors import TbrmError
-from pipeline.policy import ServedPolicy
+from pipeline.policies.refs import ServedPolicy
+from pipeline.sampling import endpoint
+from pipeline.sampling.endpoint import endpoint_policy
+from pipeline.sampling.engines import Request, Sample, Sampling
+from pipeline.sampling.engines.openai_engine import OpenAIEngine
 from tests.support.raw_server import Answer, Write, http, raw_server, told
 from tests.support.tiny_tokenizers import characters
 

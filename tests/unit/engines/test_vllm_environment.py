@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.config.rollouts import RolloutsConfig
-from pipeline.engines.vllm_start import set_environment
+from pipeline.sampling.engines.vllm_start import set_environment
 
 PROCESS, METHOD, NVML = (
     "VLLM_ENABLE_V1_MULTIPROCESSING",

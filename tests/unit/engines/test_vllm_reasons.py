@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engines.vllm_start import reasons
 from pipeline.errors import TbrmError
+from pipeline.sampling.engines.vllm_start import reasons
 
 PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
 

@@ -6,14 +6,14 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from evals.answers import LocalAnswerer, answerer_of
-from evals.plan import Changes, changed, setting_of
-from pipeline.builtin import save_tiny_arith
-from pipeline.cli import tbrm
+from evals.run.answers import LocalAnswerer, answerer_of
+from evals.run.plan import Changes, changed, setting_of
+from pipeline.cli.main import tbrm
 from pipeline.config.rollouts import EngineConfig, RolloutsConfig
-from pipeline.engines import choose_engine
 from pipeline.errors import TbrmError
-from pipeline.policy import PolicyRef, ServedPolicy
+from pipeline.policies.refs import PolicyRef, ServedPolicy
+from pipeline.policies.tiny import save_tiny_arith
+from pipeline.sampling.engines import choose_engine
 from tests.support.tiny_store import make_experiment
 
 LOCAL, ADAPTED = PolicyRef("a", "/folder", 0), PolicyRef("a+b", "/folder", 0, "/adapter")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from evals.detectors import LIMIT, PATTERNS, detect
-from evals.patterns import StoredResponse, spread
+from evals.patterns.detectors import LIMIT, PATTERNS, detect
+from evals.patterns.rates import StoredResponse, spread
 
 
 @pytest.mark.parametrize(

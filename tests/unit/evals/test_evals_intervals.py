@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import beta
 
 from benchmarks.interval_coverage import SHAPES, difficulties, shift_for
-from evals.intervals import accuracy_interval, difference_interval, mean_interval, share_interval
+from evals.statistics.intervals import accuracy_interval, difference_interval, mean_interval, share_interval
 
 
 def answers(rng: np.random.Generator, chances: np.ndarray, samples: int) -> np.ndarray:

@@ -5,8 +5,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from evals.markdown import paper_markdown
-from pipeline.cli import tbrm
+from evals.report.markdown import paper_markdown
+from pipeline.cli.main import tbrm
 
 
 def test_the_papers_rows_stand_under_the_benchmarks_they_measure() -> None:

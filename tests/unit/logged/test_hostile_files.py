@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pipeline.cli import tbrm
+from pipeline.cli.main import tbrm
 from pipeline.errors import StoreError, TbrmError
 from pipeline.logged.rows import find_files
 from pipeline.store.manifest import Manifest, ShardInfo, parse_manifest

@@ -9,12 +9,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.config import Experiment, build_experiment
 from pipeline.config.policy import PolicyConfig
 from pipeline.errors import StoreError
-from pipeline.policy import pointer_path, read_policy_json, resolve_policy
+from pipeline.policies.refs import pointer_path, read_policy_json, resolve_policy
 from pipeline.prompts import load_problems
 from pipeline.store import Store, open_store
 from tests.support.base_stores import NewStore
 from tests.unit.pipeline.conftest import TREE
-from trainer.base_policy import run_base_policy
+from trainer.stages.base_policy import run_base_policy
 
 
 def test_it_is_an_ordinary_folder_with_parents(new_store: NewStore, small: Experiment) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pipeline.config.prompts import OverlapConfig, PromptsConfig
-from pipeline.contamination import Benchmarks, find_pairs, load_benchmarks, without_overlap
 from pipeline.errors import TbrmError
 from pipeline.prompts import Problem, load_problems
+from pipeline.prompts.contamination import Benchmarks, find_pairs, load_benchmarks, without_overlap
 from pipeline.prompts.templates import QWEN_MATH, R1, question_of
 
 LONG = (

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.builtin import save_tiny_arith
 from pipeline.config.policy import PolicyConfig
 from pipeline.errors import TbrmError
-from pipeline.models import load_config, load_model, load_tokenizer
+from pipeline.policies.load_save import load_config, load_model, load_tokenizer
+from pipeline.policies.tiny import save_tiny_arith
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 Damage = Callable[[Path], None]

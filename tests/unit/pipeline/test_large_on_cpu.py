@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from evals.answers import LocalAnswerer
-from evals.plan import Changes, changed, setting_of, setting_without_experiment
+from evals.run.answers import LocalAnswerer
+from evals.run.plan import Changes, changed, setting_of, setting_without_experiment
 from pipeline.errors import TbrmError
-from pipeline.model_facts import refuse_large_on_cpu
-from pipeline.policy import PolicyRef, publish_policy, resolve_policy
-from pipeline.ref_logprobs import run_ref_logprobs
-from pipeline.rollouts import run_rollouts
+from pipeline.policies.facts import refuse_large_on_cpu
+from pipeline.policies.refs import PolicyRef, publish_policy, resolve_policy
+from pipeline.reference import run_ref_logprobs
+from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store
 from tests.support.tiny_store import make_experiment, make_store
-from trainer.stage import run_train
+from trainer.stages.train import run_train
 
 ROWS, WIDTH = 1_000_000, 201
 
@@ -53,7 +53,7 @@ def test_it_is_refused_and_says_how_to_have_it(large: str, monkeypatch: pytest.M
 
 
 def test_stages_refuse_it(store: Store, large: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("pipeline.rollouts", "trainer.stage"):  # of weights that are not there
+    for module in ("pipeline.sampling.rollouts", "trainer.stages.train"):  # of weights that are not there
         monkeypatch.setattr(f"{module}.check_undamaged", lambda _policy: None)
     experiment = make_experiment(replay={"lag": 1})
     run_ref_logprobs(experiment, store, 0)

@@ -8,24 +8,24 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from assets.alike import check_whole
-from evals.scores import is_measured, read_scores
-from evals.stage import run_evaluate
-from pipeline.cli import tbrm
+from assets.experiment.alike import check_whole
+from evals.run.scores import is_measured, read_scores
+from evals.run.stage import run_evaluate
+from pipeline.cli.main import tbrm
 from pipeline.config import Experiment, changed_experiment, load_experiment
-from pipeline.configurations import configuration_file, differences, keep_configuration, spans
 from pipeline.errors import StoreError, TbrmError
-from pipeline.forks import Fork, fork_experiment, owner_of, read_fork
-from pipeline.policy import check_undamaged, published, resolve_published, trained_policy_folder
-from pipeline.ref_logprobs import run_ref_logprobs
+from pipeline.policies.refs import check_undamaged, published, resolve_published, trained_policy_folder
+from pipeline.reference import run_ref_logprobs
 from pipeline.rewards.stage import run_rewards
-from pipeline.rollouts import run_rollouts
+from pipeline.run.configurations import configuration_file, differences, keep_configuration, spans
+from pipeline.run.forks import Fork, fork_experiment, owner_of, read_fork
+from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store, open_store
 from pipeline.store.manifest import parse_manifest
 from tests.support.base_stores import NewStore, copies
 from tests.support.tiny_store import make_experiment
-from trainer.base_policy import run_base_policy
-from trainer.stage import run_train
+from trainer.stages.base_policy import run_base_policy
+from trainer.stages.train import run_train
 
 # Responses are not right, but they differ in length, and so in reward: every setting of the training shows.
 BY_LENGTH = {
@@ -173,7 +173,7 @@ def test_a_training_that_fails_leaves_the_policy_as_it_was(begun_store: Store, m
         raise TbrmError("train[0] was stopped after update 1; run it again to go on from there")
 
     before = everything(begun_store)
-    monkeypatch.setattr("trainer.stage.train_policy", stopped)
+    monkeypatch.setattr("trainer.stages.train.train_policy", stopped)
     for _ in range(2):  # the second time is no other than the first
         with pytest.raises(TbrmError, match="was stopped after update 1"):
             run_train(small("training.beta=0.2"), begun_store, 0, replace=True)
@@ -230,8 +230,8 @@ def test_other_data_do_not_train_a_policy_anew_that_others_stand_on(grown_store:
 def test_another_policy_is_not_put_under_later_generations(grown_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the reason that the bytes are others: here, a job that does not go on from the optimizer's state."""
     shutil.rmtree(Path(grown_store.base) / "small/training_state/generation=0001")
-    monkeypatch.setattr("trainer.stage.carried", lambda *_: None)
-    monkeypatch.setattr("trainer.stage._check_nothing_lost", lambda *_: None)
+    monkeypatch.setattr("trainer.stages.train.carried", lambda *_: None)
+    monkeypatch.setattr("trainer.stages.train._check_nothing_lost", lambda *_: None)
     before = everything(grown_store)
     with pytest.raises(StoreError, match=r"the training gave .*What was there is unchanged"):
         run_train(small(), grown_store, 1, replace=True)

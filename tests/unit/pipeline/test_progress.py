@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline import progress
+from pipeline.run import progress
 
 
 @pytest.fixture

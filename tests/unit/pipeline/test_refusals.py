@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pipeline.cli import tbrm
+from pipeline.cli.main import tbrm
 from tests.support.tiny import write_tiny
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from pipeline.config import Experiment
-from pipeline.engines import Request, Sample, Sampling
-from pipeline.engines.transformers_engine import TransformersEngine
 from pipeline.errors import ConfigError, StoreError, TbrmError
-from pipeline.policy import resolve_policy
-from pipeline.ref_logprobs import run_ref_logprobs
-from pipeline.rollouts import run_rollouts
+from pipeline.policies.refs import resolve_policy
+from pipeline.reference import run_ref_logprobs
+from pipeline.sampling.engines import Request, Sample, Sampling
+from pipeline.sampling.engines.transformers_engine import TransformersEngine
+from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store
 from tests.support.base_stores import NewStore
 from tests.support.raw_server import raw_server, told
@@ -110,8 +110,8 @@ def test_what_is_missing_is_named(new_store: NewStore, small: Experiment) -> Non
 
 
 def test_greedy_and_truncated_samples(new_store: NewStore, small: Experiment) -> None:
-    from pipeline.engines import load_engine
-    from pipeline.models import load_tokenizer
+    from pipeline.policies.load_save import load_tokenizer
+    from pipeline.sampling.engines import load_engine
 
     assert small.rollouts is not None
     policy = resolve_policy(new_store("a"), small, 0)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pipeline.cli import tbrm
+from pipeline.cli.main import tbrm
 from pipeline.store import Store, open_store
 from tests.unit.replay.replay_store import reward_rows, rollout_rows, write_table
 

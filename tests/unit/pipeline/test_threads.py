@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.threads import THREADS, forget_number, settle, thread_settings, usable_cores
+from pipeline.run.threads import THREADS, forget_number, settle, thread_settings, usable_cores
 
 WAIT = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 

@@ -10,24 +10,24 @@ import pyarrow as pa
 import pytest
 from tokenizers import normalizers
 
-from pipeline.behaviour_log import write_behaviour_log
 from pipeline.config import Experiment
 from pipeline.config.policy import WarmStart
 from pipeline.errors import StoreError
-from pipeline.models import load_tokenizer
-from pipeline.policy import policy_tokenizer, publish_policy, published_tokenizer, resolve_policy
-from pipeline.ref_logprobs import REFERENCE_PARENT, reference_id, reference_label, run_ref_logprobs
+from pipeline.logged.scripted import write_behaviour_log
+from pipeline.policies.load_save import load_tokenizer
+from pipeline.policies.refs import policy_tokenizer, publish_policy, published_tokenizer, resolve_policy
+from pipeline.policies.tokenizer import check_ids, tokenizer_info
+from pipeline.reference import REFERENCE_PARENT, reference_id, reference_label, run_ref_logprobs
 from pipeline.replay import resolve_mix
 from pipeline.rewards.stage import run_rewards
-from pipeline.rollouts import run_rollouts
+from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store
 from pipeline.store.manifest import parse_manifest
-from pipeline.tokenizer import check_ids, tokenizer_info
 from tests.support.tiny_store import make_experiment, make_store
 from tests.support.tiny_tokenizers import DIGITS, characters, merging
 from tests.unit.replay.replay_store import reference_rows, reward_rows, rollout_rows, write_table
-from trainer.imitation import run_imitation
-from trainer.stage import run_train
+from trainer.stages.train import run_train
+from trainer.stages.warm_start import run_imitation
 
 PERMUTED = "1023456789+=-\n"
 """0 and 1 have changed places: every id is a digit still, and half of the sums are others."""

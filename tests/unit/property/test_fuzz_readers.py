@@ -10,13 +10,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assets.sources import read_experiments
+from assets.graph.experiments import read_experiments
 from evals.benchmarks.local import read_jsonl
 from evals.benchmarks.user import read_definition
 from pipeline.config import load_experiment
 from pipeline.config.load import build_experiment, find_experiment
 from pipeline.errors import ConfigError, TbrmError
-from pipeline.policy import read_policy_json
+from pipeline.policies.refs import read_policy_json
 from pipeline.store.manifest import Manifest, ShardInfo, parse_manifest
 from tests.property.mutation import SCALARS, TREES, mutated, tree_with_damage
 

@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Scope
 
-from assets.web_guard import Access, guarded
-from pipeline import endpoint
-from pipeline.builtin import save_tiny_arith
+from assets.app.guard import Access, guarded
+from pipeline.browse.sql import run_sql
 from pipeline.config.policy import PolicyConfig
-from pipeline.engines import Request, Sampling
-from pipeline.engines.openai_engine import OpenAIEngine
 from pipeline.errors import TbrmError
-from pipeline.models import load_config, load_model, load_tokenizer
-from pipeline.policy import ServedPolicy
+from pipeline.policies.load_save import load_config, load_model, load_tokenizer
+from pipeline.policies.refs import ServedPolicy
+from pipeline.policies.tiny import save_tiny_arith
+from pipeline.sampling import endpoint
+from pipeline.sampling.engines import Request, Sampling
+from pipeline.sampling.engines.openai_engine import OpenAIEngine
 from pipeline.store import Store, open_store
-from pipeline.tables_sql import run_sql
 from tests.property.mutation import POISON, mutated, tree_with_damage
 from tests.support.raw_server import http, raw_server
 from tests.support.tiny_tokenizers import characters

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipeline.browse.sql import run_sql
 from pipeline.errors import TbrmError
 from pipeline.store import Store, open_store
-from pipeline.tables_sql import run_sql
 from tests.unit.replay.replay_store import write_generation, write_table
 
 QUARANTINED = [{"file": "log.jsonl", "row": 7, "field": "reward", "reason": "not a number", "value": "NaN"}]

@@ -13,7 +13,7 @@ from assets.studies.sources_page import sources_table
 from assets.studies.spec import Arm, arm_experiment, base_experiment, load_study, studies_folder
 from pipeline.config import load_experiment
 from pipeline.errors import ConfigError
-from pipeline.policy import PolicyRef
+from pipeline.policies.refs import PolicyRef
 
 BASE = PolicyRef("0123456789abcdef", "/somewhere/base")
 FILES = sorted(p.stem for p in studies_folder().glob("*.yaml"))

@@ -13,8 +13,8 @@ from assets.studies.identities import largest_errors
 from assets.studies.layered import random_layered
 from assets.studies.tabular import Tree, cells, scores_at, state_values, tabular_scores, trajectories, weighted
 from pipeline.config.training import ObjectiveName, TrainingConfig
+from pipeline.scoring.packing import lay_out
 from trainer.objectives import get
-from trainer.packing import lay_out
 
 
 @pytest.mark.parametrize("objective", ["tbrm", "brm", "tbrm_iterative", "sql_single", "sql_multi"])

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.builtin import save_tiny_arith
 from pipeline.config.policy import PolicyConfig
 from pipeline.config.training import TrainingConfig
-from pipeline.models import load_model
-from trainer.data import SCHEMA, write_trajectories
+from pipeline.policies.load_save import load_model
+from pipeline.policies.tiny import save_tiny_arith
+from pipeline.scoring.scoring import score_trajectories
+from trainer.data.trajectories import SCHEMA, write_trajectories
 from trainer.job import TrainJob
-from trainer.scoring import score_trajectories
 
 MODEL = PolicyConfig(base="builtin:tiny-arith", dtype="float32")
 VOCABULARY, EOS = 17, 2

@@ -12,9 +12,9 @@ from largest_tensor import LargestTensor
 from tiny_models import naive_scores, random_trajectories, tiny
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from trainer.backbone import blocks
-from trainer.packing import lay_out
-from trainer.scoring import score
+from pipeline.scoring.backbone import blocks
+from pipeline.scoring.packing import lay_out
+from pipeline.scoring.scoring import score
 
 CPU = torch.device("cpu")
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from assets.studies.tabular import Tree, tabular_scores, trajectories
 from pipeline.config.training import TrainingConfig
-from trainer.diagnostics import choose_rows, coverage, diagnose, parse_diagnostics, to_json
-from trainer.diagnostics_view import COLUMNS, cells, markdown
+from pipeline.scoring.packing import lay_out
+from trainer.diagnostics.numbers import choose_rows, coverage, diagnose, parse_diagnostics, to_json
+from trainer.diagnostics.view import COLUMNS, cells, markdown
 from trainer.objectives.tbrm import tbrm
-from trainer.packing import lay_out
 
 BETA = 0.5
 TREE = Tree(actions=3, horizon=3, stop=False)

@@ -14,17 +14,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import trainer.worker
+import trainer.loop.worker
 from pipeline.config.training import LoraConfig, TrainingConfig
 from pipeline.errors import TbrmError
-from pipeline.models import load_model
+from pipeline.policies.load_save import load_model
 from tests.unit.trainer.jobs import MODEL, job_of, mix, policy_folder, with_dtype
-from trainer.checkpoint import Checkpoint, checkpoint_path, newest_good, read_checkpoint
-from trainer.data import TRAJECTORIES, TrajectoryTable
-from trainer.export import export_policy, verify_export, verify_forward, without_tied
+from trainer.data.trajectories import TRAJECTORIES, TrajectoryTable
+from trainer.engine.checkpoint import Checkpoint, checkpoint_path, newest_good, read_checkpoint
+from trainer.engine.export import export_policy, verify_export, verify_forward, without_tied
+from trainer.engine.lora import merged
 from trainer.job import METRICS_FILE, TrainJob, read_metrics, train_policy
-from trainer.launch import ERROR_FILE, command_line, run_processes
-from trainer.lora import merged
+from trainer.launch.processes import ERROR_FILE, command_line, run_processes
 
 MakeJob = Callable[..., TrainJob]
 
@@ -87,14 +87,14 @@ def test_critics_and_frozen_targets_go_on_as_well(make_job: MakeJob, objective: 
 def test_a_request_to_stop_ends_the_update_under_way_with_a_checkpoint(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, update_once, before = make_job(updates=4), trainer.worker.update_once, signal.getsignal(signal.SIGTERM)
+    job, update_once, before = make_job(updates=4), trainer.loop.worker.update_once, signal.getsignal(signal.SIGTERM)
 
     def asked_to_stop_during_the_second(*given: Any) -> dict[str, Any]:
         if given[5] == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return update_once(*given)
 
-    monkeypatch.setattr(trainer.worker, "update_once", asked_to_stop_during_the_second)
+    monkeypatch.setattr(trainer.loop.worker, "update_once", asked_to_stop_during_the_second)
     with pytest.raises(TbrmError, match="was stopped after update 2; run it again"):
         train_policy(job)
     assert checkpoints(job) == ["update-00000002"]
@@ -104,7 +104,7 @@ def test_a_request_to_stop_ends_the_update_under_way_with_a_checkpoint(
     assert train_policy(job).resumed_from == 2
 
     last = make_job("last", updates=2)
-    monkeypatch.setattr(trainer.worker, "update_once", asked_to_stop_during_the_second)
+    monkeypatch.setattr(trainer.loop.worker, "update_once", asked_to_stop_during_the_second)
     assert len(train_policy(last).metrics) == 2, "nothing is left to be stopped"
 
 
@@ -159,23 +159,23 @@ def test_a_job_file_describes_the_job(make_job: MakeJob, carry: Path | None) -> 
 
 def test_a_launched_process_takes_its_job_from_the_file_and_leaves_its_error_there(make_job: MakeJob) -> None:
     job = make_job(updates=1)
-    assert trainer.worker.main(["--local_rank=0", str(job.save())]) == 0
+    assert trainer.loop.worker.main(["--local_rank=0", str(job.save())]) == 0
     assert len(read_metrics(job.state / METRICS_FILE)) == 1
     job = make_job("diverges", max_residual=1e-9)
-    assert trainer.worker.main([str(job.save())]) == 1
+    assert trainer.loop.worker.main([str(job.save())]) == 1
     assert "diverged at update 1" in (job.state / ERROR_FILE).read_text()
 
 
 def test_the_launchers_are_asked_for_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = tmp_path / "job.json"
     job.write_text("{}")
-    agent = ["-m", "trainer.torchrun", str(job)]
+    agent = ["-m", "trainer.launch.torchrun", str(job)]
     here = command_line(TrainingConfig(processes=3), job)
-    assert here[1:] == [*agent, "--standalone", "--nproc-per-node=3", "-m", "trainer.worker", str(job)]
+    assert here[1:] == [*agent, "--standalone", "--nproc-per-node=3", "-m", "trainer.loop.worker", str(job)]
     there = command_line(TrainingConfig(processes=2, machines=4), job)
     assert there[:4] == ["srun", "--nodes=4", "--ntasks=4", "--ntasks-per-node=1"]
     assert there[there.index("-m") : there.index("-m") + 4] == [*agent, "--nnodes=4"]
-    assert there[-4:] == ["--nproc-per-node=2", "-m", "trainer.worker", str(job)]
+    assert there[-4:] == ["--nproc-per-node=2", "-m", "trainer.loop.worker", str(job)]
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(TbrmError, match=r"training\.machines: 4, and this is no Slurm job"):
         run_processes(TrainingConfig(machines=4), job)
@@ -195,9 +195,9 @@ def test_every_group_of_processes_waits_as_long_as_the_job_says(
         engine = given[1].policy
         groups = [torch.distributed.group.WORLD, engine.optimizer.dp_process_group]
         found.extend(group._get_backend(torch.device("cpu")).options._timeout for group in groups)
-        return trainer.update.update_once(*given)
+        return trainer.loop.update.update_once(*given)
 
-    monkeypatch.setattr(trainer.worker, "update_once", look)
+    monkeypatch.setattr(trainer.loop.worker, "update_once", look)
     train_policy(make_job(updates=1, collective_timeout_s=1_234.0))
     assert [timeout.total_seconds() for timeout in found] == [1_234.0, 1_234.0]
 
@@ -324,7 +324,7 @@ def test_rows_come_back_with_all_their_columns(make_job: MakeJob, table: pa.Tabl
 
 
 def test_a_checkpoint_is_committed_by_the_leader_alone(tmp_path: Path) -> None:
-    from trainer.checkpoint import write_checkpoint
+    from trainer.engine.checkpoint import write_checkpoint
 
     checkpoint = Checkpoint(checkpoint_path(tmp_path, 3), 3, 3, "hash", 2, 1)
     saved: list[Path] = []

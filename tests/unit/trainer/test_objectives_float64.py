@@ -13,16 +13,16 @@ import pytest
 import torch
 
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
+from pipeline.scoring.packing import pack
+from pipeline.scoring.scoring import score
 from tests.unit.trainer.plain_losses import Row, plain_loss, responses
 from tests.unit.trainer.tiny_models import VOCABULARY, tiny
-from trainer.control import control_cosine
-from trainer.data import SCHEMA, TrajectoryTable, write_trajectories
-from trainer.engine import World
-from trainer.models import CriticModule, Models, PolicyModule
+from trainer.data.trajectories import SCHEMA, TrajectoryTable, write_trajectories
+from trainer.engine.deepspeed import World
+from trainer.engine.models import CriticModule, Models, PolicyModule
+from trainer.loop.control import control_cosine
+from trainer.loop.update import Batch
 from trainer.objectives import get
-from trainer.packing import pack
-from trainer.scoring import score
-from trainer.update import Batch
 
 OPTIONS = {"beta": 0.3, "clip_ratio": 0.2, "kl_coefficient": 0.05, "entropy_coefficient": 0.02, "gae_lambda": 0.8}
 MASKS = (None, "101", "0110011", "1", "00101", "1100010", None, "011")

@@ -10,8 +10,8 @@ from torch import Tensor
 from assets.studies.tabular import Response, Tree, state_values, tabular_scores, trajectories
 from pipeline.config.training import OBJECTIVE_NEEDS, ObjectiveName, TrainingConfig
 from pipeline.errors import TbrmError
+from pipeline.scoring.packing import lay_out, pack
 from trainer.objectives import get
-from trainer.packing import lay_out, pack
 
 TREE = Tree(actions=3, horizon=3)
 REF, BEHAVIOUR, TABLE, OLD = (TREE.random_table(seed) for seed in (1, 2, 3, 5))

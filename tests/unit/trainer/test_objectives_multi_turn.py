@@ -8,9 +8,9 @@ import torch
 
 from assets.studies.tabular import Tree, state_values, tabular_scores, trajectories
 from pipeline.config.training import OBJECTIVE_NEEDS, ObjectiveName, TrainingConfig
+from pipeline.scoring.batch import Trajectory
+from pipeline.scoring.packing import lay_out
 from trainer.objectives import get
-from trainer.packing import lay_out
-from trainer.types import Trajectory
 
 OPTIONS = TrainingConfig(beta=0.5)
 TREE = Tree(actions=3, horizon=4, stop=False)

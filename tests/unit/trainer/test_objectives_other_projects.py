@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from pipeline.config.training import TrainingConfig
-from trainer.groups import Groups
+from pipeline.scoring.batch import PackedBatch, Scores, Trajectory
+from pipeline.scoring.packing import lay_out
+from trainer.data.groups import Groups
 from trainer.objectives import get
-from trainer.packing import lay_out
-from trainer.types import PackedBatch, Scores, Trajectory
 
 Rows = list[list[float]]
 PROMPTS = np.array([0, 0, 0, 1, 1, 1], dtype=np.uint64)

@@ -9,11 +9,11 @@ import torch
 
 from assets.studies.tabular import Response, Tree, state_values, tabular_scores, trajectories
 from pipeline.config.training import TrainingConfig
+from pipeline.scoring.batch import GroupStats
+from pipeline.scoring.packing import lay_out
 from trainer.objectives import get
 from trainer.objectives.grpo import group_advantages
 from trainer.objectives.ppo import gae
-from trainer.packing import lay_out
-from trainer.types import GroupStats
 
 TREE = Tree(actions=4, horizon=4)
 REF, BEHAVIOUR, TABLE = (0.7 * TREE.random_table(seed) for seed in (1, 2, 3))

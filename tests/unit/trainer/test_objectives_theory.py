@@ -11,8 +11,8 @@ from torch import Tensor
 from assets.studies.change_of_measure import random_ratios
 from assets.studies.tabular import Response, Tree, optimal_table, state_values, tabular_scores, trajectories
 from pipeline.config.training import ObjectiveName, TrainingConfig
+from pipeline.scoring.packing import lay_out
 from trainer.objectives import get
-from trainer.packing import lay_out
 
 BETA = 0.5
 OPTIONS = TrainingConfig(beta=BETA)

@@ -10,9 +10,9 @@ from transformers import Gemma2Config
 
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
+from pipeline.scoring.packing import lay_out, pack
+from pipeline.scoring.scoring import score, score_trajectories
 from trainer.objectives import get
-from trainer.packing import lay_out, pack
-from trainer.scoring import score, score_trajectories
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 import torch
 
+from pipeline.scoring.ulysses import Share
 from tests.unit.trainer.tiny_models import random_trajectories
-from trainer.engine import World
-from trainer.turns import turns
-from trainer.ulysses import Share
+from trainer.engine.deepspeed import World
+from trainer.loop.each_pack import turns
 
 ROWS = random_trajectories(13)
 

@@ -14,16 +14,16 @@ from safetensors.torch import load_file
 
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 from pipeline.errors import TbrmError
-from pipeline.models import load_model
+from pipeline.policies.load_save import load_model
+from pipeline.scoring.batch import Trajectory
+from pipeline.scoring.packing import lay_out, pair_units, unit_pairs
+from pipeline.scoring.scoring import score
 from tests.unit.trainer.jobs import BETA, MODEL, SEED, job_of, mix, policy_folder
-from trainer.data import TrajectoryTable, batch_rows
+from trainer.data.trajectories import TrajectoryTable, batch_rows
+from trainer.engine.models import CriticModule
 from trainer.job import TrainJob, train_policy
-from trainer.metrics import SEGMENTS, summary
-from trainer.models import CriticModule
+from trainer.loop.metrics import SEGMENTS, summary
 from trainer.objectives import get
-from trainer.packing import lay_out, pair_units, unit_pairs
-from trainer.scoring import score
-from trainer.types import Trajectory
 
 MakeJob = Callable[..., TrainJob]
 UPDATES = 3

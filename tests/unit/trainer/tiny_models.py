@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from trainer.types import Trajectory
+from pipeline.scoring.batch import Trajectory
 
 VOCABULARY = 61
 SHAPE = {

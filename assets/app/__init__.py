@@ -1,0 +1,1 @@
+"""What users start: `tbrm run` and `tbrm ui`."""

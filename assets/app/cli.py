@@ -1,0 +1,88 @@
+"""`tbrm run` and `tbrm ui`."""
+
+from collections.abc import Sequence
+
+import click
+
+from assets.app.ports import DEFAULT_PORT
+from pipeline.cli.options import root_option, set_option
+from pipeline.errors import TbrmError
+from pipeline.store import exclusive, open_store
+
+
+@click.command()
+@click.argument("experiment")
+@root_option
+@set_option
+@click.option("--name", help="Run it under this name: with --set, another experiment of the same YAML.")
+@click.option(
+    "--fork-from",
+    type=click.IntRange(min=0),
+    metavar="G",
+    help="With --name: start from policy[G] of EXPERIMENT, and train on its trajectories as far as `replay` reaches.",
+)
+def run(experiment: str, root: str | None, overrides: Sequence[str], name: str | None, fork_from: int | None) -> None:
+    """Run every generation of EXPERIMENT (a name or a path) that is not finished yet, and print the summary.
+
+    Stop it at any time, however hard: the same command goes on from there. What was made by other settings is not
+    gone on with: give the new ones a --name.
+    """
+    from assets.app.instance import open_instance, prepare_home, storage_errors
+    from assets.app.run_to_end import run_loop
+    from assets.app.terminal import Terminal
+    from assets.app.ui import link
+    from assets.graph.experiments import read_experiment
+    from assets.graph.resources import StoreLocation
+    from assets.processes.launcher import LocalLauncher
+    from evals.report.summary import summarize
+    from pipeline.run.forks import fork_experiment
+
+    if fork_from is not None and name is None:
+        raise click.UsageError("--fork-from needs --name: the name of the new experiment")
+    source = read_experiment(experiment, [*overrides, *([f"name={name}"] if name else [])])
+    store = open_store(root)
+    if fork_from is not None:
+        if fork_from >= source.experiment.generations:
+            raise TbrmError(
+                f"{source.experiment.name} ends with policy[{source.experiment.generations}], so a fork from "
+                f"policy[{fork_from}] has nothing to do: add --set generations={fork_from + 1}, or more"
+            )
+        fork_experiment(store, source.name, read_experiment(experiment).name, fork_from)
+    home = prepare_home(store)
+    terminal = Terminal()
+    with exclusive(str(home / "running" / source.name)), storage_errors(home), open_instance(store) as instance:
+        try:
+            last = run_loop(source, StoreLocation(root=store.root), LocalLauncher(), instance, terminal)
+        except KeyboardInterrupt:
+            raise TbrmError("stopped from outside (Ctrl-C or SIGTERM); the same command goes on from there") from None
+    summarize(source.experiment, store)
+    option = f" --root {root}" if root else ""
+    click.echo(f"\nOpen this run in the Dagster UI: tbrm ui{option}")
+    page = f"runs/{last}" if last else f"locations/assets.definitions/asset-groups/{source.name}"
+    try:
+        click.echo(f"then {link(home, DEFAULT_PORT, page)}")
+    except TbrmError as error:  # nobody can come in by this link, but the runs are done
+        click.echo(f"then http://127.0.0.1:{DEFAULT_PORT}/{page}\nwarning: {error}")
+
+
+@click.command()
+@root_option
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, show_default=True, help="Port on 127.0.0.1."
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name (or name:port) under which a proxy serves the UI to browsers. Repeatable.",
+)
+@click.option("--no-token", is_flag=True, help="Ask nobody for the token: only behind a proxy that logs users in.")
+def ui(root: str | None, port: int, hosts: Sequence[str], no_token: bool) -> None:
+    """Serve the Dagster UI (webserver, daemon and code location) on 127.0.0.1 until Ctrl-C.
+
+    Open the printed address: the token in it lets your browser in, and nobody else of this machine.
+    """
+    from assets.app.ui import serve
+
+    serve(open_store(root), port, hosts, token=not no_token)

@@ -1,0 +1,140 @@
+"""What `tbrm run` shows: a bar for the stage under way, a line for each stage that is done."""
+
+import os
+import re
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from dagster import DagsterEventType, EventLogEntry
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+# A line of pipeline.run.progress: "label: 3/10 unit, 1.2 unit/s, 6 s left note"
+_PROGRESS = re.compile(r"^(?P<label>[^:]+): (?P<done>\d+)/(?P<total>\d+) (?P<rest>.*)$")
+_HEADLINES = (
+    "reward_mean",
+    "accuracy",
+    "residual_mean",
+    "value_first",
+    "kl",
+    "entropy_per_token",
+    "ref_value_first_mean",
+)
+_NOT_SHOWN = frozenset({"rows", "trajectories", "seconds", "overhead_seconds", "skipped", "bytes", "shards"})
+_NUMBERS_SHOWN = 4
+
+
+class Terminal:
+    """Follows the events of Dagster runs in this process."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        # A descriptor of our own: while stages run, 1 and 2 belong to Dagster's log capture.
+        self.console = console or Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1))
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._stage = ""
+
+    @property
+    def is_live(self) -> bool:
+        return self.console.is_terminal
+
+    def generation(self, generation: int, of: int) -> None:
+        """Announce a generation."""
+        self.console.print(f"[bold]generation {generation + 1} of {of}[/bold]")
+
+    @contextmanager
+    def stages(self) -> Generator[None]:
+        """While a run executes: only this object writes to the terminal; the stages' output goes to Dagster's logs."""
+        with _silenced(), self._live_bar():
+            yield
+
+    def show(self, entry: EventLogEntry) -> None:
+        """Listener of a run's events."""
+        event = entry.dagster_event
+        if event is None:
+            self._progress(entry.user_message)
+        elif event.event_type == DagsterEventType.STEP_START:
+            self._stage = _stage_of(event.step_key)
+            if self._bar is not None and self._task is not None:
+                self._bar.reset(self._task, total=None, description=self._stage, note="starting")
+        elif event.event_type == DagsterEventType.ASSET_MATERIALIZATION:
+            metadata = event.step_materialization_data.materialization.metadata
+            self._done(event.asset_key.path[-1] if event.asset_key else "", {k: v.value for k, v in metadata.items()})
+        elif event.event_type == DagsterEventType.STEP_RESTARTED:
+            self.console.print(f"  {_stage_of(event.step_key)} was killed; started again")
+
+    def _progress(self, line: str) -> None:
+        found = _PROGRESS.match(line)
+        if not found:
+            return
+        if self._bar is not None and self._task is not None:
+            self._bar.update(
+                self._task,
+                total=int(found["total"]),
+                completed=int(found["done"]),
+                description=f"{self._stage}: {found['label']}" if found["label"] != self._stage else self._stage,
+                note=f"{found['done']}/{found['total']} {found['rest']}",
+            )
+        else:
+            self.console.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
+
+    def _done(self, stage: str, metadata: dict[str, object]) -> None:
+        numbers = {
+            k: v for k, v in metadata.items() if isinstance(v, float | int) and k not in _NOT_SHOWN and "/" not in k
+        }
+        first = [k for k in _HEADLINES if k in numbers]
+        chosen = (first + [k for k in numbers if k not in first])[:_NUMBERS_SHOWN]
+        shown = "  ".join(f"{k} {numbers[k]:.4g}" for k in chosen)
+        rows, seconds, overhead = (metadata.get(k, 0) for k in ("rows", "seconds", "overhead_seconds"))
+        took = (
+            "was already there"
+            if metadata.get("skipped")
+            else f"{rows:>7,} rows {seconds:>6.1f} s + {overhead:.1f} s start"
+        )
+        self.console.print(f"  {stage:16} {took}  {shown}", markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def _live_bar(self) -> Generator[None]:
+        if not self.is_live:
+            yield
+            return
+        columns = (
+            SpinnerColumn(),
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(
+            *columns, console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False
+        ) as self._bar:
+            self._task = self._bar.add_task("", total=None, note="starting")
+            try:
+                yield
+            finally:
+                self._bar = self._task = None
+
+
+def _stage_of(step_key: str | None) -> str:
+    return (step_key or "").rpartition("__")[2]
+
+
+@contextmanager
+def _silenced() -> Generator[None]:
+    """Send descriptors 1 and 2 to nowhere and restore them."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(1), os.dup(2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, descriptor in zip((1, 2), saved, strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        os.close(nowhere)

@@ -1,0 +1,1 @@
+"""All experiments as one graph, with the sensors and schedules that drive it."""

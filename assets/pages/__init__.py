@@ -1,0 +1,1 @@
+"""What the pages of the Dagster UI show of an asset."""

@@ -1,0 +1,141 @@
+"""Stages as jobs of Slurm or of Ray's job server, followed from here to their end.
+
+Both are the scheduler's own command line tools under the supervisor, so the contract of `Launcher` holds for them too:
+a job ends when Dagster's process does. (dagster-ray's Pipes client leaves its job running when its caller is killed.)
+"""
+
+import json
+import sys
+import uuid
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from dagster_pipes import (
+    DAGSTER_PIPES_MESSAGES_ENV_VAR,
+    PIPES_PROTOCOL_VERSION_FIELD,
+    PipesDefaultMessageWriter,
+    decode_param,
+    encode_param,
+)
+from pydantic import Field
+
+from assets.experiment.stages import BASE_POLICY, TRAINED_POLICY
+from assets.processes.launcher import Ended, Launcher, Say, follow, nothing
+from pipeline.config import Experiment
+
+_JOB = Path(__file__).with_name("cluster_job.py")
+_MESSAGE = f'{{"{PIPES_PROTOCOL_VERSION_FIELD}"'.encode()
+_ON_STDOUT = {PipesDefaultMessageWriter.STDIO_KEY: PipesDefaultMessageWriter.STDOUT}
+
+
+class ClusterLauncher(Launcher):
+    """Submits a stage as one job and copies its output here."""
+
+    options: list[str] = Field(default=[], description="Options of the command that submits, such as GPUs to reserve.")
+    grace_s: float = Field(default=30.0, gt=0, description="Seconds that cancelling a job may take.")
+
+    @abstractmethod
+    def submit(self, job: str, command: Sequence[str], env: Mapping[str, str]) -> list[str]:
+        """The command that runs `command` as job `job` and waits for it, its output on standard output."""
+
+    @abstractmethod
+    def cancel(self, job: str) -> list[str]:
+        """The command that ends job `job`, whatever its state."""
+
+    def ask(self, job: str) -> list[list[str]]:
+        """Commands that tell job `job` to save what it has and end; none where the scheduler cannot."""
+        del job
+        return []
+
+    def run(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        log: Path,
+        processes: int = 1,
+        grace_s: float = 0.0,
+        say: Say = nothing,
+    ) -> Ended:
+        job = f"tbrm-{uuid.uuid4().hex[:12]}"
+        env, take = _messages_from_stdout(env)
+        submit = self.submit(job, command, {"PYTHONUNBUFFERED": "1", **env})
+        ending = {"ask": self.ask(job) if grace_s else [], "cancel": self.cancel(job), "grace_s": grace_s}
+        follower = [sys.executable, "-I", "-S", str(_JOB), json.dumps(ending), *submit]
+        return follow(follower, self.grace_s + grace_s, env, log, take, say, child_first=True)
+
+
+class SlurmLauncher(ClusterLauncher):
+    """`srun`: the job inherits the environment and the folder of this process.
+
+    A stage of several machines gets them all by `salloc`, and runs on the first.
+    """
+
+    machines: int = Field(default=1, gt=0, description="Nodes of the job.")
+
+    def submit(self, job: str, command: Sequence[str], env: Mapping[str, str]) -> list[str]:
+        # One task in either case: the stage starts the processes of a training itself, on whichever machines.
+        if self.machines > 1:
+            whole = ["salloc", f"--job-name={job}", f"--nodes={self.machines}", "--no-bell", *self.options]
+            return [*whole, "srun", "--nodes=1", "--ntasks=1", "--unbuffered", "--cpu-bind=none", *command]
+        return ["srun", f"--job-name={job}", "--ntasks=1", "--unbuffered", *self.options, *command]
+
+    def cancel(self, job: str) -> list[str]:
+        return ["scancel", "--quiet", f"--name={job}"]
+
+    def ask(self, job: str) -> list[list[str]]:
+        # SIGUSR1, as by `--signal` of srun: at SIGTERM, which every process of the job gets, a `srun` in it would kill
+        # what it has started. (A plain scancel sends SIGTERM, and SIGKILL after Slurm's own KillWait, 30 s by default.)
+        return [[*self.cancel(job), "--state=PENDING"], [*self.cancel(job), "--signal=USR1"]]
+
+
+class RayJobLauncher(ClusterLauncher):
+    """`ray job submit`: the job gets `env` and the folder of this process, nothing else of its environment.
+
+    (A runtime environment is readable in Ray's dashboard: no place for the keys that ours may hold.)
+    """
+
+    address: str = Field(default="", description="Of Ray's job server; empty: $RAY_API_SERVER_ADDRESS.")
+
+    def submit(self, job: str, command: Sequence[str], env: Mapping[str, str]) -> list[str]:
+        runtime = json.dumps({"env_vars": dict(env)})
+        named = [f"--submission-id={job}", f"--runtime-env-json={runtime}", *self.options]
+        return [*self._ray("submit"), *named, "--", "env", f"--chdir={Path.cwd()}", *command]
+
+    def cancel(self, job: str) -> list[str]:
+        return [*self._ray("stop"), job]
+
+    def _ray(self, verb: str) -> list[str]:
+        address = [f"--address={self.address}"] if self.address else []
+        return [sys.executable, "-m", "ray.scripts.scripts", "job", verb, *address]
+
+
+def launcher_of(experiment: Experiment, stage: str, otherwise: Launcher) -> Launcher:
+    """What runs the stage with this asset name: the cluster of `launch`, or `otherwise`."""
+    launch = experiment.launch
+    options = next((list(o) for name, o in launch.stages.items() if name == stage), None) if launch else None
+    if launch is None or options is None:
+        return otherwise
+    if launch.by == "slurm":
+        warm = experiment.policy.warm_start is not None
+        trains = stage == TRAINED_POLICY.name or (stage == BASE_POLICY.name and warm)
+        machines = experiment.training.machines if trains and experiment.training.machines_by == "slurm" else 1
+        return SlurmLauncher(options=options, machines=machines)
+    return RayJobLauncher(options=options, address=launch.address)
+
+
+def _messages_from_stdout(env: Mapping[str, str]) -> tuple[dict[str, str], Callable[[bytes], bool]]:
+    """Let the job write its Pipes messages among its output; returns what takes them out of it again.
+
+    Dagster reads them from a file on this machine, where the job, on another, cannot write.
+    """
+    path = Path(decode_param(env[DAGSTER_PIPES_MESSAGES_ENV_VAR])["path"])
+
+    def take(line: bytes) -> bool:
+        if not line.startswith(_MESSAGE):
+            return False
+        with path.open("ab") as file:
+            file.write(line)
+        return True
+
+    return {**env, DAGSTER_PIPES_MESSAGES_ENV_VAR: encode_param(_ON_STDOUT)}, take

@@ -1,0 +1,88 @@
+"""The rollout service of an experiment under `tbrm run`: started, looked after, and ended with it."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from assets.processes.launcher import start_supervised
+from pipeline.config import Experiment
+from pipeline.errors import TbrmError
+from pipeline.run.shards import on_cluster, root_for_workers
+from pipeline.sampling.service.socket import Line, socket_path
+from pipeline.store import Store
+
+_GRACE_S = 5.0
+_ANSWER_S = 120.0
+_POLL_S = 0.05
+
+
+class RolloutService:
+    """One service process under a supervisor, which ends it and its children with this process, however that ends."""
+
+    def __init__(self, experiment: Experiment, store: Store, command: Sequence[str], log: Path) -> None:
+        self.path = socket_path(root_for_workers(store), experiment.name)
+        self.command, self.log = command, log
+        self.starts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._our_end = -1
+
+    def ensure(self) -> None:
+        """See to it that the service answers: start it, or start it again. Raises TbrmError when it does not."""
+        if self._process is not None and not self._answers():
+            self.close()
+        if self._process is None:
+            self._start()
+            if not self._answers():
+                self.close()
+                raise TbrmError(f"the rollout service does not answer: see {self.log}, or set rollouts.warm: false")
+
+    def close(self) -> None:
+        """End the service; returns when none of its processes is left."""
+        if self._process is not None:
+            os.close(self._our_end)  # which tells the supervisor
+            self._process.wait()
+            self._process = None
+            self.path.unlink(missing_ok=True)
+
+    def _start(self) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._process, self._our_end = start_supervised(self.command, _GRACE_S, os.environ, log)
+        self.starts += 1
+
+    def _answers(self) -> bool:
+        """Whether it says within `_ANSWER_S` that it is well; a process that has just begun needs some seconds."""
+        assert self._process is not None
+        deadline = time.monotonic() + _ANSWER_S
+        while self._process.poll() is None and (left := deadline - time.monotonic()) > 0:
+            try:
+                line = Line(self.path, left)
+                line.ask({"op": "health"})
+                line.close()
+            except (FileNotFoundError, ConnectionRefusedError):
+                time.sleep(_POLL_S)
+            except (OSError, TbrmError):
+                return False
+            else:
+                return True
+        return False
+
+
+@contextmanager
+def rollout_service(
+    experiment: Experiment, store: Store, arguments: Sequence[str], log: Path
+) -> Generator[RolloutService | None]:
+    """The service of an experiment that wants a warm engine; None for others. `arguments` name experiment and store."""
+    if experiment.rollouts is None or not experiment.rollouts.warm or on_cluster(experiment, "rollouts"):
+        yield None
+        return
+    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "rollout-service", *arguments]
+    service = RolloutService(experiment, store, command, log)
+    try:
+        yield service
+    finally:
+        service.close()

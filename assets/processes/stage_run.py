@@ -1,0 +1,109 @@
+"""One `tbrm` command run for a Dagster step: its process tree, its report, and its failure in its own words."""
+
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dagster import (
+    AssetExecutionContext,
+    Failure,
+    MetadataValue,
+    PipesEnvContextInjector,
+    PipesTempFileMessageReader,
+    RetryRequested,
+    open_pipes_session,
+)
+
+from assets.graph.resources import stage_log
+from assets.pages.metadata import fenced
+from assets.processes.child import PROGRESS_EVERY_S
+from assets.processes.launcher import Ended, Launcher
+
+# Only a process that was killed (memory, a lost machine) is worth starting again; a wrong input stays wrong. This is no
+# RetryPolicy of the asset because Dagster would then start a stage again that a user has just terminated.
+_RETRIES = 1
+_RETRY_AFTER_S = 5.0
+_LINES_SAID = 3
+PROGRESS_TAG = "tbrm/progress_every_s"
+"""Run tag: seconds between progress lines, for who follows a run closely."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ended well: its StageReport as JSON, and what the materialization says of it."""
+
+    report: Mapping[str, Any]
+    arguments: Sequence[str]
+    ended: Ended
+    wall_s: float
+
+    def metadata(self) -> dict[str, Any]:
+        """Metrics, rows, seconds, the seconds beyond the command's own work, the command and its log."""
+        skipped = bool(self.report["skipped"])
+        return {
+            **self.report["metrics"],
+            "rows": self.report["rows"],
+            "seconds": self.report["seconds"],
+            "overhead_seconds": 0.0 if skipped else round(self.wall_s - self.report["seconds"], 3),
+            "skipped": skipped,
+            **_traces(self.arguments, self.ended.log),
+        }
+
+    def refused(self, reason: str) -> Failure:
+        """The failure of a step whose command ended well, but whose result is not what it should be."""
+        return _failure(self.arguments, [{"error": reason}], self.ended)
+
+
+def run_command(
+    context: AssetExecutionContext, arguments: Sequence[str], launcher: Launcher, workers: int, grace_s: float = 0.0
+) -> Finished:
+    """Run `tbrm *arguments` to its end; progress goes to the run's log. `grace_s`: see `Launcher.run`.
+
+    Raises Failure with the command's own message; RetryRequested, once, when its process was killed.
+    """
+    started = time.monotonic()
+    context.log.info(f"tbrm {' '.join(arguments)}")
+    with open_pipes_session(
+        context=context,
+        context_injector=PipesEnvContextInjector(),
+        message_reader=PipesTempFileMessageReader(),
+        extras={PROGRESS_EVERY_S: float(context.run.tags.get(PROGRESS_TAG, "5"))},
+    ) as session:
+        ended = launcher.run(
+            [sys.executable, "-m", "assets.processes.child", *arguments],
+            session.get_bootstrap_env_vars(),
+            stage_log(context),
+            workers,
+            grace_s,
+            context.log.info,
+        )
+    messages: Sequence[Mapping[str, Any]] = session.get_custom_messages()
+    report = next((m["report"] for m in messages if "report" in m), None)
+    if ended.killed and context.retry_number < _RETRIES:
+        raise RetryRequested(_RETRIES, _RETRY_AFTER_S) from _failure(arguments, messages, ended)
+    if ended.code or report is None:
+        raise _failure(arguments, messages, ended)
+    return Finished(report, arguments, ended, time.monotonic() - started)
+
+
+def _traces(arguments: Sequence[str], log: Path) -> dict[str, MetadataValue[Any]]:
+    return {"log": MetadataValue.path(str(log)), "command": MetadataValue.md(f"`tbrm {' '.join(arguments)}`")}
+
+
+def _failure(arguments: Sequence[str], messages: Iterable[Mapping[str, Any]], ended: Ended) -> Failure:
+    """What the run page shows: the stage's own error, else its end; the last lines and the log beside it."""
+    last = "\n".join(ended.tail[-_LINES_SAID:]) or "no output"
+    silent = "it reported nothing" if ended.code == 0 else last
+    reason = next((str(m["error"]) for m in messages if "error" in m), silent)
+    how = f"ended by signal {ended.code - 128}" if ended.killed else f"exit status {ended.code}"
+    return Failure(
+        f"tbrm {arguments[0]} ({how}): {reason}",
+        metadata={
+            "last_lines": MetadataValue.md(fenced("\n".join(ended.tail))),
+            **_traces(arguments, ended.log),
+        },
+        allow_retries=False,
+    )

@@ -1,0 +1,1 @@
+"""Reasoning patterns in responses."""

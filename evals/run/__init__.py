@@ -1,0 +1,1 @@
+"""The evaluation stage: from a policy and benchmarks to graded responses."""

@@ -1,0 +1,1 @@
+"""Accuracies with their intervals, and differences of policies."""

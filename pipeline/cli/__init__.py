@@ -1,0 +1,1 @@
+"""The `tbrm` command, one module a command."""

@@ -1,0 +1,99 @@
+"""`tbrm import`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from pipeline.cli.options import json_option, print_report, replace_option, store_options
+from pipeline.errors import ConfigError
+from pipeline.run.report import StageReport
+from pipeline.store import Store
+
+
+@click.command("import")
+@click.argument("files", nargs=-1, required=True)
+@click.option("--name", required=True, help="Data set logged/NAME.")
+@click.option(
+    "--tokenizer", required=True, help="Folder or hub id: the tokenizer of the policies that will train on the data."
+)
+@click.option(
+    "--map",
+    "mapping",
+    multiple=True,
+    metavar="OURS=THEIRS,…",
+    help="Our field = dotted path in the log, e.g. prompt=question,reward=extra.score. Else fields are recognized.",
+)
+@click.option("--policy", default="unknown", show_default=True, help="Behaviour policy, where rows do not name theirs.")
+@click.option(
+    "--template",
+    type=click.Choice(["raw", "qwen-math", "r1", "chat"]),
+    default="raw",
+    show_default=True,
+    help="raw: prompts are logged as the model saw them; otherwise they are bare questions.",
+)
+@click.option("--append-eos/--no-append-eos", default=True, show_default=True, help="Close responses logged as text.")
+@click.option("--length-limit", type=click.IntRange(min=1), help="Tokens at which the sampler cut responses off.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=131_072, show_default=True, help="Longest response.")
+@click.option("--max-row-mb", type=click.FloatRange(min=0.001), default=16.0, show_default=True, help="Largest row.")
+@click.option(
+    "--max-bad-share",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="More bad rows than this stop the import before anything is committed.",
+)
+@click.option(
+    "--duplicates",
+    type=click.Choice(["rows", "responses", "keep"]),
+    default="rows",
+    show_default=True,
+    help="Drop repeated source rows, repeated (prompt, response) pairs, or nothing.",
+)
+@click.option("--generation", "-g", type=click.IntRange(min=0), default=0, show_default=True, help="Partition.")
+@click.option("--rows-per-shard", type=click.IntRange(min=1), default=4_096, show_default=True)
+@replace_option
+@store_options
+@json_option
+def import_logged(
+    files: Sequence[str],
+    mapping: Sequence[str],
+    max_row_mb: float,
+    store: Store,
+    replace: bool,
+    as_json: bool,
+    **settings: Any,
+) -> StageReport:
+    """Import logged trajectories of any behaviour policy as data set logged/NAME.
+
+    FILES are JSONL, JSON, CSV, Parquet, Arrow (also .gz and .zst) or folders, such as `datasets` saves them. Logs of
+    verl, TRL, lm-evaluation-harness, open-instruct and OpenAI-style messages are recognized. Bad rows go to table
+    `quarantine` with file, row, field and reason.
+    """
+    from pipeline.logged.importer import ImportSettings, run_import
+
+    imported = run_import(
+        ImportSettings(
+            files=tuple(files), mapping=parse_mapping(mapping), max_row_bytes=int(max_row_mb * 2**20), **settings
+        ),
+        store,
+        replace,
+    )
+    manifest = imported.manifest
+    stats = dict(manifest.stats)
+    stats |= {f"field {ours}": theirs for ours, theirs in imported.fields.items()}
+    report = StageReport(
+        "import", manifest.dataset, manifest.generation, manifest.rows, imported.seconds, imported.skipped, stats
+    )
+    return print_report(report, as_json)
+
+
+def parse_mapping(given: Sequence[str]) -> dict[str, str]:
+    """`prompt=question,reward=extra.score` as a dictionary. Raises ConfigError."""
+    found: dict[str, str] = {}
+    for part in (part for text in given for part in text.split(",")):
+        ours, sep, theirs = part.partition("=")
+        if not sep or not ours.strip() or not theirs.strip():
+            raise ConfigError(f"--map {part!r}: write it as OURS=THEIRS, e.g. prompt=question")
+        found[ours.strip()] = theirs.strip()
+    return found

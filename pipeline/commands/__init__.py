@@ -1,1 +1,0 @@
-"""One module per `tbrm` command group of the data plane."""

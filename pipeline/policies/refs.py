@@ -1,0 +1,243 @@
+"""A policy is a Hugging Face folder with `policy.json`; publishing one as generation g is a small pointer file."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Experiment
+from pipeline.errors import StoreError, TbrmError
+from pipeline.policies.load_save import load_tokenizer
+from pipeline.policies.mirror import fetch, local_root, upload
+from pipeline.policies.tokenizer import tokenizer_info
+from pipeline.store import Store, TokenizerInfo
+
+POLICY_JSON = "policy.json"
+# What decides a policy's outputs: weights, architecture, tokenizer. Logs and training manifests do not.
+_CONTENT_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
+_NOT_CONTENT = (POLICY_JSON, "_manifest.json", "training.json", "trainer_state.json", "diagnostics.json")
+
+
+@dataclass(frozen=True)
+class PolicyRef:
+    """A policy ready to load: `path` is a local Hugging Face folder (or a hub id, for a policy not yet stored)."""
+
+    policy_id: str
+    path: str
+    generation: int | None = None
+    adapter: str | None = None
+    """Folder of a LoRA adapter on top of it, whose hash is part of the id."""
+
+
+@dataclass(frozen=True)
+class ServedPolicy:
+    """A policy behind an OpenAI-compatible server: nothing of it is loaded here."""
+
+    policy_id: str
+    url: str
+    model: str
+    named: tuple[str, ...] = ()
+    """Servers that an experiment's YAML names: only they get the key."""
+
+    @property
+    def path(self) -> str:
+        """`URL#MODEL`."""
+        return f"{self.url}#{self.model}"
+
+
+Acting = PolicyRef | ServedPolicy
+"""Who acts. How an engine runs is another matter: `pipeline.config.rollouts.EngineConfig`."""
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 over names and bytes of the folder's weights, configuration and tokenizer files; 16 hex digits."""
+    total = hashlib.sha256()
+    files = sorted(p for p in folder.iterdir() if p.suffix in _CONTENT_SUFFIXES and p.name not in _NOT_CONTENT)
+    if not any(p.suffix == ".safetensors" for p in files):
+        raise TbrmError(f"{folder} has no .safetensors weights: it is not a policy folder")
+    for path in files:
+        with path.open("rb") as file:
+            total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+def write_policy_json(folder: str | Path, parents: Mapping[str, str]) -> str:
+    """Write `policy.json`; returns the policy_id.
+
+    It holds the policy_id (content hash), the parents (partition or policy -> hash), and which tokenizer the folder
+    has, so that stages which need no model can compare it without loading one. Raises TbrmError without a tokenizer.
+    """
+    folder = Path(folder)
+    policy_id = content_hash(folder)
+    tokenizer = asdict(tokenizer_info(load_tokenizer(str(folder))))
+    tree = {"policy_id": policy_id, "parents": dict(sorted(parents.items())), "tokenizer": tokenizer}
+    (folder / POLICY_JSON).write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+    return policy_id
+
+
+def read_policy_json(folder: str | Path) -> dict[str, Any]:
+    """The `policy.json` of a folder. Raises TbrmError when there is none or it is damaged."""
+    path = Path(folder) / POLICY_JSON
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise TbrmError(f"{path} cannot be read ({error}): the folder is not a finished policy; restore it") from error
+
+
+def policy_tokenizer(path: str) -> TokenizerInfo:
+    """The tokenizer of the policy at `path` (a folder or a hub id): as its `policy.json` notes it, else as it loads."""
+    if (Path(path) / POLICY_JSON).is_file() and (noted := read_policy_json(path).get("tokenizer")):
+        return _tokenizer(noted, f"{path}/{POLICY_JSON}")
+    return tokenizer_info(load_tokenizer(path))
+
+
+def published_tokenizer(store: Store, dataset: str, generation: int) -> TokenizerInfo | None:
+    """The tokenizer of policy[`generation`] of an experiment, without its weights being fetched.
+
+    None while nothing is published, and for a policy published before tokenizers were noted whose folder is not here.
+    """
+    path = pointer_path(store, dataset, generation)
+    if not store.fs.exists(path):
+        return None
+    pointer = _read_pointer(store, path)
+    if pointer["tokenizer"]:
+        return _tokenizer(pointer["tokenizer"], path)
+    folder = local_root(store) / pointer["folder"]
+    return policy_tokenizer(str(folder)) if folder.is_dir() else None
+
+
+def _tokenizer(noted: Mapping[str, Any], where: str) -> TokenizerInfo:
+    try:
+        return TokenizerInfo(**noted)
+    except TypeError as error:
+        raise TbrmError(f"{where} is damaged (tokenizer: {error}): restore it") from error
+
+
+def trained_policy_folder(store: Store, dataset: str, generation: int) -> Path:
+    """Hugging Face folder of trained_policy[`generation`] on this machine, whether it is there or not."""
+    return fetch(store, local_root(store) / dataset / "trained_policy" / f"generation={generation:04d}")
+
+
+def pointer_path(store: Store, dataset: str, generation: int) -> str:
+    return store.join(dataset, "policy", f"generation={generation:04d}", POLICY_JSON)
+
+
+def publish_policy(
+    store: Store,
+    dataset: str,
+    generation: int,
+    folder: str | Path,
+    parents: Mapping[str, str],
+    replace: bool = False,
+    configuration: str | None = None,
+) -> PolicyRef:
+    """Make the finished policy in `folder` policy[`generation`] of an experiment; again is no change.
+
+    `configuration`: the kept configuration that made it, where nothing else says so. Raises StoreError when another
+    policy already has that generation, unless `replace`: the caller then knows that nothing stands on it.
+    """
+    policy_id: str = read_policy_json(folder)["policy_id"]
+    path = pointer_path(store, dataset, generation)
+    if store.fs.exists(path):
+        there = _read_pointer(store, path)["policy_id"]
+        if there == policy_id:
+            return resolve_published(store, dataset, generation)
+        if not replace:
+            raise StoreError(
+                f"{path} is policy {there} already, not {policy_id}: later generations were sampled from it"
+            )
+    folder = Path(folder).resolve()
+    root = local_root(store).resolve()
+    location = str(folder)
+    if folder.is_relative_to(root):
+        location = str(folder.relative_to(root))
+        upload(store, local_root(store) / location)
+    tree = {"policy_id": policy_id, "folder": location, "parents": dict(sorted(parents.items()))}
+    if tokenizer := read_policy_json(folder).get("tokenizer"):
+        tree["tokenizer"] = tokenizer
+    if configuration:
+        tree["configuration"] = configuration
+    store.write_atomic(path, (json.dumps(tree, indent=1) + "\n").encode())
+    return PolicyRef(policy_id, str(folder), generation)
+
+
+def resolve_published(store: Store, dataset: str, generation: int) -> PolicyRef:
+    """policy[`generation`] of an experiment. Raises StoreError when it is not published yet."""
+    tree = published(store, dataset, generation)
+    folder = published_folder(store, tree)
+    if (folder / POLICY_JSON).is_file() and (there := read_policy_json(folder).get("policy_id")) != tree["policy_id"]:
+        raise StoreError(
+            f"{folder} holds policy {there}, and policy[{generation}] of {dataset} was published from it as "
+            f"{tree['policy_id']}: restore that one. Where nothing was made from it yet, "
+            f"`tbrm train --experiment {dataset} --generation {generation - 1}` publishes what is there"
+        )
+    return PolicyRef(tree["policy_id"], str(folder), generation)
+
+
+def published_folder(store: Store, pointer: Mapping[str, Any]) -> Path:
+    """Folder on this machine that the pointer of a published policy names."""
+    folder = Path(pointer["folder"])  # absolute: a policy from outside of the store
+    return folder if folder.is_absolute() else fetch(store, local_root(store) / folder)
+
+
+def published(store: Store, dataset: str, generation: int) -> dict[str, Any]:
+    """What is published as policy[`generation`]: policy_id, folder, parents; its tokenizer and the configuration that
+    made it, where that is noted.
+
+    Raises StoreError when nothing is published yet.
+    """
+    path = pointer_path(store, dataset, generation)
+    if not store.fs.exists(path):
+        there = store.files(store.join(dataset, "policy"))  # of a fork, not every number
+        step = "`tbrm run {0}` runs what is missing" if generation else "`tbrm base-policy --experiment {0}` makes it"
+        newest = f"the newest is policy[{int(there[-1].rpartition('=')[2])}]" if there else "none is"
+        raise StoreError(f"policy[{generation}] of {dataset} is not published yet, {newest}: {step.format(dataset)}")
+    return _read_pointer(store, path)
+
+
+def _read_pointer(store: Store, path: str) -> dict[str, Any]:
+    try:
+        tree = json.loads(store.read_bytes(path))
+        noted = {name: tree.get(name) for name in ("tokenizer", "configuration")}
+        return noted | {name: tree[name] for name in ("policy_id", "folder", "parents")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{path} is damaged ({error!r}): restore it, or delete it and run the stage that publishes the policy again"
+        ) from error
+
+
+def resolve_policy(store: Store, experiment: Experiment, generation: int) -> PolicyRef:
+    """policy[g] of `experiment`. Raises StoreError naming the stage to run first."""
+    return resolve_published(store, experiment.name, generation)
+
+
+def check_undamaged(policy: PolicyRef) -> None:
+    """Raise TbrmError unless the folder of a published policy still is what its policy_id says.
+
+    Reads all weights, as whoever loads them does right after; formats of weights carry no checksum of their own.
+    """
+    if policy.generation is None:
+        return  # named by what is in it, or by a hub or a server
+    expected, folder = policy.policy_id.partition("+")[0], Path(policy.path)
+    if not folder.is_dir():
+        raise TbrmError(f"{folder} is gone, where policy {expected} was published from; restore it")
+    read_policy_json(folder)
+    try:
+        found = content_hash(folder)
+    except TbrmError:
+        found = "without weights"
+    if found != expected:
+        raise TbrmError(
+            f"{folder} is damaged: its files are {found}, published was {expected}; restore it. Without a copy, the "
+            "stage that made it makes it again (`tbrm train` with --replace, of the generation before)"
+        )
+
+
+def foreign_policy(path: str) -> PolicyRef:
+    """A policy that is no generation of the experiment: a Hugging Face folder or a hub id (named by itself)."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return PolicyRef(path, path)
+    return PolicyRef(content_hash(folder), str(folder))

@@ -1,0 +1,194 @@
+"""The ref_logprobs stage: log π_ref of stored trajectories, with the trainer's own scoring code.
+
+The same function scores θ in training, so at θ = θ_ref the sum Σ_h (lp_h - ref_h) vanishes.
+"""
+
+import re
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.config import Experiment, stage_hash
+from pipeline.policies.facts import refuse_large_on_cpu
+from pipeline.policies.load_save import device, load_model
+from pipeline.policies.refs import (
+    PolicyRef,
+    check_undamaged,
+    foreign_policy,
+    policy_tokenizer,
+    published,
+    resolve_policy,
+)
+from pipeline.policies.tokenizer import check_ids, check_table
+from pipeline.run.configurations import check_alike, keep_configuration
+from pipeline.run.progress import track
+from pipeline.run.report import StageReport
+from pipeline.run.shards import root_for_workers, work_through
+from pipeline.store import SCHEMAS, Manifest, Store, open_store
+
+REFERENCE_PARENT = "reference policy"
+"""Parent of a `ref_logprobs` partition: the identity (`reference_id`) of the reference that scored it."""
+DECIDES = ("reference.policy", "reference.revision", "policy.dtype", "training.temperature")
+"""Fields in which the generations of an experiment are alike."""
+_COLUMNS = ("trajectory_id", "prompt_token_ids", "response_token_ids", "response_mask")
+
+
+def run_ref_logprobs(
+    experiment: Experiment,
+    store: Store,
+    generation: int,
+    dataset: str | None = None,
+    label: str | None = None,
+    replace: bool = False,
+) -> StageReport:
+    """Write table `ref_logprobs` (or `ref_logprobs@label`) beside the rollouts of one generation.
+
+    `dataset` scores a logged data set (`logged/<name>`) instead of the experiment's own; its label is that of the
+    reference by default. The logits are divided by `training.temperature`, as in training. Tokens that the environment
+    wrote (`response_mask` false) get 0 and are left out of the sum. Raises StoreError when the rollouts are missing.
+    """
+    started = time.monotonic()
+    dataset = dataset or experiment.name
+    rollouts = store.partition(dataset, "rollouts", generation)
+    source = rollouts.manifest()
+    policy, temperature = reference_policy(store, experiment), experiment.training.temperature
+    identity = _identity(policy.policy_id, temperature)
+    if label is None and dataset != experiment.name:
+        label = reference_label(identity)
+    partition = store.partition(dataset, f"ref_logprobs@{label}" if label else "ref_logprobs", generation)
+    config_hash = stage_hash(identity, experiment.policy.dtype, source.hash)
+    if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
+        return _report(manifest, started, skipped=True)
+    if dataset == experiment.name and label is None:
+        check_alike(store, experiment, "ref_logprobs", generation, DECIDES, replace, label_of_rows=True)
+    check_undamaged(policy)
+    check_table(source, policy_tokenizer(policy.path), f"the reference {policy.policy_id}")
+    parents = {rollouts.name: source.hash, REFERENCE_PARENT: identity}
+    with (
+        partition.writer(config_hash, parents, replace, keep_configuration(store, experiment)) as writer,
+        track(f"ref_logprobs[{generation}]", source.rows, "trajectories") as progress,
+    ):
+        todo = [index for index in range(len(source.shards)) if not writer.is_done(index)]
+        progress.advance(source.rows - sum(source.shards[index].rows for index in todo))
+        build = partial(_Scorer, experiment, root_for_workers(store), generation, dataset)
+        for index, scored in work_through(experiment, "ref_logprobs", build, todo):
+            writer.write(index, scored)
+            progress.advance(scored.num_rows)
+        stats = {"seconds": time.monotonic() - started, **_statistics(writer, len(source.shards))}
+        stats |= _behaviour_kl(experiment, source, stats["ref_logprob_sum_mean"])
+        manifest = writer.commit(len(source.shards), stats)
+    return _report(manifest, started, skipped=False)
+
+
+def reference_policy(store: Store, experiment: Experiment) -> PolicyRef:
+    """π_ref of the experiment: policy[0], or the model named in `reference.policy`."""
+    if experiment.reference.policy == "base":
+        return resolve_policy(store, experiment, 0)
+    return foreign_policy(experiment.reference.policy)
+
+
+def reference_id(store: Store, experiment: Experiment) -> str:
+    """Identity of π_ref without its weights: its policy_id, and the temperature of its logits where that is not 1."""
+    if experiment.reference.policy == "base":
+        policy_id = str(published(store, experiment.name, 0)["policy_id"])
+    else:
+        policy_id = foreign_policy(experiment.reference.policy).policy_id
+    return _identity(policy_id, experiment.training.temperature)
+
+
+def _identity(policy_id: str, temperature: float) -> str:
+    return policy_id if temperature == 1.0 else f"T{temperature:g} {policy_id}"
+
+
+def reference_label(identity: str) -> str:
+    """The label under which `ref_logprobs` of logged data sets are kept for one reference (`reference_id`).
+
+    A logged data set serves several experiments, and each may have a reference of its own.
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", identity)[:64]
+
+
+class _Scorer:
+    """π_ref at work on shards, on whichever machine: see `scale_out.ShardWork`."""
+
+    def __init__(self, experiment: Experiment, root: str, generation: int, dataset: str) -> None:
+        store = open_store(root)
+        self.experiment, self.policy = experiment, reference_policy(store, experiment)
+        refuse_large_on_cpu(self.policy.path, experiment.large_model_on_cpu)
+        self.rollouts = store.partition(dataset, "rollouts", generation)
+        revision = experiment.reference.revision
+        self.model: Any = load_model(self.policy.path, experiment.policy, revision).to(device())
+
+    def make(self, index: int) -> pa.Table:
+        rows, experiment = self.rollouts.read_shard(index, _COLUMNS), self.experiment
+        embedded = int(self.model.get_input_embeddings().weight.shape[0])
+        check_ids(rows, embedded, self.rollouts.shard_path(index), f"the reference {self.policy.policy_id}")
+        max_tokens, temperature = experiment.reference.max_tokens, experiment.training.temperature
+        return _score_shard(self.model, self.policy, rows, max_tokens, temperature)
+
+    def close(self) -> None:
+        del self.model
+
+
+def _score_shard(model: Any, policy: PolicyRef, rows: pa.Table, max_tokens: int, temperature: float) -> pa.Table:
+    from pipeline.scoring.scoring import score_trajectories
+
+    columns = rows.to_pydict()
+    masks = [
+        np.ones(len(response), bool) if mask is None else np.asarray(mask, bool)
+        for response, mask in zip(columns["response_token_ids"], columns["response_mask"], strict=True)
+    ]
+    scored = score_trajectories(
+        model, columns["prompt_token_ids"], columns["response_token_ids"], max_tokens, masks, temperature
+    )
+    token_logprobs = [
+        np.where(mask, logprobs, 0.0).astype(np.float32) for mask, (logprobs, _) in zip(masks, scored, strict=True)
+    ]
+    return pa.table(
+        {
+            "trajectory_id": columns["trajectory_id"],
+            "ref_logprob_sum": [float(logprobs.sum(dtype=np.float64)) for logprobs in token_logprobs],
+            "ref_token_logprobs": token_logprobs,
+            "ref_value_first": [float(value) for _, value in scored],
+            "ref_policy_id": [policy.policy_id] * rows.num_rows,
+        },
+        schema=SCHEMAS["ref_logprobs"],
+    )
+
+
+def _statistics(writer: Any, shards: int) -> dict[str, float]:
+    sums = [writer.read(index, ["ref_logprob_sum", "ref_value_first"]) for index in range(shards)]
+    table = pa.concat_tables(sums)
+    return {
+        "ref_logprob_sum_mean": float(np.mean(table["ref_logprob_sum"].to_numpy())),
+        "ref_value_first_mean": float(np.mean(table["ref_value_first"].to_numpy())),
+    }
+
+
+def _behaviour_kl(experiment: Experiment, rollouts: Manifest, ref_logprob_sum_mean: float) -> dict[str, float]:
+    """KL(behaviour policy || π_ref) in nats a response: the mean of Σ(log μ - log π_ref) over μ's own samples.
+
+    Nothing where the stored log-probs are not those of the distribution that was sampled from.
+    """
+    sampled, stats = experiment.rollouts, rollouts.stats
+    if sampled is None or (sampled.temperature, sampled.top_p, sampled.top_k) != (1.0, 1.0, 0):
+        return {}
+    if experiment.training.temperature != 1.0 or "entropy_per_token" not in stats:
+        return {}
+    logprob_sum_mean = -float(stats["entropy_per_token"]) * float(stats["response_tokens"]) / rollouts.rows
+    return {"behaviour_kl": logprob_sum_mean - ref_logprob_sum_mean}
+
+
+def _report(manifest: Manifest, started: float, skipped: bool) -> StageReport:
+    return StageReport(
+        "ref_logprobs",
+        manifest.dataset,
+        manifest.generation,
+        manifest.rows,
+        time.monotonic() - started,
+        skipped,
+        manifest.stats,
+    )

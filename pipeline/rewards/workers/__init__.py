@@ -1,0 +1,1 @@
+"""The processes that grade, each killable and confined."""

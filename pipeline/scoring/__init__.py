@@ -1,0 +1,1 @@
+"""Log-probabilities of stored tokens under a model: batches, packing, backbone and head."""

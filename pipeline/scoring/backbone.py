@@ -1,0 +1,148 @@
+"""Hidden states of a packed batch: every sequence attends to itself alone, at the cost of the sequences one by one.
+
+transformers masks a pack by itself, from positions that start again at 0, but with sdpa it does so with one mask of
+[N, N] over the whole pack: for a pack of many short responses nearly all of that work is masked away. Models that
+attend to everything before a token therefore run sequences of like length side by side instead; flash-attention does
+the same in one kernel and is left as it is.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import TbrmError
+from pipeline.scoring.batch import PackedBatch
+from pipeline.scoring.ulysses import Share, check_heads, own_tokens, to_heads, to_tokens
+
+BLOCKWISE = "tbrm_blockwise"
+_SHORT = 64
+"""Up to this many tokens, a sequence's attention costs less than a call of its own."""
+_ALIKE = 0.75
+"""A longer sequence is padded to the longest of its block when it is at least this share of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Sequences of a pack, arranged in rectangles by length."""
+
+    rows: tuple[Tensor, ...]
+    """Each [b, L]: positions in N of b sequences, padded on the right (where no token looks) to L by their last one."""
+    order: Tensor
+    """[N] Where each token of the pack lies in the rectangles, laid flat one after the other."""
+
+
+def hidden_states(decoder: Any, batch: PackedBatch, share: Share | None = None) -> Tensor:
+    """[N, H] last hidden states of a transformers decoder (`model.get_decoder()`), in the order of `batch.input_ids`.
+
+    With `share`, [n, H] of this process's slice. The first call sets the attention of a decoder that was loaded with
+    sdpa; it goes on to serve other callers as sdpa. Raises TbrmError for a decoder whose packs cannot be shared.
+    """
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False}
+    attention = decoder.config._attn_implementation
+    if share is not None:
+        _check_shareable(decoder, share)
+        inputs |= {"input_ids": own_tokens(batch.input_ids, share), "share": share}
+        inputs["position_ids"] = own_tokens(batch.position_ids, share)
+    if (attention == "sdpa" or share is not None) and attention != BLOCKWISE and _attends_to_all(decoder):
+        _register()
+        decoder.set_attn_implementation(BLOCKWISE)
+        attention = BLOCKWISE
+    # An attention_mask of ones or a cache would switch the masking between sequences off, silently.
+    if attention == BLOCKWISE:
+        lengths = [len(t.prompt_ids) + len(t.response_ids) for t in batch.trajectories]
+        inputs["blocks"] = blocks(lengths, batch.input_ids.device)
+        # Keeps transformers from making its own mask; its size is an error to any attention that would look at it.
+        inputs["attention_mask"] = batch.input_ids.new_zeros((1, 1, 0, 0), dtype=torch.bool)
+    elif attention.startswith("flash_attention"):
+        inputs |= {"cu_seq_lens_q": batch.boundaries, "cu_seq_lens_k": batch.boundaries}
+        inputs |= {"max_length_q": batch.longest, "max_length_k": batch.longest}
+    return decoder(**inputs).last_hidden_state[0]
+
+
+def blocks(lengths: Sequence[int], device: torch.device) -> Blocks:
+    """Rectangles for sequences of these lengths that lie end to end; longest first."""
+    starts = np.cumsum([0, *lengths[:-1]])
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        top = lengths[groups[-1][0]] if groups else 0
+        if groups and (top <= _SHORT or lengths[i] >= _ALIKE * top):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    order = np.empty(sum(lengths), dtype=np.int64)
+    rows: list[Tensor] = []
+    filled = 0
+    for group in groups:
+        width = lengths[group[0]]
+        for i in group:
+            order[starts[i] : starts[i] + lengths[i]] = np.arange(filled, filled + lengths[i])
+            filled += width
+        ends = np.array([lengths[i] - 1 for i in group])
+        inside = np.minimum(np.arange(width)[None], ends[:, None])
+        rows.append(torch.from_numpy(starts[group][:, None] + inside).to(device))
+    return Blocks(tuple(rows), torch.from_numpy(order).to(device))
+
+
+def _check_shareable(decoder: Any, share: Share) -> None:
+    check_heads(decoder.config, share)
+    if not _attends_to_all(decoder):
+        raise TbrmError(
+            f"training.sequence_parallel: {type(decoder).__name__} has layers that do not attend to all earlier tokens "
+            "through transformers' interface; its packs cannot be shared"
+        )
+
+
+def _attends_to_all(decoder: Any) -> bool:
+    """Whether every layer is causal attention over all earlier tokens, computed through transformers' interface."""
+    config = decoder.config
+    kinds = getattr(config, "layer_types", None)
+    windowed = (
+        getattr(config, "sliding_window", None) is not None if kinds is None else set(kinds) != {"full_attention"}
+    )
+    return getattr(decoder, "_supports_attention_backend", False) and not windowed
+
+
+@functools.cache
+def _register() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(BLOCKWISE, _blockwise_attention)
+    AttentionMaskInterface.register(BLOCKWISE, sdpa_mask)
+
+
+def _blockwise_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    blocks: Blocks | None = None,
+    share: Share | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """sdpa over each rectangle of `blocks`, plain sdpa without them. `query` [1, heads, N, D] to [1, N, heads, D].
+
+    With `share`, N is this process's slice outside and the whole pack inside, with a part of the heads.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if blocks is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    tokens = [part[0].transpose(0, 1) for part in (query, key, value)]  # each [N, heads, D]
+    if share is not None:
+        tokens = [to_heads(part, share, len(blocks.order)) for part in tokens]
+    outputs: list[Tensor] = []
+    for rows in blocks.rows:
+        parts = [t.index_select(0, rows.flatten()).unflatten(0, rows.shape).transpose(1, 2) for t in tokens]
+        output, _ = sdpa_attention_forward(module, parts[0], parts[1], parts[2], None, dropout, scaling, is_causal=True)
+        outputs.append(output.flatten(0, 1))
+    attended = torch.cat(outputs).index_select(0, blocks.order)
+    return (attended if share is None else to_tokens(attended, share))[None], None

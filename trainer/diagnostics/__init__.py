@@ -1,0 +1,1 @@
+"""How far stored trajectories are from the policy that trains on them."""

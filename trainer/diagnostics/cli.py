@@ -1,0 +1,51 @@
+"""`tbrm diagnostics`: how far a generation's training data were from the policy that they trained."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import click
+
+from pipeline.cli.options import json_option, set_option, store_options
+from pipeline.config import load_experiment
+from pipeline.errors import StoreError
+from pipeline.store import Store
+from trainer.diagnostics.numbers import PERCENTILES, read_diagnostics
+from trainer.diagnostics.view import COLUMNS, cells
+
+
+@click.command()
+@click.argument("experiment")
+@click.option("--generation", "-g", type=click.IntRange(min=0), required=True, help="Which generation's training.")
+@set_option
+@store_options
+@json_option
+def diagnostics(experiment: str, generation: int, overrides: Sequence[str], store: Store, as_json: bool) -> None:
+    """Off-policy diagnostics of EXPERIMENT's training mix, by source and generation lag.
+
+    Taken at the policy before the first update, from a sample of `training.diagnostics_sample` trajectories of each
+    source: the residual of Eq. 4, the distance from the reference, and, where the behaviour policy left its log-probs,
+    importance weights w = π_θ/μ of whole responses: percentiles of log w, effective sample size and χ²(π_θ ‖ μ).
+    """
+    name = load_experiment(experiment, overrides).name
+    found = read_diagnostics(store, name, generation)
+    if found is None:
+        raise StoreError(
+            f"{name} generation {generation} has no diagnostics: run `tbrm train --experiment {experiment} "
+            f"--generation {generation}` first (none are made with `training.diagnostics_sample: 0`)"
+        )
+    if as_json:
+        tree = {"percentiles": PERCENTILES, "sources": [asdict(source) for source in found]}
+        click.echo(json.dumps(tree))
+        return
+    from rich.table import Table
+
+    from pipeline.terminal.console import PlainConsole
+
+    table = Table(title=f"{name} generation {generation}: training data against policy[{generation}]")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == "source" else "right", no_wrap=column == "source")
+    for source in found:
+        table.add_row(*cells(source))
+    PlainConsole(width=None if sys.stdout.isatty() else 160).print(table)

@@ -1,0 +1,173 @@
+"""How good old data are for the policy that is about to train on them: numbers by source and lag.
+
+TBRM needs no importance weights; its sample efficiency depends on coverage all the same (Eq. 6). Where the behaviour
+policy μ left its log-probs, the weights w = π_θ(τ)/μ(τ) of whole responses measure it.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter
+
+from pipeline.errors import StoreError
+from pipeline.store import Store, seed_of
+
+if TYPE_CHECKING:
+    from pipeline.scoring.batch import Trajectory  # torch, which a reader of the figures does not need
+
+DIAGNOSTICS_FILE, PLOT_FILE = "diagnostics.json", "diagnostics.png"
+PERCENTILES = (5, 25, 50, 75, 95)
+Floats = npt.NDArray[np.float64]
+Key = tuple[str, int]
+"""(source, lag)"""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A quantity over the sampled trajectories."""
+
+    mean: float
+    std: float
+    percentiles: tuple[float, ...]
+    """At PERCENTILES."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """π_θ against the behaviour policy μ, from trajectories that have μ's log-probs."""
+
+    trajectories: int
+    log_ratio: Spread
+    """log w = Σ_h (log π_θ - log μ), in nats."""
+    effective: float
+    """Effective sample size (Σw)² / Σw²: n where π_θ = μ, 1 where one trajectory has all the weight."""
+    effective_share: float
+    """Effective sample size over n."""
+    chi2: float
+    """χ²(π_θ ‖ μ) = E_μ[w²] - 1, estimated with self-normalized weights as n/effective - 1; at most n - 1."""
+    mean_weight: float
+    """Mean of w, which is 1 in expectation. Far below 1 the sample misses what π_θ does, and χ² is underestimated."""
+
+
+@dataclass(frozen=True)
+class SourceDiagnostics:
+    """One source and lag of a training mix, at the policy before its first update."""
+
+    source: str
+    """`generation`, or the name of the logged data set."""
+    lag: int
+    rows: int
+    """Trajectories of this source and lag in the mix."""
+    sampled: int
+    """Trajectories that the figures below are computed from."""
+    reward: float
+    """Mean outcome reward."""
+    value_first: float
+    """Mean V_θ(s_1), in nats."""
+    residual: Spread
+    """Trajectory Bellman residual of Eq. 4, V_θ(s_1) + Σ_h (log π_θ - log π_ref) - r/β."""
+    log_ratio_reference: Spread
+    """Σ_h (log π_θ - log π_ref) of a trajectory, in nats."""
+    coverage: Coverage | None
+    """None where no trajectory has behaviour log-probs, as in most logs of others."""
+
+
+_SOURCES = TypeAdapter(list[SourceDiagnostics])
+
+
+def choose_rows(
+    sources: Mapping[Key, npt.NDArray[np.int64]], limit: int, seed: int
+) -> dict[Key, npt.NDArray[np.int64]]:
+    """At most `limit` rows of each source and lag, drawn by the seed, ascending."""
+    chosen: dict[Key, npt.NDArray[np.int64]] = {}
+    for (source, lag), rows in sources.items():
+        rng = np.random.default_rng(seed_of(seed, "diagnostics", source, lag))
+        chosen[source, lag] = np.sort(rng.choice(rows, min(limit, len(rows)), replace=False))
+    return chosen
+
+
+def diagnose(
+    key: Key,
+    rows: int,
+    trajectories: Sequence["Trajectory"],
+    logprobs: Floats,
+    values: Floats,
+    beta: float,
+    offset: bool,
+) -> SourceDiagnostics:
+    """The figures of one source from Σ_h log π_θ(a_h|s_h) and V_θ(s_1), each [n], of its n sampled trajectories.
+
+    `offset` subtracts V_ref(s_1) in the residual, as `training.value_offset: reference` does.
+    """
+    rewards = np.array([t.reward for t in trajectories])
+    reference = _sums(t.ref_logprobs[t.response_mask] for t in trajectories)
+    shift = np.array([t.ref_value_first if offset else 0.0 for t in trajectories], dtype=np.float64)
+    ratio = logprobs - reference
+    known = [i for i, t in enumerate(trajectories) if t.behavior_logprobs is not None]
+    behaviour = _sums(_behaviour(trajectories[i]) for i in known)
+    return SourceDiagnostics(
+        source=key[0],
+        lag=key[1],
+        rows=rows,
+        sampled=len(trajectories),
+        reward=float(rewards.mean()),
+        value_first=float(values.mean()),
+        residual=spread(values - shift + ratio - rewards / beta),
+        log_ratio_reference=spread(ratio),
+        coverage=coverage(logprobs[known] - behaviour) if known else None,
+    )
+
+
+def coverage(log_ratio: Floats) -> Coverage:
+    """Importance-weight figures from log w [n]. Computed from log w - max log w: no response is too long for it."""
+    count, top = len(log_ratio), float(log_ratio.max())
+    weights = np.exp(log_ratio - top)
+    effective = float(weights.sum() ** 2 / np.square(weights).sum())
+    return Coverage(
+        trajectories=count,
+        log_ratio=spread(log_ratio),
+        effective=effective,
+        effective_share=effective / count,
+        chi2=count / effective - 1,
+        mean_weight=float(np.exp(min(top + np.log(weights.mean()), 700.0))),  # exp(700) is finite
+    )
+
+
+def spread(values: Floats) -> Spread:
+    points = np.percentile(values, PERCENTILES).tolist()
+    return Spread(float(values.mean()), float(values.std()), tuple(points))
+
+
+def to_json(found: Iterable[SourceDiagnostics], config_hash: str, limit: int) -> str:
+    """Content of diagnostics.json."""
+    tree = {"config_hash": config_hash, "sample_per_source": limit, "percentiles": PERCENTILES}
+    return json.dumps(tree | {"sources": [asdict(source) for source in found]}, indent=1) + "\n"
+
+
+def read_diagnostics(store: Store, dataset: str, generation: int) -> list[SourceDiagnostics] | None:
+    """Diagnostics beside trained_policy[generation]; None where it has none. Raises StoreError for a damaged file."""
+    path = f"{store.join(dataset, 'trained_policy', f'generation={generation:04d}')}/{DIAGNOSTICS_FILE}"
+    try:
+        return parse_diagnostics(json.loads(store.read_bytes(path)))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is damaged ({error!r}): train the generation again with --replace") from error
+
+
+def parse_diagnostics(tree: dict[str, Any]) -> list[SourceDiagnostics]:
+    """The inverse of `to_json`. Raises ValueError or KeyError for another tree."""
+    return _SOURCES.validate_python(tree["sources"])
+
+
+def _behaviour(trajectory: "Trajectory") -> npt.NDArray[np.floating[Any]]:
+    assert trajectory.behavior_logprobs is not None
+    return trajectory.behavior_logprobs[trajectory.response_mask]
+
+
+def _sums(parts: Iterable[npt.NDArray[np.floating[Any]]]) -> Floats:
+    return np.array([part.sum(dtype=np.float64) for part in parts], dtype=np.float64)

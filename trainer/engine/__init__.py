@@ -1,0 +1,1 @@
+"""A model under DeepSpeed: wrapped, saved, restored and exported."""

@@ -1,0 +1,1 @@
+"""The processes of a training job, on one machine or several."""

@@ -1,0 +1,1 @@
+"""The loop of a training job: packs, updates, metrics."""

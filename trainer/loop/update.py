@@ -1,0 +1,190 @@
+"""One update: a batch of prompts' trajectories, packed, spread over the processes, one optimizer step."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.errors import TbrmError
+from pipeline.scoring.batch import PackedBatch, Scores, Trajectory
+from trainer.engine.deepspeed import World, set_learning_rate, step, total
+from trainer.engine.flops import peak_flops, update_flops
+from trainer.engine.models import Models
+from trainer.job import TrainJob
+from trainer.loop.each_pack import turns
+from trainer.loop.metrics import Clock, batch_metrics, peak_memory_gb
+from trainer.loop.start_scores import TokenScores
+from trainer.objectives import get
+
+_NAMED_TRAJECTORIES = 5
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The trajectories of one update, and their scores under θ_t for the objectives that look back at it."""
+
+    trajectories: Sequence[Trajectory]
+    start: TokenScores | None
+
+
+def update_once(
+    job: TrainJob, models: Models, world: World, batch: Batch, clock: Clock, update: int, total_updates: int
+) -> dict[str, Any]:
+    """Do update `update` (0, 1, …) and return its row of metrics, equal on all ranks.
+
+    The loss is the sum over the batch divided by its number of terms (trajectories, pairs or tokens), however it is
+    cut into packs and spread over processes. A rank with fewer packs repeats one with weight 0, so that all ranks
+    take part in every collective.
+    `total_updates` counts the warm-up. Raises TbrmError before the optimizer step when the loss or the norm of the
+    gradient is not finite, or the residual explodes.
+    """
+    started, timed = time.perf_counter(), sum(clock.seconds.values())
+    training, trajectories = job.training, batch.trajectories
+    objective = get(training.objective)
+    learning_rate = training.learning_rate * _schedule(job, update, total_updates)
+    set_learning_rate(models.policy, learning_rate)
+    sums: torch.Tensor | None = None
+    names: list[str] = []
+    terms = objective.terms(trajectories)
+    for turn in turns(trajectories, training.micro_batch_tokens, world, objective.needs.pairs):
+        mine, rows = turn.batch, turn.rows
+        # DeepSpeed takes the mean over all processes. Those that share a pack each bring a part of its gradient.
+        weight = world.size / terms if turn.real else 0.0
+        _mark_boundary(models, turn.last)
+        values = _critic_values(models, mine, clock)
+        leaf = None if values is None else values.detach().requires_grad_()
+        with clock.time("update_policy"):
+            scored = models.policy(mine, objective.needs.value, world.share)
+            scores = completed(scored, leaf, batch.start, rows, world)
+            loss, info = objective.loss(scores, mine, training)
+            models.policy.backward(loss * weight, scale_wrt_gas=False)
+        if models.critic is not None and values is not None and leaf is not None:
+            with clock.time("ppo_update_value"):
+                slope = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+                models.critic.backward((values * slope).sum(), scale_wrt_gas=False)
+        columns = per_trajectory(scores, mine, info) if objective.needs.reference else dict(info)
+        if sums is None:
+            names = sorted(columns)
+            sums = torch.zeros(len(trajectories), len(names) + 1, dtype=torch.float64, device=world.device)
+        if turn.counted:
+            for k, name in enumerate(names):
+                sums[rows, k] = columns[name].double()
+            sums[rows[0], -1] = loss.detach().double()
+    assert sums is not None
+    total(world, sums)
+    loss_mean = float(sums[:, -1].sum()) / terms
+    table = dict(zip(names, sums.T.cpu().numpy(), strict=False))
+    _guard(job, trajectories, update, loss_mean, table)
+    with clock.time("update_policy"):
+        norm = step(models.policy)
+    norms = {"gradient": norm}
+    if models.critic is not None:
+        with clock.time("ppo_update_value"):
+            set_learning_rate(models.critic, training.critic_learning_rate * _schedule(job, update, total_updates))
+            norms["critic's gradient"] = step(models.critic)
+    for what, size in norms.items():
+        if not math.isfinite(size):
+            raise _diverged(job, trajectories, update, f"the {what} has no finite norm (loss {loss_mean:.4g})", table)
+    seconds = time.perf_counter() - started
+    clock.seconds["other"] += seconds - (sum(clock.seconds.values()) - timed)
+    row: dict[str, Any] = {
+        "update": update + 1,
+        "loss": loss_mean,
+        "grad_norm": norm,
+        "learning_rate": learning_rate,
+        **batch_metrics(trajectories, table),
+    }
+    rate = update_flops(models.policy.module.model, trajectories, training) / seconds
+    row |= {"seconds": seconds, "tokens_per_second": row["tokens"] / seconds, "model_tflops_per_second": rate / 1e12}
+    peak = peak_flops()
+    return row | ({"mfu": rate / peak / world.size} if peak else {}) | {"peak_memory_gb": peak_memory_gb()}
+
+
+def _schedule(job: TrainJob, update: int, total_updates: int) -> float:
+    """Share of the peak learning rate: a linear warm-up, then constant or falling linearly to 0 at the job's end."""
+    warm = min(1.0, (total_updates + 1) / max(1, job.training.warmup_updates))
+    falling = 1 - update / job.updates if job.training.learning_rate_decay == "linear" else 1.0
+    return min(warm, falling)
+
+
+def _mark_boundary(models: Models, last: bool) -> None:
+    """Gradients are reduced over the processes, and the optimizer may step, after the last pack only."""
+    for engine in (models.policy, models.critic):
+        if engine is not None:
+            engine.set_gradient_accumulation_boundary(last)
+
+
+def _critic_values(models: Models, batch: PackedBatch, clock: Clock) -> torch.Tensor | None:
+    if models.critic is None:
+        return None
+    with clock.time("ppo_value"):
+        return models.critic(batch)
+
+
+def completed(
+    scored: Sequence[Any],
+    critic: torch.Tensor | None,
+    start: TokenScores | None,
+    rows: Sequence[int],
+    world: World,
+) -> Scores:
+    """What the policy's forward pass `scored`, with a critic's values, and the scores of θ_t at `rows` of `start`."""
+    if start is None:
+        return replace(Scores(*scored), critic_value=critic)
+    values, logprobs = (
+        torch.from_numpy(np.concatenate([column[row] for row in rows])).to(world.device)
+        for column in (start.values, start.logprobs)
+    )
+    return replace(Scores(*scored), critic_value=critic, target_value=values, old_logprob=logprobs)
+
+
+def per_trajectory(scores: Scores, batch: PackedBatch, info: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """[B] quantities by name: the objective's own, and what is reported of every objective.
+
+    `logratio` is Σ(lp - ref) of a response, `kl` the sum of the k3 estimator exp(ref - lp) - (ref - lp) - 1, in nats.
+    On trajectories of another policy than θ their means are not estimates of θ's KL to the reference.
+    """
+    ratio = (scores.logprob.detach() - batch.ref_logprobs).double()
+    common = {"logratio": batch.per_trajectory(ratio), "kl": batch.per_trajectory(torch.expm1(-ratio) + ratio)}
+    if scores.value_first is not None:
+        common["value_first"] = scores.value_first.detach()
+    return {**common, **info}
+
+
+def _guard(
+    job: TrainJob,
+    batch: Sequence[Trajectory],
+    update: int,
+    loss: float,
+    values: Mapping[str, npt.NDArray[np.float64]],
+) -> None:
+    """Stop before the optimizer step that would spoil the weights; the newest checkpoint is from before it."""
+    limit = job.training.max_residual
+    residuals = np.abs(values.get("residual", np.zeros(1)))
+    residuals = residuals[~np.isnan(residuals)]  # `daa_pair` has one for each pair, not trajectory
+    residual = float(residuals.mean()) if len(residuals) else 0.0
+    if not math.isfinite(loss) or not residual <= limit:
+        what = f"loss {loss:.4g}, mean |residual| {residual:.4g} (training.max_residual {limit:g})"
+        raise _diverged(job, batch, update, what, values)
+
+
+def _diverged(
+    job: TrainJob,
+    batch: Sequence[Trajectory],
+    update: int,
+    what: str,
+    values: Mapping[str, npt.NDArray[np.float64]],
+) -> TbrmError:
+    size = np.abs(values.get("residual", values.get("logratio", np.zeros(len(batch)))))
+    worst = np.argsort(-np.nan_to_num(size, nan=np.inf))[:_NAMED_TRAJECTORIES]
+    names = ", ".join(f"{batch[i].trajectory_id} ({batch[i].source}, reward {batch[i].reward:g})" for i in worst)
+    return TbrmError(
+        f"{job.label} diverged at update {update + 1}: {what}. Worst trajectories: {names}. The weights were not "
+        "changed and the last checkpoint is good; lower training.learning_rate, raise training.beta, or look at these "
+        "rows' rewards"
+    )

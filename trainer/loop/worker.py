@@ -1,0 +1,251 @@
+"""One process of a training job: set up, update, checkpoint, export."""
+
+import json
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.config.training import OBJECTIVE_NEEDS
+from pipeline.errors import TbrmError
+from pipeline.run.progress import track
+from pipeline.sandbox.kernel import die_with_parent
+from trainer.data.trajectories import TrajectoryTable, batch_rows
+from trainer.diagnostics.scores import write_diagnostics
+from trainer.engine.checkpoint import Checkpoint, checkpoint_path, newest_good, prune, read_checkpoint, write_checkpoint
+from trainer.engine.deepspeed import World, full_weights, join_world, leave_world, total
+from trainer.engine.export import export_policy, verify_forward
+from trainer.engine.lora import merged
+from trainer.engine.models import PREFIX, Models, build_models, load_models, save_models
+from trainer.job import METRICS_FILE, RESULT_FILE, TrainJob, read_metrics
+from trainer.launch.processes import ERROR_FILE
+from trainer.loop.control import control_cosine, measures_control
+from trainer.loop.metrics import Clock, events
+from trainer.loop.start_scores import looks_back, start_scores
+from trainer.loop.update import Batch, update_once
+from trainer.stages.carry import trained_parts
+
+
+@contextmanager
+def _named_memory_errors() -> Generator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TbrmError(
+            f"the GPU ran out of memory ({error}). In this order: lower training.micro_batch_tokens (not below the "
+            "longest trajectory), set training.activation_checkpointing: true, lower training.head_chunk_tokens, raise "
+            "training.zero_stage with more processes, set training.offload: optimizer"
+        ) from error
+
+
+@_named_memory_errors()
+def work(job: TrainJob) -> None:
+    """Take part in `job` as the process that the environment says this is. Raises TbrmError, on every rank alike."""
+    world = join_world(job.training.sequence_parallel, job.training.collective_timeout_s)
+    try:
+        _work(job, world)
+    finally:
+        leave_world(world)
+
+
+def _work(job: TrainJob, world: World) -> None:
+    torch.manual_seed(job.seed)
+    random.seed(job.seed)
+    np.random.seed(job.seed % 2**32)
+    needs = OBJECTIVE_NEEDS[job.training.objective]
+    start, checkpoint = _start_from(job, world)
+    models = build_models(job, world, needs.critic is not None, checkpoint)
+    table = TrajectoryTable(job.state, job.training.beta)
+    clock = Clock()
+    prompts = _prompts(job, table)
+
+    def rows_of(update: int) -> list[int]:
+        return batch_rows(prompts, job.seed, update, job.training.prompt_batch, apart=needs.pairs)
+
+    start_of = None
+    if looks_back(job.training):
+        used = (row for update in range(job.updates) for row in rows_of(update))
+        with clock.time("old_prob"):
+            start_of = start_scores(job, models, table, used, world)
+    if job.training.diagnostics_sample and needs.reference:
+        with clock.time("diagnostics"):
+            write_diagnostics(job, models, table, world)
+    fresh = start == 0 and job.training.optimizer_state == "fresh"
+    if checkpoint is not None:
+        load_models(models, checkpoint, world, job, fresh)
+    before = checkpoint.total_updates - start if checkpoint is not None and not fresh else 0
+    metrics = _Metrics(job.state / METRICS_FILE, start, world)
+
+    def save(update: int) -> None:
+        write_checkpoint(
+            Checkpoint(
+                checkpoint_path(job.state, update),
+                update,
+                before + update,
+                job.config_hash,
+                world.size,
+                job.training.zero_stage,
+                trained_parts(job.model, job.training),
+            ),
+            lambda folder: save_models(models, folder),
+            leader=world.leader,
+        )
+        if world.leader:
+            prune(job.state, job.training.keep_checkpoints)
+
+    with _stop_requests() as stop, _progress(job, world) as report:
+        report(start, "")
+        for update in range(start, job.updates):
+            rows = rows_of(update)
+            batch = Batch(table.read(rows), None if start_of is None else start_of.read(rows))
+            cosine = None
+            if measures_control(job.training, update):
+                with clock.time("diagnostics"):
+                    cosine = control_cosine(job.training, models, world, batch)
+            row = update_once(job, models, world, batch, clock, update, before + update)
+            metrics.add(row if cosine is None else row | {"control_cosine": cosine}, models.policy)
+            report(1, _note(row))
+            stopped = _anyone(stop.is_set(), world)
+            if stopped or (update + 1) % job.training.checkpoint_every == 0 or update + 1 == job.updates:
+                save(update + 1)
+            if stopped and update + 1 < job.updates:
+                torch.distributed.barrier()  # who ends before rank 0 has its hashes would have it ended as well
+                raise TbrmError(f"{job.label} was stopped after update {update + 1}; run it again to go on from there")
+    _export(job, models, world)
+    if world.leader:
+        result = {"resumed_from": start, "carried": before > 0, "seconds": clock.seconds}
+        (job.state / RESULT_FILE).write_text(json.dumps(result), encoding="utf-8")
+    torch.distributed.barrier()
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point of a launched process: `python -m trainer.loop.worker JOB_FILE`. Exit code 1 after an error."""
+    path = Path(next(a for a in arguments if not a.startswith("--local_rank")))
+    job = TrainJob.load(path)
+    try:
+        work(job)
+    except TbrmError as error:
+        path.with_name(ERROR_FILE).write_text(str(error), encoding="utf-8")
+        return 1
+    return 0
+
+
+def _prompts(job: TrainJob, table: TrajectoryTable) -> Sequence[npt.NDArray[np.int64]]:
+    """Rows that go into an update together: those of a prompt, and for imitation each by itself."""
+    if job.training.objective == "imitation":
+        return [np.array([row]) for row in table.rows]
+    if not OBJECTIVE_NEEDS[job.training.objective].pairs:
+        return table.groups
+    paired = [rows for rows in table.groups if len(rows) > 1]
+    if not paired:
+        raise TbrmError(
+            f"no prompt of the mix has two responses to train on, which {job.training.objective} makes pairs of: set "
+            "training.drop_truncated: false, or sample more responses (rollouts.n)"
+        )
+    return paired
+
+
+def _start_from(job: TrainJob, world: World) -> tuple[int, Checkpoint | None]:
+    """(update to go on with, checkpoint to load): an own one, else the carried one, else none. Rank 0 decides."""
+    found = newest_good(job.state, job.config_hash, _say) if world.leader else None
+    update = int(total(world, torch.tensor(float(found.update) if found else 0.0, device=world.device)))
+    if update > job.updates:
+        raise TbrmError(
+            f"{job.label}: {checkpoint_path(job.state, update)} is past the {job.updates} updates asked for, nothing "
+            f"remains to be done; delete {job.state} to train anew with fewer"
+        )
+    if update:
+        checkpoint = found or read_checkpoint(checkpoint_path(job.state, update))
+        if world.leader:
+            left = f"{job.updates - update} of {job.updates} updates remain"
+            _say(f"{job.label}: goes on from {checkpoint.path.name}, {left}")
+        return update, checkpoint
+    return 0, read_checkpoint(job.carry) if job.carry else None
+
+
+def _export(job: TrainJob, models: Models, world: World) -> None:
+    """The trained policy as a verified Hugging Face folder, written by rank 0 while the others give their parts."""
+    state = full_weights(models.policy, PREFIX)
+    if not world.leader:
+        return
+    model = models.policy.module.model
+    if job.training.lora is not None:
+        state = merged(state, job.training.lora)
+    export_policy(model, state, job.start, job.out)
+    if job.training.zero_stage < 3:  # under ZeRO 3 no process holds a model that could run alone
+        verify_forward(model, job.out, list(range(8)))
+
+
+class _Metrics:
+    """metrics.jsonl of the job (rank 0), and DeepSpeed's monitor. Rows after the checkpoint are dropped."""
+
+    def __init__(self, path: Path, start: int, world: World) -> None:
+        self._path, self._leader = path, world.leader
+        if self._leader:
+            kept = [json.dumps(row) + "\n" for row in read_metrics(path) if row["update"] <= start] if start else []
+            path.write_text("".join(kept), encoding="utf-8")
+
+    def add(self, row: dict[str, Any], engine: Any) -> None:
+        if not self._leader:
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if engine.monitor.enabled:
+            engine.monitor.write_events(events(row))
+
+
+@contextmanager
+def _progress(job: TrainJob, world: World) -> Generator[Callable[[int, str], None]]:
+    """A function (updates done, note beside the bar); rank 0 reports for all."""
+    if not world.leader:
+        yield lambda _updates, _note: None
+        return
+    with track(job.label, job.updates, "updates") as task:
+
+        def report(updates: int, note: str) -> None:
+            task.note(note)
+            task.advance(updates)
+
+        yield report
+
+
+@contextmanager
+def _stop_requests() -> Generator[threading.Event]:
+    """An event that SIGTERM or SIGUSR1 sets, so that the update under way ends with a checkpoint."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals reach the main thread only; its owner stops the process
+        return
+    asked = (signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, lambda _number, _frame: stop.set()) for number in asked}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _anyone(flag: bool, world: World) -> bool:
+    return bool(total(world, torch.tensor(float(flag), device=world.device)) > 0)
+
+
+def _note(row: dict[str, Any]) -> str:
+    names = ("loss", "residual_abs", "value_first", "reward")
+    return " ".join(f"{name}={row[name]:.4g}" for name in names if name in row)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,81 @@
+"""The training state that a generation hands to the next: AdamW's moments, and what a policy folder cannot hold.
+
+The folder has neither a critic nor, for a bfloat16 policy, the fp32 master weights: without them a small learning rate
+moves almost no weight. So these two belong to the policy, and a stage that cannot find them refuses.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.config import Experiment
+from pipeline.config.policy import PolicyConfig
+from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
+from pipeline.errors import TbrmError
+from trainer.engine.checkpoint import PREFIX, Checkpoint, newest_good
+
+POLICY, CRITIC = "policy", "critic"
+_log = logging.getLogger(__name__)
+
+
+def trained_parts(model: PolicyConfig, training: TrainingConfig) -> dict[str, str]:
+    """What a job trains, by DeepSpeed engine: a checkpoint's part fits a job that trains the same one."""
+    weights = f"{model.dtype} weights" if training.lora is None else f"{model.dtype} adapters ({training.lora})"
+    critic = OBJECTIVE_NEEDS[training.objective].critic
+    return {POLICY: weights} | ({CRITIC: critic} if critic else {})
+
+
+def carried(experiment: Experiment, states: Path, generation: int, policy_id: str, first: int = 0) -> Path | None:
+    """The checkpoint that training of policy[generation] starts from: the last one of the generation before.
+
+    The `first` generation of an experiment, forked or not, starts from the policy alone. With `optimizer_state: fresh`
+    a checkpoint is needed for the critic and the master weights alone. None where there is nothing
+    to carry. Raises TbrmError where there is something that cannot be found, or that does not fit the objective.
+    """
+    if generation == first:
+        return None
+    training, before = experiment.training, states / f"generation={generation - 1:04d}"
+    fresh, wanted = training.optimizer_state == "fresh", trained_parts(experiment.policy, training)
+    masters = experiment.policy.dtype != "float32"
+    found = _state_of(before, policy_id)
+    if found is None:
+        lost = [*(["the fp32 master weights"] if masters else []), *(["the critic"] if CRITIC in wanted else [])]
+        if lost:
+            raise TbrmError(
+                f"{before} holds no training state of policy {policy_id}: {' and '.join(lost)} would be lost, which no "
+                f"policy folder holds. Restore {before} from where generation {generation - 1} was trained, or start a "
+                "new experiment with this policy's folder as policy.base"
+            )
+        if not fresh:
+            _log.warning("%s holds no training state of policy %s: AdamW starts anew", before, policy_id)
+        return None
+    if not fresh:
+        _check_fits(found, wanted)
+    elif found.parts.get(POLICY) != wanted[POLICY]:
+        if masters:
+            raise _misfit(found, wanted, "Restore the YAML, or start a new experiment with this policy's folder")
+        return None
+    return found.path if not fresh or masters or CRITIC in wanted else None
+
+
+def _state_of(generation: Path, policy_id: str) -> Checkpoint | None:
+    """The last checkpoint of the job that made a policy. Each job of a generation has a folder there."""
+    jobs = [path for path in sorted(generation.glob("*")) if path.is_dir() and not path.name.startswith(PREFIX)]
+    newest = (newest_good(folder, None, _log.warning) for folder in (*jobs, generation))
+    return next((found for found in newest if found is not None and found.policy_id == policy_id), None)
+
+
+def _check_fits(found: Checkpoint, wanted: Mapping[str, str]) -> None:
+    if any(found.parts.get(name) != kind for name, kind in wanted.items()):
+        raise _misfit(found, wanted, "Set training.optimizer_state: fresh to start what does not fit anew")
+
+
+def _misfit(found: Checkpoint, wanted: Mapping[str, str], remedy: str) -> TbrmError:
+    return TbrmError(
+        f"the training state {found.path} does not fit: it holds {_words(found.parts)}, and the job trains "
+        f"{_words(wanted)}. {remedy}"
+    )
+
+
+def _words(parts: Mapping[str, str]) -> str:
+    return " and ".join(f"{name} ({kind})" for name, kind in parts.items()) or "something unknown"
