@@ -82,13 +82,13 @@ class Ui:
                    { events { ... on MessageEvent { message } } } } }"""
         return [event["message"] for event in self.query(query, r=run_id)["logsForRun"]["events"]]
 
-    def stage_processes(self) -> list[str]:
+    def processes.childes(self) -> list[str]:
         """Command lines of stages that work on this store."""
         found: list[str] = []
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 command = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if str(self.root) in command and "stage_process" in command:
+                if str(self.root) in command and "processes.child" in command:
                     found.append(command)
         return found
 

@@ -27,14 +27,14 @@ def wait_for_stage(folder: Path, command: str, process_id: int, timeout_s: float
     """Wait until the stage's own process exists."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        if any(command in line for line in stage_processes(folder)):
+        if any(command in line for line in processes.childes(folder)):
             return
         assert Path(f"/proc/{process_id}").exists(), "tbrm run ended early"
         time.sleep(0.02)
     raise AssertionError(f"no {command} stage within {timeout_s} s")
 
 
-def stage_processes(folder: Path) -> list[str]:
+def processes.childes(folder: Path) -> list[str]:
     """Command lines of the processes that work below `folder`."""
     lines: list[str] = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
@@ -42,7 +42,7 @@ def stage_processes(folder: Path) -> list[str]:
             line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if str(folder) in line and "stage_process" in line:
+        if str(folder) in line and "processes.child" in line:
             lines.append(line)
     return lines
 
@@ -153,13 +153,13 @@ def test_a_fork_runs_from_its_policy_on(finished: Path) -> None:
 def test_killed_and_started_again_it_finishes(tmp_path: Path, stage: str) -> None:
     write_tiny(tmp_path, generations=1)
     process = tbrm(tmp_path, "run", "tiny")
-    wait_for_stage(tmp_path, f"stage_process {stage} ", process.pid)
+    wait_for_stage(tmp_path, f"processes.child {stage} ", process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     deadline = time.monotonic() + 20
-    while stage_processes(tmp_path) and time.monotonic() < deadline:
+    while processes.childes(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert stage_processes(tmp_path) == [], "stages of a killed run must end with it"
+    assert processes.childes(tmp_path) == [], "stages of a killed run must end with it"
     finish(tbrm(tmp_path, "run", "tiny"))
     with DagsterInstance.from_config(str(tmp_path / "data" / "dagster_home")) as instance:
         statuses = [run.status for run in instance.get_runs()]
@@ -171,7 +171,7 @@ def test_killed_and_started_again_it_finishes(tmp_path: Path, stage: str) -> Non
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     write_tiny(tmp_path, generations=1)
     first = tbrm(tmp_path, "run", "tiny")
-    wait_for_stage(tmp_path, "stage_process", first.pid)
+    wait_for_stage(tmp_path, "processes.child", first.pid)
     second = tbrm(tmp_path, "run", "tiny")
     output, _ = second.communicate(timeout=60)
     first.send_signal(signal.SIGINT)
