@@ -82,7 +82,7 @@ class Ui:
                    { events { ... on MessageEvent { message } } } } }"""
         return [event["message"] for event in self.query(query, r=run_id)["logsForRun"]["events"]]
 
-    def processes.childes(self) -> list[str]:
+    def stage_processes(self) -> list[str]:
         """Command lines of stages that work on this store."""
         found: list[str] = []
         for entry in Path("/proc").glob("[0-9]*/cmdline"):

@@ -27,14 +27,14 @@ def wait_for_stage(folder: Path, command: str, process_id: int, timeout_s: float
     """Wait until the stage's own process exists."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        if any(command in line for line in processes.childes(folder)):
+        if any(command in line for line in stage_processes(folder)):
             return
         assert Path(f"/proc/{process_id}").exists(), "tbrm run ended early"
         time.sleep(0.02)
     raise AssertionError(f"no {command} stage within {timeout_s} s")
 
 
-def processes.childes(folder: Path) -> list[str]:
+def stage_processes(folder: Path) -> list[str]:
     """Command lines of the processes that work below `folder`."""
     lines: list[str] = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
@@ -157,9 +157,9 @@ def test_killed_and_started_again_it_finishes(tmp_path: Path, stage: str) -> Non
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     deadline = time.monotonic() + 20
-    while processes.childes(tmp_path) and time.monotonic() < deadline:
+    while stage_processes(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert processes.childes(tmp_path) == [], "stages of a killed run must end with it"
+    assert stage_processes(tmp_path) == [], "stages of a killed run must end with it"
     finish(tbrm(tmp_path, "run", "tiny"))
     with DagsterInstance.from_config(str(tmp_path / "data" / "dagster_home")) as instance:
         statuses = [run.status for run in instance.get_runs()]
