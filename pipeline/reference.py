@@ -12,11 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import Experiment, stage_hash
+from pipeline.config.policy import HubModel, PolicyFolder, ServerModel, named_policy
+from pipeline.errors import ConfigError
 from pipeline.policies.facts import refuse_large_on_cpu
 from pipeline.policies.load_save import device, load_model
 from pipeline.policies.refs import (
     PolicyRef,
     check_undamaged,
+    foreign_id,
     foreign_policy,
     policy_tokenizer,
     published,
@@ -87,7 +90,7 @@ def reference_policy(store: Store, experiment: Experiment) -> PolicyRef:
     """π_ref of the experiment: policy[0], or the model named in `reference.policy`."""
     if experiment.reference.policy == "base":
         return resolve_policy(store, experiment, 0)
-    return foreign_policy(experiment.reference.policy)
+    return foreign_policy(_named(experiment))
 
 
 def reference_id(store: Store, experiment: Experiment) -> str:
@@ -95,8 +98,15 @@ def reference_id(store: Store, experiment: Experiment) -> str:
     if experiment.reference.policy == "base":
         policy_id = str(published(store, experiment.name, 0)["policy_id"])
     else:
-        policy_id = foreign_policy(experiment.reference.policy).policy_id
+        policy_id = foreign_id(_named(experiment))
     return _identity(policy_id, experiment.training.temperature)
+
+
+def _named(experiment: Experiment) -> PolicyFolder | HubModel:
+    named = named_policy(experiment.reference.policy, experiment.reference.revision)
+    if isinstance(named, ServerModel):
+        raise ConfigError(f"reference.policy: {named.address} is a server; π_ref is loaded, from a folder or the hub")
+    return named
 
 
 def _identity(policy_id: str, temperature: float) -> str:
@@ -119,8 +129,7 @@ class _Scorer:
         self.experiment, self.policy = experiment, reference_policy(store, experiment)
         refuse_large_on_cpu(self.policy.path, experiment.large_model_on_cpu)
         self.rollouts = store.partition(dataset, "rollouts", generation)
-        revision = experiment.reference.revision
-        self.model: Any = load_model(self.policy.path, experiment.policy, revision).to(device())
+        self.model: Any = load_model(self.policy.path, experiment.policy).to(device())
 
     def make(self, index: int) -> pa.Table:
         rows, experiment = self.rollouts.read_shard(index, _COLUMNS), self.experiment

@@ -12,12 +12,12 @@ from pydantic import BaseModel
 from pipeline.config import Experiment
 from pipeline.config.evaluation import EvaluationConfig, Protocol
 from pipeline.config.launch import LaunchConfig
-from pipeline.config.policy import PolicyConfig, ReferenceConfig, WarmStart
+from pipeline.config.policy import PolicyConfig, ReferenceConfig, ServerModel, WarmStart, named_policy
 from pipeline.config.prompts import ArithmeticConfig, Columns, OverlapConfig, PromptsConfig, ReasoningGymConfig
 from pipeline.config.ray import RayConfig
 from pipeline.config.replay import Filters, LoggedSource, ReplayConfig
 from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardComponents, RewardsConfig
-from pipeline.config.rollouts import AgreementConfig, RolloutsConfig, is_endpoint
+from pipeline.config.rollouts import AgreementConfig, RolloutsConfig
 from pipeline.config.training import LoraConfig, MonitorConfig, TrainingConfig
 from pipeline.errors import TbrmError
 from pipeline.sampling.endpoint import is_named
@@ -95,7 +95,8 @@ def check_overrides(yaml: Experiment, run: Experiment) -> None:
 
 def check_server(yaml: Experiment | None, address: str) -> None:
     """Raise TbrmError when `address` is a server that the experiment does not name."""
-    if "://" not in address or (is_endpoint(address) and yaml is not None and is_named(address, yaml.named_servers)):
+    server = isinstance(named_policy(address), ServerModel)
+    if "://" not in address or (server and yaml is not None and is_named(address, yaml.named_servers)):
         return
     where = f"the YAML file of {yaml.name}" if yaml else "an experiment's YAML file, and that in `experiment`"
     raise TbrmError(

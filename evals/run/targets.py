@@ -3,10 +3,9 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.config import Experiment, build_experiment
-from pipeline.config.rollouts import is_endpoint
+from pipeline.config.policy import HubModel, ServerModel, named_policy
 from pipeline.errors import TbrmError
 from pipeline.policies.refs import Acting, foreign_policy, published, resolve_published
 from pipeline.run.configurations import read_configuration
@@ -65,33 +64,22 @@ def experiment_of(store: Store, text: str) -> Experiment | None:
 
 def foreign_target(text: str, named: Sequence[str] = ()) -> Target:
     """A policy that is no generation of an experiment: a folder, a hub id, or a server. Raises TbrmError."""
-    if is_endpoint(text):
-        policy = endpoint_policy(text, named)
+    meant = named_policy(text)
+    if isinstance(meant, ServerModel):
+        served = endpoint_policy(meant, named)
+        return Target(served, _dataset(served.policy_id), 0)
+    try:
+        policy = foreign_policy(meant)
+    except TbrmError as error:
+        raise TbrmError(f"{text!r} is neither EXPERIMENT:GENERATION nor a policy that can be had: {error}") from error
+    if isinstance(meant, HubModel):
         return Target(policy, _dataset(policy.policy_id), 0)
-    folder = text if Path(text).is_dir() else _snapshot(text)
-    policy = foreign_policy(folder)
-    name = Path(text).resolve().name if folder == text else text
-    return Target(policy, _dataset(f"{name}-{policy.policy_id[:8]}"), 0)
+    return Target(policy, _dataset(f"{meant.path.resolve().name}-{policy.policy_id[:8]}"), 0)
 
 
 def _dataset(name: str) -> str:
     """Folder of the store for a foreign policy's tables."""
     return f"{EVALUATED}/{_NOT_IN_A_NAME.sub('-', name).strip('-.')}"
-
-
-def _snapshot(text: str) -> str:
-    """Local copy of a hub repository, `org/name` or `org/name@commit`."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    name, _, revision = text.partition("@")
-    try:
-        return snapshot_download(name, revision=revision or None)
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise TbrmError(
-            f"{text!r} is neither a folder, nor EXPERIMENT:GENERATION, nor a repository that can be had from the hub: "
-            f"{error}"
-        ) from error
 
 
 def newest_policy(store: Store, dataset: str) -> int:

@@ -7,12 +7,12 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.config.base import Config
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.config.launch import LaunchConfig
-from pipeline.config.policy import PolicyConfig, ReferenceConfig
+from pipeline.config.policy import PolicyConfig, ReferenceConfig, ServerModel, named_policy
 from pipeline.config.prompts import PromptsConfig
 from pipeline.config.ray import RayConfig
 from pipeline.config.replay import ReplayConfig
 from pipeline.config.rewards import RewardsConfig
-from pipeline.config.rollouts import RolloutsConfig, is_endpoint
+from pipeline.config.rollouts import RolloutsConfig
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 from pipeline.errors import ConfigError
 
@@ -61,7 +61,7 @@ class Experiment(Config):
     @classmethod
     def _are_addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
         for address in addresses:
-            if not is_endpoint(address):
+            if not _is_server(address):
                 raise ValueError(f"{address!r} is no address of a server: write it as http://host:8000/v1")
         return addresses
 
@@ -70,7 +70,7 @@ class Experiment(Config):
         """Addresses of every server that this experiment names."""
         behaviour = (self.rollouts.policy or "",) if self.rollouts else ()
         pinned = self.evaluation.pinned if self.evaluation else ()
-        return tuple(address for address in (*self.servers, *behaviour, *pinned) if is_endpoint(address))
+        return tuple(address for address in (*self.servers, *behaviour, *pinned) if _is_server(address))
 
     @field_validator("rollouts", mode="before")
     @classmethod
@@ -111,6 +111,10 @@ class Experiment(Config):
                 f"`training.zero_stage: 0` keeps no fp32 master weights of a {self.policy.dtype} policy: set it to 1"
             )
         return self
+
+
+def _is_server(address: str) -> bool:
+    return isinstance(named_policy(address), ServerModel)
 
 
 def check_generation(experiment: Experiment, generation: int, policies: bool = False) -> None:

@@ -1,10 +1,44 @@
 """Which model is trained, and how policy[0] comes about."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from pipeline.config.base import Config
+
+
+@dataclass(frozen=True)
+class PolicyFolder:
+    """A Hugging Face folder on this machine."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A repository of the Hugging Face hub, at a commit, branch or tag; None: its newest commit."""
+
+    repository: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class ServerModel:
+    """A model of an OpenAI-compatible server, as `URL#MODEL`."""
+
+    address: str
+
+
+def named_policy(text: str, revision: str | None = None) -> PolicyFolder | HubModel | ServerModel:
+    """What a policy's name means: a server's address, a folder, or a hub id (`org/name`, `org/name@revision`)."""
+    if text.startswith(("http://", "https://")):
+        return ServerModel(text)
+    if text.startswith((".", "/", "~")) or text.count("/") > 1 or Path(text).is_dir():
+        return PolicyFolder(Path(text).expanduser())
+    repository, _, at = text.partition("@")
+    return HubModel(repository, at or revision)
 
 
 class WarmStart(Config):

@@ -5,11 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from pipeline.config.base import Config
-
-
-def is_endpoint(path: str) -> bool:
-    """Whether a policy's path is the address of a server."""
-    return path.startswith(("http://", "https://"))
+from pipeline.config.policy import ServerModel, named_policy
 
 
 class AgreementConfig(Config):
@@ -82,7 +78,7 @@ class RolloutsConfig(EngineConfig):
     @property
     def endpoint(self) -> bool:
         """Whether the behaviour policy is a server."""
-        return self.policy is not None and is_endpoint(self.policy)
+        return self.policy is not None and isinstance(named_policy(self.policy), ServerModel)
 
     def how(self) -> EngineConfig:
         """How the engine runs, without who acts in it and what is asked of it."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.policy import HubModel, ServerModel, named_policy
 from pipeline.errors import TbrmError
 from pipeline.policies.hub import look_up, read_file
 from pipeline.policies.load_save import MOST_ON_CPU, PACKAGE, packaged_gguf
@@ -41,11 +42,14 @@ def model_facts(base: str, revision: str | None = None) -> ModelFacts:
         raise TbrmError(f"there is no model {base}; there are {TINY_ARITH} and {TINY_WORDS}")
     if base.startswith(PACKAGE):
         return _package(base)
-    if Path(base).is_dir():
-        return _folder(Path(base), str(base))
-    if base.startswith((".", "/", "~")) or base.count("/") > 1:
+    named = named_policy(base, revision)
+    if isinstance(named, ServerModel):
+        raise TbrmError(f"{base} is a server, which tells nothing of its model's weights")
+    if isinstance(named, HubModel):
+        return _hub(named.repository, named.revision)
+    if not named.path.is_dir():
         raise TbrmError(f"there is no folder {base}: correct the path, or give a hub id such as Qwen/Qwen2.5-Math-1.5B")
-    return _hub(base, revision)
+    return _folder(named.path, str(named.path))
 
 
 def refuse_large_on_cpu(path: str, allowed: bool) -> None:

@@ -1,14 +1,17 @@
 """What the Hugging Face hub, or its cache on this machine, says of a repository, in at most a few seconds."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.config.policy import HubModel, PolicyFolder, ServerModel
 from pipeline.errors import TbrmError
 
 Kind = Literal["model", "dataset"]
 _TIMEOUT_S = 2.0
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class HubSilent(TbrmError):
@@ -37,6 +40,41 @@ def look_up(kind: Kind, name: str, revision: str | None) -> HubRepository:
     if constants.HF_HUB_OFFLINE:
         raise HubSilent(f"{name} is not in the cache of this machine, and HF_HUB_OFFLINE forbids to ask the hub")
     return HubRepository(None, _get(f"api/{kind}s/{name}/revision/{revision or 'main'}", name, revision))
+
+
+def commit_of(model: HubModel) -> str:
+    """The commit that a model's revision means now: from its cache on this machine, else from the hub.
+
+    Raises as `look_up`.
+    """
+    if model.revision and _COMMIT.fullmatch(model.revision):
+        return model.revision
+    found = look_up("model", model.repository, model.revision)
+    return found.cached.name if found.cached is not None else str(found.tree["sha"])
+
+
+def download(model: HubModel) -> Path:
+    """The model's files at that commit, on this machine. Raises TbrmError where they cannot be had."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model.repository, revision=commit_of(model)))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, HubSilent, OSError) as error:
+        raise TbrmError(
+            f"{model.repository!r} is no folder, and no repository of that name can be had from the hub: {error}"
+        ) from error
+
+
+def local_folder(named: PolicyFolder | HubModel | ServerModel) -> Path:
+    """The folder to load a policy from. Raises TbrmError for a server, whose weights are not to be had."""
+    match named:
+        case PolicyFolder(folder):
+            return folder
+        case HubModel():
+            return download(named)
+        case ServerModel(address):
+            raise TbrmError(f"{address} is a server, whose weights nobody can load: name a folder or a hub id here")
 
 
 def read_file(name: str, revision: str | None, file: str) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.policy import PolicyConfig
+from pipeline.config.policy import PolicyConfig, named_policy
 from pipeline.errors import TbrmError, written
+from pipeline.policies.hub import local_folder
 
 PACKAGE = "package:"
 MOST_ON_CPU = 200_000_000
@@ -31,24 +32,24 @@ def attention(config: PolicyConfig) -> str:
     return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
 
 
-def load_config(path: str, revision: str | None = None) -> Any:
-    """The configuration of the model in a Hugging Face folder or of a hub id. Raises TbrmError."""
+def load_config(path: str) -> Any:
+    """The configuration of the model in a Hugging Face folder. Raises TbrmError."""
     from transformers import AutoConfig
 
     with _read("model configuration", path):
-        return AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
 
 
-def load_tokenizer(path: str, revision: str | None = None) -> Any:
+def load_tokenizer(path: str) -> Any:
     """The tokenizer of a Hugging Face folder or hub id. Raises TbrmError."""
     from transformers import AutoTokenizer
 
     with _read("tokenizer", path):
-        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
-def load_model(path: str, config: PolicyConfig, revision: str | None = None) -> Any:
-    """The causal language model of a Hugging Face folder or hub id, on the CPU, set to `eval`.
+def load_model(path: str, config: PolicyConfig) -> Any:
+    """The causal language model of a Hugging Face folder, on the CPU, set to `eval`.
 
     Raises TbrmError, also for a folder whose weights are not all there: transformers would draw the others at random.
     """
@@ -58,7 +59,6 @@ def load_model(path: str, config: PolicyConfig, revision: str | None = None) -> 
     with _read("model with safetensors weights", path):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
-            revision=revision,
             dtype=getattr(torch, config.dtype),
             attn_implementation=attention(config),
             use_safetensors=True,
@@ -108,8 +108,9 @@ def _save_base_model(config: PolicyConfig, folder: Path, seed: int, texts: Itera
     if config.base.startswith(PACKAGE):
         _save_packaged_gguf(config, folder)
         return
-    load_model(config.base, config, config.revision).save_pretrained(folder)
-    load_tokenizer(config.base, config.revision).save_pretrained(folder)
+    base = str(local_folder(named_policy(config.base, config.revision)))
+    load_model(base, config).save_pretrained(folder)
+    load_tokenizer(base).save_pretrained(folder)
 
 
 def _save_packaged_gguf(config: PolicyConfig, folder: Path) -> None:

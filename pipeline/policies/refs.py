@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Experiment
+from pipeline.config.policy import HubModel, PolicyFolder
 from pipeline.errors import StoreError, TbrmError
+from pipeline.policies.hub import commit_of, local_folder
 from pipeline.policies.load_save import load_tokenizer
 from pipeline.policies.mirror import fetch, local_root, upload
 from pipeline.policies.tokenizer import tokenizer_info
@@ -22,7 +24,7 @@ _NOT_CONTENT = (POLICY_JSON, "_manifest.json", "training.json", "trainer_state.j
 
 @dataclass(frozen=True)
 class PolicyRef:
-    """A policy ready to load: `path` is a local Hugging Face folder (or a hub id, for a policy not yet stored)."""
+    """A policy ready to load: `path` is a Hugging Face folder on this machine."""
 
     policy_id: str
     path: str
@@ -87,7 +89,7 @@ def read_policy_json(folder: str | Path) -> dict[str, Any]:
 
 
 def policy_tokenizer(path: str) -> TokenizerInfo:
-    """The tokenizer of the policy at `path` (a folder or a hub id): as its `policy.json` notes it, else as it loads."""
+    """The tokenizer of the policy in folder `path`: as its `policy.json` notes it, else as it loads."""
     if (Path(path) / POLICY_JSON).is_file() and (noted := read_policy_json(path).get("tokenizer")):
         return _tokenizer(noted, f"{path}/{POLICY_JSON}")
     return tokenizer_info(load_tokenizer(path))
@@ -235,9 +237,18 @@ def check_undamaged(policy: PolicyRef) -> None:
         )
 
 
-def foreign_policy(path: str) -> PolicyRef:
-    """A policy that is no generation of the experiment: a Hugging Face folder or a hub id (named by itself)."""
-    folder = Path(path)
-    if not folder.is_dir():
-        return PolicyRef(path, path)
-    return PolicyRef(content_hash(folder), str(folder))
+def foreign_policy(named: PolicyFolder | HubModel) -> PolicyRef:
+    """A policy that is no generation of the experiment, in a folder of this machine: a hub model is downloaded first.
+
+    Raises TbrmError when there is no such policy.
+    """
+    return PolicyRef(foreign_id(named), str(local_folder(named)))
+
+
+def foreign_id(named: PolicyFolder | HubModel) -> str:
+    """Identity of such a policy: the hash of its folder's content, or the commit of the hub's repository."""
+    if isinstance(named, HubModel):
+        return f"{named.repository}@{commit_of(named)}"
+    if not named.path.is_dir():
+        raise TbrmError(f"there is no folder {named.path}: correct the path, or give a hub id such as org/name")
+    return content_hash(named.path)

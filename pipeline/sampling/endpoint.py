@@ -16,6 +16,7 @@ from urllib.parse import urljoin, urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.config.policy import ServerModel
 from pipeline.errors import TbrmError
 from pipeline.policies.refs import ServedPolicy
 
@@ -64,14 +65,14 @@ def _origin(address: str) -> tuple[str, str, int] | None:
     return found and (found[1], found[2], int(found[3] or (443 if found[1] == "https" else 80)))
 
 
-def endpoint_policy(address: str, named: Sequence[str] = ()) -> ServedPolicy:
-    """The policy `URL#MODEL`; without a model the only one that the server has. Its id is `model@host:port`.
+def endpoint_policy(server: ServerModel, named: Sequence[str] = ()) -> ServedPolicy:
+    """The policy at a server; without a model the only one that the server has. Its id is `model@host:port`.
 
     `named` are the servers that may get the key: see `call`.
     A server may load other weights under the same name: then give them another name, or run the stage with --replace.
     Raises TbrmError when the server has several models, or does not answer.
     """
-    url, _, model = address.partition("#")
+    url, _, model = server.address.partition("#")
     url = url.rstrip("/")
     if not model:
         names = [entry.id for entry in call(f"{url}/models", None, _Models, named=named).data]

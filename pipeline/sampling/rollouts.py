@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.experiment import check_generation
+from pipeline.config.policy import ServerModel, named_policy
 from pipeline.config.rollouts import RolloutsConfig
 from pipeline.errors import TbrmError
 from pipeline.policies.facts import refuse_large_on_cpu
@@ -133,9 +134,10 @@ def _check_teacher(
 
 def behaviour_policy(store: Store, experiment: Experiment, config: RolloutsConfig, generation: int) -> Acting:
     """What samples generation `generation`: policy[g], or the policy that `rollouts.policy` and `.adapter` name."""
-    if config.policy and config.endpoint:
-        return endpoint_policy(config.policy, [config.policy])
-    policy = foreign_policy(config.policy) if config.policy else resolve_policy(store, experiment, generation)
+    named = named_policy(config.policy) if config.policy else None
+    if isinstance(named, ServerModel):
+        return endpoint_policy(named, [named.address])
+    policy = foreign_policy(named) if named else resolve_policy(store, experiment, generation)
     if not config.adapter:
         return policy
     name = f"{policy.policy_id}+{content_hash(Path(config.adapter))}"

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.policy import PolicyConfig
+from pipeline.config.policy import PolicyConfig, PolicyFolder
 from pipeline.config.rollouts import RolloutsConfig
 from pipeline.policies.load_save import load_tokenizer
 from pipeline.policies.refs import foreign_policy
@@ -19,7 +19,7 @@ class Served:
     """The policy behind the server, and what was asked of it. `faults` are (status, body) sent before any answer."""
 
     def __init__(self, folder: Path) -> None:
-        policy = foreign_policy(str(folder))
+        policy = foreign_policy(PolicyFolder(folder))
         config = PolicyConfig(base=str(folder), dtype="float32")
         self.tokenizer = load_tokenizer(policy.path)
         self.engine = load_engine(RolloutsConfig(engine="transformers"), config, policy, self.tokenizer)

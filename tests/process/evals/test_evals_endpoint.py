@@ -102,5 +102,5 @@ def test_nobody_answers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_no_policy_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(TbrmError, match=r"neither a folder, nor EXPERIMENT:GENERATION"):
+    with pytest.raises(TbrmError, match=r"neither EXPERIMENT:GENERATION nor a policy"):
         target_of(store, "nobody/nothing")

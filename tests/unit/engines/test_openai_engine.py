@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.config.policy import ServerModel
 from pipeline.errors import TbrmError
 from pipeline.policies.refs import ServedPolicy
 from pipeline.sampling import endpoint
@@ -198,7 +199,7 @@ def test_neither_key_nor_prompt_follows_a_redirect(status: str) -> None:
         with pytest.raises(TbrmError, match=rf"redirects to {other.url}/completions, which is not followed"):
             ask(server.url)
         with pytest.raises(TbrmError, match="redirects to"):
-            endpoint_policy(server.url)
+            endpoint_policy(ServerModel(server.url))
         assert other.seen == []
 
 
@@ -222,17 +223,17 @@ def test_the_key_goes_to_servers_that_the_yaml_names_only(monkeypatch: pytest.Mo
     monkeypatch.setenv(endpoint.API_KEY, "sk-secret")
     with raw_server(told({"data": [{"id": "m"}]})) as server:
         port = server.url.rpartition(":")[2].partition("/")[0]
-        endpoint_policy(server.url, [server.url])
+        endpoint_policy(ServerModel(server.url), [server.url])
         assert "authorization: bearer sk-secret" in server.seen.pop().lower()
         others = ("http://127.0.0.1:1/v1", f"https://127.0.0.1:{port}/v1", f"http://localhost:{port}/v1")
         for named in ([], *([other] for other in others), [f"http://127.0.0.1:{port}@other.example/v1"]):
-            endpoint_policy(server.url, named)
+            endpoint_policy(ServerModel(server.url), named)
             assert "authorization" not in server.seen.pop().lower()
         server.answer = body(b"who are you?", "401 Unauthorized")
         with pytest.raises(
             TbrmError, match=f"HTTP 401 who are you.*{endpoint.API_KEY} goes only to servers that.*YAML"
         ):
-            endpoint_policy(server.url)
+            endpoint_policy(ServerModel(server.url))
 
 
 @pytest.mark.parametrize(
@@ -260,10 +261,10 @@ def test_a_server_is_named_by_scheme_host_and_port(address: str, named: bool) ->
 @pytest.mark.parametrize("models", [{"data": [{"id": 3}]}, {"data": "x"}, {"data": [{}]}, [], {"data": []}])
 def test_a_list_of_models_is_checked_as_well(models: Any) -> None:
     with raw_server(told(models)) as server, pytest.raises(TbrmError):
-        endpoint_policy(server.url)
+        endpoint_policy(ServerModel(server.url))
 
 
 @pytest.mark.parametrize("address", ["http://[half", "http://", "http://host:99999/v1"])
 def test_an_address_that_is_none_is_told(address: str) -> None:
     with pytest.raises(TbrmError):
-        ask(endpoint_policy(f"{address}#model").path.removesuffix("#model"))
+        ask(endpoint_policy(ServerModel(f"{address}#model")).path.removesuffix("#model"))
