@@ -1,0 +1,69 @@
+"""`tbrm run arith_tiny`, smaller: every table, hash and policy is what it was when `frozen_store.json` was written.
+
+A change of the code that is to change none of them is held to it. One that means to change them writes the list anew:
+`python -m tests.process.loop.test_frozen_store STORE`, and says so in its commit.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from tests.support.tiny import finish, tbrm
+
+FROZEN = Path(__file__).with_name("frozen_store.json")
+SMALLER = {
+    "generations": 2,
+    "policy.warm_start.trajectories": 2048,
+    "policy.warm_start.steps": 100,
+    "prompts.per_generation": 32,
+    "prompts.arithmetic.heldout": 32,
+    "rollouts.prompts_per_shard": 16,
+    "training.prompt_batch": 16,
+    "training.updates_per_generation": 2,
+}
+WITHOUT_SUMS = ("configurations/", "prompts/", "quarantine/", "logged/")
+"""Parts of a store that no sum of floating-point numbers decides: these are alike on every machine."""
+
+
+def sums() -> str:
+    """What decides how sums are rounded. Machines that say the same make the same trajectories and policies."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform.startswith("linux") else []
+    said = dict(line.split(":", 1) for line in lines if ":" in line)
+    vector = " ".join(
+        sorted(flag for flag in said.get("flags\t\t", "").split() if flag.startswith(("avx", "amx", "fma")))
+    )
+    return f"torch {torch.__version__}, pyarrow {pa.__version__}, {said.get('model name\t', '?').strip()}: {vector}"
+
+
+def listed(root: Path) -> dict[str, str]:
+    """Each committed table, data set and policy below `root`, with the hashes that name its content."""
+    found: dict[str, str] = {}
+    for path in sorted(root.rglob("_manifest.json")):
+        manifest = json.loads(path.read_text())
+        found[str(path.parent.relative_to(root))] = f"{manifest['config_hash']} {manifest['hash']}"
+    for path in sorted(root.rglob("policy.json")):
+        found[str(path.relative_to(root))] = json.loads(path.read_text())["policy_id"]
+    for path in sorted(root.rglob("configurations/*.yaml")):
+        found[str(path.relative_to(root))] = ""
+    return {name: hashes for name, hashes in found.items() if "training_state" not in name}
+
+
+def test_the_store_is_what_it_was(tmp_path: Path) -> None:
+    changes = [word for field, value in SMALLER.items() for word in ("--set", f"{field}={value}")]
+    experiment = Path(__file__).parents[3] / "experiments" / "arith_tiny.yaml"
+    finish(tbrm(tmp_path, "run", str(experiment), "--root", "data", *changes), timeout_s=600)
+    frozen, now = json.loads(FROZEN.read_text()), listed(tmp_path / "data")
+    for part in WITHOUT_SUMS:
+        there = {name: hashes for name, hashes in frozen["store"].items() if part in name}
+        assert {name: hashes for name, hashes in now.items() if part in name} == there
+    if sums() != frozen["sums"]:
+        pytest.skip(f"the list was made with {frozen['sums']}; here sums are rounded as by {sums()}")
+    assert now == frozen["store"]
+
+
+if __name__ == "__main__":
+    FROZEN.write_text(json.dumps({"sums": sums(), "store": listed(Path(sys.argv[1]))}, indent=1) + "\n")
