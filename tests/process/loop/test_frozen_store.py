@@ -32,11 +32,10 @@ WITHOUT_SUMS = ("configurations/", "prompts/", "quarantine/", "logged/")
 def sums() -> str:
     """What decides how sums are rounded. Machines that say the same make the same trajectories and policies."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform.startswith("linux") else []
-    said = dict(line.split(":", 1) for line in lines if ":" in line)
-    vector = " ".join(
-        sorted(flag for flag in said.get("flags\t\t", "").split() if flag.startswith(("avx", "amx", "fma")))
-    )
-    return f"torch {torch.__version__}, pyarrow {pa.__version__}, {said.get('model name\t', '?').strip()}: {vector}"
+    said = {name.strip(): value.split() for name, _, value in (line.partition(":") for line in lines)}
+    vectors = sorted(flag for flag in said.get("flags", ()) if flag.startswith(("avx", "amx", "fma")))
+    processor = " ".join([*said.get("model name", ()), *vectors])
+    return f"torch {torch.__version__}, pyarrow {pa.__version__}, {processor}"
 
 
 def listed(root: Path) -> dict[str, str]:
