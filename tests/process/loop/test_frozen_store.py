@@ -51,11 +51,20 @@ def listed(root: Path) -> dict[str, str]:
     return {name: hashes for name, hashes in found.items() if "training_state" not in name}
 
 
-def test_the_store_is_what_it_was(tmp_path: Path) -> None:
+def test_two_runs_end_alike_and_as_before(tmp_path: Path) -> None:
     changes = [word for field, value in SMALLER.items() for word in ("--set", f"{field}={value}")]
     experiment = Path(__file__).parents[3] / "experiments" / "arith_tiny.yaml"
-    finish(tbrm(tmp_path, "run", str(experiment), "--root", "data", *changes), timeout_s=600)
-    frozen, now = json.loads(FROZEN.read_text()), listed(tmp_path / "data")
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    runs = [tbrm(folder, "run", str(experiment), "--root", "data", *changes) for folder in folders]
+    output, _ = [finish(run, timeout_s=600) for run in runs]
+    assert "tbrm ui" in output
+    assert list((folders[0] / "data" / "arith_tiny").glob("*.png")), "the curves"
+    now, again = [listed(folder / "data") for folder in folders]
+    assert now == again
+    assert len({hashes for name, hashes in now.items() if name.startswith("arith_tiny/policy/")}) == 3
+    frozen = json.loads(FROZEN.read_text())
     for part in WITHOUT_SUMS:
         there = {name: hashes for name, hashes in frozen["store"].items() if part in name}
         assert {name: hashes for name, hashes in now.items() if part in name} == there

@@ -1,4 +1,4 @@
-"""`tbrm run` as a user runs it: the loop, twice the same, strictly on-policy, and purely offline, from YAML alone."""
+"""`tbrm run` as a user runs it: strictly on-policy, and purely offline, from YAML alone."""
 
 import json
 import subprocess
@@ -30,34 +30,15 @@ TREE: dict[str, Any] = {
 
 def run(folder: Path, **changes: Any) -> tuple[Store, str]:
     """`tbrm run` of the experiment with these changes; the store and what was printed."""
-    (done,) = run_at_once(folder, **changes)
-    return done
-
-
-def run_at_once(*folders: Path, **changes: Any) -> list[tuple[Store, str]]:
-    """The same in several folders side by side."""
-    runs = list[subprocess.Popen[str]]()
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "loop.yaml").write_text(yaml.safe_dump(TREE | changes))
-        runs.append(tbrm(folder, "run", "loop.yaml", "--root", "data"))
-    outputs = [finish(started, timeout_s=600) for started in runs]
-    return [(open_store(str(folder / "data")), output) for folder, output in zip(folders, outputs, strict=True)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "loop.yaml").write_text(yaml.safe_dump(TREE | changes))
+    output = finish(tbrm(folder, "run", "loop.yaml", "--root", "data"), timeout_s=600)
+    return open_store(str(folder / "data")), output
 
 
 def policy_ids(store: Store, generations: int) -> list[str]:
     paths = [store.join("loop", "policy", f"generation={g:04d}", "policy.json") for g in range(generations + 1)]
     return [json.loads(store.read_bytes(path))["policy_id"] for path in paths]
-
-
-def test_two_runs_end_with_the_same_policies_and_a_summary(tmp_path: Path) -> None:
-    (first, output), (second, _) = run_at_once(tmp_path / "a", tmp_path / "b")
-    ids = policy_ids(first, 2)
-    assert ids == policy_ids(second, 2)
-    assert len(set(ids)) == 3
-    assert first.generations("loop", "scores") == [0, 1, 2]
-    assert "tbrm ui" in output
-    assert list((tmp_path / "a" / "data" / "loop").glob("*.png")), "the curves"
 
 
 def test_strictly_on_policy(tmp_path: Path) -> None:
