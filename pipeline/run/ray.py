@@ -41,7 +41,7 @@ class _Worker:
 
     def make(self, index: int) -> pa.Table:
         self.work = self.work or self.build()
-        return self.work.make(index)
+        return self.work.make(index, lambda _: None)
 
     def close(self) -> None:
         if self.work is not None:
@@ -60,7 +60,7 @@ class _Call:
 def work_on_cluster(
     config: RayConfig, gpus: float, build: Callable[[], ShardWork], todo: Sequence[int]
 ) -> Generator[tuple[int, pa.Table]]:
-    """See `scale_out.work_through`."""
+    """(index, rows) of each shard as a worker has made it, in any order. See `pipeline.run.resumable`."""
     ours = _connect(config)
     actor: Any = ray.remote(num_cpus=config.cpus, num_gpus=gpus, max_restarts=0)(_Worker)
     new_worker = partial(actor.remote, build, max(1, int(config.cpus)))
