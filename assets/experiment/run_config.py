@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pydantic import BaseModel
 
 from pipeline.config import Experiment
+from pipeline.config.cluster import LaunchConfig
 from pipeline.config.evaluation import EvaluationConfig, Protocol
-from pipeline.config.launch import LaunchConfig
 from pipeline.config.policy import PolicyConfig, ReferenceConfig, WarmStart
 from pipeline.config.prompts import ArithmeticConfig, Columns, OverlapConfig, PromptsConfig, ReasoningGymConfig
 from pipeline.config.ray import RayConfig

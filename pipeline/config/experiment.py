@@ -5,8 +5,8 @@ import re
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.config.base import Config
+from pipeline.config.cluster import LaunchConfig
 from pipeline.config.evaluation import EvaluationConfig
-from pipeline.config.launch import LaunchConfig
 from pipeline.config.policy import PolicyConfig, ReferenceConfig
 from pipeline.config.prompts import PromptsConfig
 from pipeline.config.ray import RayConfig

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import StoreError
 from pipeline.store import Store, text_hash
-from pipeline.store.lock import open_lock
+from pipeline.store.locks import open_lock
 
 MARK = "policy.json"
 """The file that completes a policy folder; it names the hash of the others."""

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.config.prompts import Columns, PromptsConfig
 from pipeline.errors import TbrmError
 from pipeline.prompts.arithmetic import arithmetic_problems
-from pipeline.prompts.json_lines import json_lines
+from pipeline.prompts.files import json_lines
 from pipeline.prompts.problem import Problem
 from pipeline.store import seed_of
 

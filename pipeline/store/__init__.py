@@ -1,8 +1,8 @@
 """Trajectories as durable, checked data: Parquet shards, committed by manifests, under one root."""
 
+from pipeline.store.files import Store, open_store, sync_folder
 from pipeline.store.ids import checksum, seed_of, text_hash, trajectory_id
-from pipeline.store.location import Store, open_store, sync_folder
-from pipeline.store.lock import exclusive
+from pipeline.store.locks import exclusive
 from pipeline.store.manifest import Manifest, ShardInfo, Stat, TokenizerInfo
 from pipeline.store.partition import Partition, check_aligned
 from pipeline.store.schema import SCHEMAS, schema_of

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import StoreError
 
 if TYPE_CHECKING:
-    from pipeline.store.location import Store
+    from pipeline.store.files import Store
 
 LEASE_S = 300.0
 _SETTLE_S = 0.2

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import StoreError
-from pipeline.store.location import Store
+from pipeline.store.files import Store
 from pipeline.store.manifest import MANIFEST, Manifest, parse_manifest
 from pipeline.store.parquet import decode
 from pipeline.store.schema import schema_of

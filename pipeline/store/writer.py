@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.errors import StoreError
 from pipeline.store.ids import checksum
 from pipeline.store.lease import leased
-from pipeline.store.lock import exclusive
+from pipeline.store.locks import exclusive
 from pipeline.store.manifest import MANIFEST, Manifest, ShardInfo, Stat, TokenizerInfo
 from pipeline.store.parquet import count_rows, decode, encode
 from pipeline.store.schema import conform
