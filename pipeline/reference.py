@@ -77,7 +77,7 @@ def run_ref_logprobs(
         unit="trajectories",
         alike=DECIDES if dataset == experiment.name and label is None else (),
     )
-    return run_stage(stage, experiment, replace, started)
+    return run_stage(store, stage, experiment, replace, started)
 
 
 def reference_policy(store: Store, experiment: Experiment) -> PolicyRef:

@@ -97,4 +97,4 @@ def write_responses(
         ),
         unit="responses",
     )
-    return partition, write_partition(stage, None, started=started)[0]
+    return partition, write_partition(store, stage, None, started=started)[0]

@@ -11,7 +11,6 @@ from pipeline.errors import TbrmError
 from pipeline.policies.hub import look_up, read_file
 from pipeline.policies.load_save import MOST_ON_CPU, PACKAGE, packaged_gguf
 from pipeline.policies.tiny import TINY_ARITH, TINY_WORDS
-from pipeline.sampling.engines.choice import parameters
 
 _BUILTIN_PARAMETERS = 1_000_000
 """About; `builtin:tiny-words` has more with every word."""
@@ -46,6 +45,23 @@ def model_facts(base: str, revision: str | None = None) -> ModelFacts:
     if base.startswith((".", "/", "~")) or base.count("/") > 1:
         raise TbrmError(f"there is no folder {base}: correct the path, or give a hub id such as Qwen/Qwen2.5-Math-1.5B")
     return _hub(base, revision)
+
+
+def parameters(path: str) -> int | None:
+    """Numbers in the safetensors files of a folder, from their headers; None for a hub id."""
+    from safetensors import safe_open
+
+    files = sorted(Path(path).glob("*.safetensors"))
+    total = 0
+    for file in files:
+        with safe_open(file, framework="np") as tensors:
+            names: Any = tensors.keys()
+            for name in names:
+                count = 1
+                for size in tensors.get_slice(name).get_shape():
+                    count *= size
+                total += count
+    return total if files else None
 
 
 def refuse_large_on_cpu(path: str, allowed: bool) -> None:

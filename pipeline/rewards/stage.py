@@ -65,7 +65,7 @@ def run_rewards(
             unit="responses",
             alike=DECIDES if dataset == experiment.name and label is None else (),
         )
-        return run_stage(stage, experiment, replace, started)
+        return run_stage(store, stage, experiment, replace, started)
 
 
 class _Labeller:

@@ -13,6 +13,7 @@ import yaml
 from pipeline.config import Experiment, parse_yaml, stage_hash
 from pipeline.errors import ConfigError, StoreError
 from pipeline.store import Partition, Store
+from pipeline.store.files import Files
 
 FOLDER = "configurations"
 _WHOLE = frozenset({"prompts.reasoning_gym.options"})
@@ -48,7 +49,7 @@ def configuration_file(store: Store, name: str) -> str:
     return path if store.is_local else str(store.fs.unstrip_protocol(path))
 
 
-def read_configuration(store: Store, name: str) -> dict[str, Any]:
+def read_configuration(store: Files, name: str) -> dict[str, Any]:
     """The tree of a kept configuration. Raises StoreError when it is gone or damaged."""
     path = store.join(*name.split("/"))
     try:

@@ -19,7 +19,7 @@ from pipeline.run.configurations import check_alike, keep_configuration
 from pipeline.run.progress import track
 from pipeline.run.report import StageReport
 from pipeline.run.shards import Advance, ShardWork, on_cluster
-from pipeline.store import Manifest, Partition, PartitionWriter, Stat, TokenizerInfo
+from pipeline.store import Manifest, Partition, PartitionWriter, Stat, Store, TokenizerInfo
 
 
 @dataclass(frozen=True)
@@ -61,24 +61,24 @@ class Stage:
         return f"{self.key}-{self.cut}" if self.cut else self.key
 
 
-def run_stage(stage: Stage, experiment: Experiment, replace: bool, started: float) -> StageReport:
+def run_stage(store: Store, stage: Stage, experiment: Experiment, replace: bool, started: float) -> StageReport:
     """Write the stage's partition where it is not there yet, and report. `started`: when the stage began (monotonic).
 
     Raises StoreError where the partition is there by other settings, unless `replace` is given: it is moved aside then.
     """
-    manifest, skipped = write_partition(stage, experiment, replace, started)
+    manifest, skipped = write_partition(store, stage, experiment, replace, started)
     return StageReport.of(stage.name, manifest, started, skipped)
 
 
 def write_partition(
-    stage: Stage, experiment: Experiment | None, replace: bool = False, started: float | None = None
+    store: Store, stage: Stage, experiment: Experiment | None, replace: bool = False, started: float | None = None
 ) -> tuple[Manifest, bool]:
     """The manifest of the stage's partition, and whether it was there already.
 
     Without an `experiment` all shards are made on this machine and no configuration is kept. With `started` the seconds
     since then stand among the statistics.
     """
-    partition, store = stage.partition, stage.partition.store
+    partition = stage.partition
     if not replace and partition.is_committed():
         manifest = partition.manifest()
         if manifest.config_hash.partition("-")[0] == stage.key:

@@ -87,7 +87,7 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
         work=lambda: _work(experiment, config, store, generation, policy, prompts, made_by),
         unit="trajectories",
     )
-    return run_stage(stage, experiment, replace, started)
+    return run_stage(store, stage, experiment, replace, started)
 
 
 def _work(

@@ -1,15 +1,29 @@
-"""One writer a partition. The kernel releases a local lock when its process dies, however it dies."""
+"""One writer a partition: a lock of the kernel on a local disk, a lease in an object store.
+
+The kernel releases a lock when its process dies, however it dies. An object store has no such lock. A writer creates
+the object `_lock` there by a conditional put and renews it from a thread; another writer may take it over once it has
+run out, or at once when its process on this machine is dead. The clocks of writers may differ by less than `LEASE_S`.
+Even two writers that both believe to hold the lease cannot both commit: the manifest is created by a conditional put.
+"""
 
 import fcntl
+import json
 import os
+import threading
+import time
+import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import StoreError
+from pipeline.store.files import Files
 
 _OWNER_ONLY = 0o600
 """Whoever can open a file can lock it, for reading too: nobody else may keep the writers out."""
+LEASE_S = 300.0
+_SETTLE_S = 0.2
 
 
 @contextmanager
@@ -77,3 +91,75 @@ def _locked_by(inode: int) -> int | None:
         if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode) and int(fields[4]) > 0:
             return int(fields[4])
     return None
+
+
+@contextmanager
+def leased(store: Files, folder: str) -> Generator[None]:
+    """Hold the folder's lease. Raises StoreError naming the process that holds it already."""
+    path, token = f"{folder}/_lock", uuid.uuid4().hex
+    _acquire(store, folder, path, token)
+    stop = threading.Event()
+    thread = threading.Thread(target=_renew, args=(store, path, token, stop), daemon=True, name="lease")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        if (found := _read(store, path)) and found["token"] == token:
+            store.fs.rm_file(path)
+
+
+def _acquire(store: Files, folder: str, path: str, token: str) -> None:
+    while True:
+        try:
+            store.create(path, _lease(token))
+        except FileExistsError:
+            found = _read(store, path)
+            if found is None:
+                continue  # released between the two calls
+            if not _abandoned(found):
+                left = max(0.0, found["expires"] - time.time())
+                raise StoreError(
+                    f"{folder} is being written by process {found['pid']} on {found['host']}; wait for it or stop it, "
+                    f"then run this again (a lease that nobody renews ends in {left:.0f} s)"
+                ) from None
+            store.write_atomic(path, _lease(token))
+            time.sleep(_SETTLE_S)  # of several that take it over at once, the last one has it
+        found = _read(store, path)
+        if found and found["token"] == token:
+            return
+
+
+def _renew(store: Files, path: str, token: str, stop: threading.Event) -> None:
+    while not stop.wait(LEASE_S / 3):
+        found = _read(store, path)
+        if found is None or found["token"] != token:
+            return  # taken over after a pause longer than the lease; the commit will say so
+        store.write_atomic(path, _lease(token))
+
+
+def _lease(token: str) -> bytes:
+    holder = {"token": token, "pid": os.getpid(), "host": os.uname().nodename, "expires": time.time() + LEASE_S}
+    return json.dumps(holder).encode()
+
+
+def _read(store: Files, path: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(store.read_bytes(path))
+    except FileNotFoundError:
+        return None
+
+
+def _abandoned(found: dict[str, Any]) -> bool:
+    if found["expires"] < time.time():
+        return True
+    if found["host"] != os.uname().nodename:
+        return False
+    try:
+        os.kill(found["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
