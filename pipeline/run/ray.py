@@ -19,7 +19,7 @@ import pyarrow as pa
 import ray  # pyright: ignore[reportMissingImports]  # an extra
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayTaskError  # pyright: ignore[reportMissingImports]
 
-from pipeline.config.ray import RayConfig
+from pipeline.config.cluster import RayConfig
 from pipeline.errors import TbrmError
 from pipeline.run.shards import ShardWork
 from pipeline.run.threads import settle

@@ -6,7 +6,7 @@ import sys
 import pyarrow as pa
 import pytest
 
-from pipeline.config.ray import RayConfig
+from pipeline.config.cluster import RayConfig
 from pipeline.run.threads import settle
 from tests.support.openmp import SAID_NOTHING
 
