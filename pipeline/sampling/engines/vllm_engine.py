@@ -24,13 +24,13 @@ class VllmEngine:
 
     def __init__(self, start: VllmStart, stays: bool = False) -> None:
         set_environment(start.engine)
+        settings = arguments(start, stays)
         with reasons(start.policy.path):
             import vllm  # pyright: ignore[reportMissingImports]
 
-            self.version = str(vllm.__version__)
-            self.stop_ids = list(start.stop_ids)
-            self.llm: Any = vllm.LLM(**arguments(start, stays))
-            self.adapter = _adapter(start.policy)
+            self.llm: Any = vllm.LLM(**settings)
+        self.version, self.stop_ids = str(vllm.__version__), list(start.stop_ids)
+        self.adapter = _adapter(start.policy)
         self._resting = False
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Sample]:
