@@ -35,9 +35,9 @@ BATCH_ROWS = 64
 _MEASURED_ROWS = 2**20
 _STREAMED_BYTES = 2**20
 ELEMENT_BYTES = 8
-"""Of a number, of a null, and of a container beside what it holds: about what each takes as JSON, or in a list."""
+"""Bytes that a number, a null, or a container without its content counts for: about what each takes as JSON."""
 _VIEWED_TIMES = 64
-"""Views may spell their text out so many times: their content is then checked at that cost."""
+"""Texts that are views may become this many times as large as the array: checking their content costs as much."""
 
 
 def columnar_rows(path: Path, limit: int) -> Iterator[RawRow]:
@@ -210,7 +210,8 @@ def _text_lengths(array: Any) -> Sizes:
 
 
 def _viewed_lengths(array: Any) -> Sizes:
-    """Of texts that are views: four numbers each, the first their length (there is no kernel for it)."""
+    """Lengths of texts that are views. Arrow has no function for them: a view is four numbers, of which the first
+    counts."""
     views, *texts = array.buffers()[1:]
     numbers = np.frombuffer(views, np.int32) if views is not None else np.zeros(0, np.int32)
     lengths = numbers[4 * array.offset : 4 * (array.offset + len(array)) : 4].astype(np.float64)
@@ -223,7 +224,7 @@ def _viewed_lengths(array: Any) -> Sizes:
 
 
 def _dictionary_sizes(array: Any) -> Sizes:
-    """Of each element, the value that it stands for. Values that no element stands for are not looked at."""
+    """The number of the value that each element stands for. Values that no element stands for are not looked at."""
     valid: npt.NDArray[np.bool_] = array.indices.is_valid().to_numpy(zero_copy_only=False)
     indices: _Places = array.indices.drop_null().to_numpy(zero_copy_only=False).astype(np.int64)
     used, which = np.unique(indices, return_inverse=True)

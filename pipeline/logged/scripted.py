@@ -82,7 +82,8 @@ def wrong_sum(question: str) -> str:
 
 
 def _answers_of_others(problems: Sequence[Problem]) -> Mistake:
-    """A mistake is the answer to another problem of the same source, drawn as often as it is one."""
+    """A mistake is the answer to another problem of the same source. Answers that more problems have are drawn more
+    often."""
     answers: dict[str, list[str]] = {}
     for problem in problems:
         answers.setdefault(problem.source, []).append(problem.answer)

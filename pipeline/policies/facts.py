@@ -1,4 +1,4 @@
-"""What a model is and has, read without loading it: for whoever must know before a stage starts."""
+"""Facts about a model, read from its files before anything loads it: its size, its configuration, what is missing."""
 
 import json
 import os
@@ -13,13 +13,14 @@ from pipeline.policies.load_save import MOST_ON_CPU, PACKAGE, packaged_gguf
 from pipeline.policies.tiny import TINY_ARITH, TINY_WORDS
 
 _BUILTIN_PARAMETERS = 1_000_000
-"""About; `builtin:tiny-words` has more with every word."""
+"""Roughly: `builtin:tiny-words` has more parameters with every word of its vocabulary."""
 _SLOW_TOKENIZERS = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """`parameters` None: not known. `problem` says what a stage would trip over, empty where nothing was found."""
+    """What is known of a model. `parameters` is None where the number is not known. `problem` says what would make a
+    stage fail; it is empty where nothing was found."""
 
     where: str
     parameters: int | None
@@ -65,16 +66,16 @@ def parameters(path: str) -> int | None:
 
 
 def refuse_large_on_cpu(path: str, allowed: bool) -> None:
-    """Raise TbrmError for a large model where there is no GPU, unless `allowed`; one of unknown size passes.
+    """Raise TbrmError for a large model where there is no GPU, unless `allowed`; a model of unknown size passes.
 
-    To be called by the process that would load it, on the machine where it does. Torch is told to look for GPUs through
-    NVML: a look through CUDA would keep vLLM from forking.
+    The process that would load the model calls this, on the machine where it would. Torch is told to look for GPUs
+    through NVML: a look through CUDA would keep vLLM from forking.
     """
     if allowed:
         return
     try:
         size = parameters(path) if Path(path).is_dir() else model_facts(path).parameters
-    except TbrmError:  # whoever loads it says what is wrong, or has it from elsewhere
+    except TbrmError:  # whatever loads the model next says what is wrong, or finds it in another place
         return
     if size is None or size <= MOST_ON_CPU:
         return

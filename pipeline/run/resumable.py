@@ -1,9 +1,10 @@
-"""How a stage writes a partition: left as it is where it is there already, else gone on with, shard by shard.
+"""How a stage writes a partition: one that is there is left as it is, one that was begun is continued shard by shard.
 
-A stage says what it reads (`parents`), what decides its bytes (`key`), how a shard is made, and its statistics. All
-else is done here, for every stage alike: the comparison with what is there, the lock, the shards that an interrupted
-run has left, progress, the workers of a cluster, the commit and the report. This process alone writes to the store,
-whoever makes a shard, so a cluster changes nothing about checksums, manifests or what is done again after a failure.
+A stage says what it reads (`parents`), what decides its bytes (`key`), how a shard is made, and its statistics.
+Everything else is done here, in the same way for every stage: the comparison with what is there, the lock, keeping the
+shards of an interrupted run, progress, the workers of a cluster, the commit and the report. Only this process writes to
+the store, whoever makes a shard. So a cluster changes nothing about checksums, manifests or what is made again after a
+failure.
 """
 
 import time
@@ -29,9 +30,9 @@ class Work:
     rows: Sequence[int]
     build: Callable[[], ShardWork]
     statistics: Callable[[PartitionWriter], Mapping[str, Stat]] = lambda _: {}
-    """Figures over all shards, those that an interrupted run has made included."""
+    """Figures over all shards, including those that an interrupted run has made."""
     tokenizer: TokenizerInfo | None = None
-    """Which one made the token ids of the table, where it holds some that are new."""
+    """The tokenizer that made the token ids of the table, where the table holds some."""
     note: str = ""
     """A word beside the progress."""
     resumed: bool = True
@@ -54,7 +55,8 @@ class Stage:
     alike: Sequence[str] = ()
     """Fields in which the experiment's other generations of the table have to be made with the same values."""
     cut: str = ""
-    """How the rows are cut into shards. It names the shards together with the key, which would do for the rows."""
+    """How the rows are cut into shards. Shards of an interrupted run are kept only where they are cut in the same way;
+    a committed partition with the same key is left as it is, however it is cut."""
 
     @property
     def config_hash(self) -> str:
@@ -151,6 +153,6 @@ class EachBy:
 def whole(
     tables: Sequence[pa.Table], stats: Mapping[str, Stat] | None = None, tokenizer: TokenizerInfo | None = None
 ) -> Work:
-    """Work that is done: the tables of all shards are here, and no earlier run's take their place."""
+    """Work that is already done: `tables` are all shards. Shards of an interrupted run do not take their place."""
     rows = [table.num_rows for table in tables]
     return Work(rows, lambda: EachBy(tables.__getitem__), lambda _: stats or {}, tokenizer, resumed=False)

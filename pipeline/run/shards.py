@@ -9,7 +9,7 @@ from pipeline.config import Experiment
 from pipeline.store import Store
 
 Advance = Callable[[int], None]
-"""Told how many more rows of a shard are ready, by work that makes them one after another."""
+"""Called with the number of rows that are ready since the last call, by work that makes them one after another."""
 
 
 class ShardWork(Protocol):

@@ -71,7 +71,7 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
     tokenizer = load_tokenizer(folder)
     made_by = tokenizer_info(tokenizer)
     _check_teacher(store, experiment, config, generation, made_by)
-    # Before the prompts, which are written first.
+    # Here rather than in `run_stage`, because the prompts are written before the trajectories.
     check_alike(store, experiment, "rollouts", generation, DECIDES, replace)
     prompts = write_prompts(experiment, config, store, generation, tokenizer, context, replace)
     remedy = "Run the stage with --replace, so that the prompts are tokenized again"
@@ -158,7 +158,7 @@ class Sampler:
     ) -> None:
         store = open_store(root)
         self.experiment, self.config, self.generation = experiment, config, generation
-        # Found again here: on another machine its folder may be a copy elsewhere.
+        # Looked up again, since on another machine the policy may lie in another folder.
         served = isinstance(policy, ServedPolicy)
         self.policy = policy if served else behaviour_policy(store, experiment, config, generation)
         if not served:

@@ -88,7 +88,8 @@ class Files:
                 temp.replace(path)
 
     def _holds(self, path: str, data: bytes) -> bool:
-        """Whether what is there is ours: the answer to a put may be lost, and the client then puts a second time."""
+        """Whether the file that is there is the one just written: the client puts again when the answer to a put is
+        lost."""
         try:
             return self.read_bytes(path) == data
         except FileNotFoundError:

@@ -21,7 +21,7 @@ from pipeline.errors import StoreError
 from pipeline.store.files import Files
 
 _OWNER_ONLY = 0o600
-"""Whoever can open a file can lock it, for reading too: nobody else may keep the writers out."""
+"""Who can open a file, even for reading, can lock it: another user must not be able to keep the writers out."""
 LEASE_S = 300.0
 _SETTLE_S = 0.2
 
@@ -125,7 +125,7 @@ def _acquire(store: Files, folder: str, path: str, token: str) -> None:
                     f"then run this again (a lease that nobody renews ends in {left:.0f} s)"
                 ) from None
             store.write_atomic(path, _lease(token))
-            time.sleep(_SETTLE_S)  # of several that take it over at once, the last one has it
+            time.sleep(_SETTLE_S)  # where several take it over at once, the last one to write has it
         found = _read(store, path)
         if found and found["token"] == token:
             return
@@ -135,7 +135,7 @@ def _renew(store: Files, path: str, token: str, stop: threading.Event) -> None:
     while not stop.wait(LEASE_S / 3):
         found = _read(store, path)
         if found is None or found["token"] != token:
-            return  # taken over after a pause longer than the lease; the commit will say so
+            return  # another writer took the lease over after a long pause; the commit will say so
         store.write_atomic(path, _lease(token))
 
 

@@ -80,7 +80,7 @@ class Partition:
         return decode(self.store.read_checked(where, info.bytes, info.checksum), columns, where)
 
     def shard_path(self, index: int) -> str:
-        """Where shard `index` lies, or would."""
+        """Path of shard `index`, whether it is there or not."""
         return f"{self.path}/{shard_file(index)}"
 
     def iter_shards(self, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
@@ -179,7 +179,8 @@ class PartitionWriter:
             tokenizer=tokenizer,
             configuration=self.configuration,
         )
-        # Files of an interrupted run with more shards would look like rows to who reads the folder without manifest.
+        # An interrupted run may have left more shards: somebody who reads the folder without the manifest would take
+        # them for rows.
         self._remove("shard-", keep={shard.file for shard in manifest.shards})
         try:
             self.store.create(f"{self.partition.path}/{MANIFEST}", manifest.to_json().encode())
@@ -219,7 +220,8 @@ class PartitionWriter:
                 f"{self.partition.name} is already committed{made} ({there.config_hash}, now {self.config_hash}). Add "
                 "--replace to write it anew; the old one is kept beside it"
             )
-        # What is there decides, not what the manifest lists: either may be damaged, the reason for many a --replace.
+        # All files are kept, not only those that the manifest lists: a damaged manifest or shard is a usual reason for
+        # --replace.
         aside = f"{self.partition.path}.replaced-{checksum(self.store.read_bytes(where)).rpartition(':')[2][:12]}"
         names = [path.rsplit("/", 1)[-1] for path in self.store.files(self.partition.path)]
         files = [*(name for name in names if name.startswith("shard-")), MANIFEST]
@@ -247,5 +249,5 @@ def shard_file(index: int) -> str:
 
 @cache
 def code_version() -> str:
-    """Version of this package. Kept: every row of `rollouts` names it, and a look-up reads files."""
+    """Version of this package. It is cached, because every row of `rollouts` names it and a look-up reads files."""
     return importlib.metadata.version("tbrm")

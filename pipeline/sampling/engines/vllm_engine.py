@@ -57,7 +57,8 @@ class VllmEngine:
             for request in requests
         ]
         prompts = [{"prompt_token_ids": request.prompt_token_ids} for request in requests]
-        pause = in_own_process()  # which would begin with the first request while the others are on their way
+        # The core in a process of its own would begin with the first request while the others are still being sent.
+        pause = in_own_process()
         if pause:
             self.llm.sleep(level=0, mode="wait")
         self.llm.enqueue(prompts, parameters, use_tqdm=False, lora_request=self.adapter)
