@@ -46,8 +46,8 @@ def rollout_service(experiment: Experiment, store: Store) -> None:
     `tbrm run` does this by itself; beside `tbrm ui`, run this command on the machine where the stages run.
     """
     from pipeline.run.shards import root_for_workers
-    from pipeline.sampling.service.server import serve
-    from pipeline.sampling.service.socket import socket_path
+    from pipeline.sampling.engines.socket import socket_path
+    from pipeline.sampling.service import serve
 
     path = socket_path(root_for_workers(store), experiment.name)
     sys.stderr.write(f"rollout service of {experiment.name} at {path}\n")

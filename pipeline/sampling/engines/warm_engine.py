@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.sampling.engines.base import Request, Sample, Sampling
+from pipeline.sampling.engines.socket import Line
 from pipeline.sampling.engines.vllm_engine import VllmEngine
 from pipeline.sampling.engines.vllm_start import VllmStart
-from pipeline.sampling.service.socket import Line
 
 LOAD_S = 900.0
 """Seconds that a service may take to load weights, its own start included, before it counts as lost."""
