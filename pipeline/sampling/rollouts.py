@@ -34,7 +34,7 @@ from pipeline.run.shards import Advance, on_cluster, root_for_workers
 from pipeline.sampling.agreement import measure_agreement
 from pipeline.sampling.endpoint import endpoint_policy
 from pipeline.sampling.engines import Engine, Request, Sample, Sampling, choose_engine, context_length, load_engine
-from pipeline.sampling.engines.socket import socket_path
+from pipeline.sampling.engines.warm_engine import socket_path
 from pipeline.store import (
     SCHEMAS,
     Manifest,

@@ -1,32 +1,79 @@
-"""The client of a rollout service: a vLLM engine that outlives the stage, so that a generation pays no start-up.
+"""The engine of a rollout service: a vLLM engine that outlives the stage, so that a generation pays no start-up.
 
-Service and client talk in JSON lines over a Unix socket that only its user can reach. What is sampled does not depend
-on whether the engine is warm: the service runs the same engine on the same shards.
+Stage and service talk in JSON lines over a Unix socket that only its user can reach. What is sampled does not depend on
+whether the engine is warm: the service runs the same engine on the same shards.
 """
 
+import json
 import logging
-from collections.abc import Sequence
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from pipeline.errors import TbrmError
 from pipeline.sampling.engines.base import Request, Sample, Sampling
-from pipeline.sampling.engines.socket import Line
 from pipeline.sampling.engines.vllm_engine import VllmEngine
 from pipeline.sampling.engines.vllm_start import VllmStart
+from pipeline.store import text_hash
 
 LOAD_S = 900.0
 """Seconds that a service may take to load weights, its own start included, before it counts as lost."""
-# What an engine is started with. All else is said with each request, or is the stage's business.
+# The settings that an engine is started with. All others are sent with each request, or concern the stage alone.
 _ENGINE_SETTINGS = {
     *("gpu_memory_utilization", "cpu_kv_cache_gb", "prefix_caching", "eager"),
     *("tensor_parallel", "pipeline_parallel"),
 }
 
 
-class WarmEngine:
-    """See Engine. Samples through the service at a socket; without one, or when it is lost, through its own vLLM.
+def socket_path(root: str, experiment: str) -> Path:
+    """Where the service of an experiment listens. Raises TbrmError when the folder is not this user's own.
 
-    The stage's log says so then. An error that the service tells is raised: an engine here would fail too.
+    Not in the store: that may be a bucket, and the path of a socket has at most some hundred characters.
+    """
+    folder = Path(tempfile.gettempdir()) / f"tbrm-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise TbrmError(f"{folder} is not a folder that belongs to this user alone: remove it, or set TMPDIR")
+    return folder / f"{text_hash(json.dumps([root, experiment]))[:16]}.sock"
+
+
+class Line:
+    """A connection to the service: one JSON object a line, each with an answer. Raises OSError when it is lost."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(timeout_s)
+        self.socket.connect(str(path))
+        self.stream = self.socket.makefile("rwb")
+
+    def ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """The service's answer. Raises TbrmError with the error that it tells instead."""
+        self.stream.write(json.dumps(message).encode() + b"\n")
+        self.stream.flush()
+        line = self.stream.readline()
+        if not line.endswith(b"\n"):
+            raise ConnectionResetError("the rollout service closed the connection")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise TbrmError(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        """Hang up."""
+        self.stream.close()
+        self.socket.close()
+
+
+class WarmEngine:
+    """See Engine. Samples through the service at a socket, or through a vLLM of its own where no service answers.
+
+    The stage's log says so then. An error that the service reports is raised: a vLLM of our own would fail as well.
     """
 
     name = "vllm"
@@ -58,7 +105,7 @@ class WarmEngine:
         return self._own.generate(requests, sampling)
 
     def close(self) -> None:
-        """Leave the service its engine, without the GPU memory; end an engine of our own."""
+        """The service keeps its engine and gives the GPU memory back; an engine of our own is ended."""
         if self._line is not None:
             try:
                 self._line.ask({"op": "rest"})
