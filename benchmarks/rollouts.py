@@ -75,7 +75,7 @@ def stage(experiment: Experiment, store: Store) -> dict[str, float]:
     make, close = rollouts.Sampler.make, rollouts.Sampler.close
     for part, name in TIMED.items():
         setattr(rollouts, name, partial(timed, seconds, part, originals[name]))
-    rollouts.Sampler.make = lambda self, index: timed(seconds, "shards", make, self, index)
+    rollouts.Sampler.make = lambda self, *shard: timed(seconds, "shards", make, self, *shard)
     rollouts.Sampler.close = lambda self: timed(seconds, "engine_end", close, self)
     try:
         report = timed(seconds, "all", rollouts.run_rollouts, experiment, store, 0, replace=True)

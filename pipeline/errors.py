@@ -12,7 +12,7 @@ _OF_THE_DISK = frozenset(
 )
 _REMEDY = "Make room, or give this user the rights it needs there, and run the same again: what is finished is kept"
 _RUST = re.compile(r"\(os error (\d+)\)")
-"""How safetensors and tokenizers, which raise no OSError, end their words."""
+"""The end of a message of safetensors or tokenizers, which raise no OSError."""
 
 
 class TbrmError(Exception):
@@ -28,7 +28,7 @@ class StoreError(TbrmError):
 
 
 def disk_error(error: BaseException) -> TbrmError | None:
-    """What the disk or its owner refused, in words; None for any other error: that one is a mistake of the program.
+    """The error as one that the user can mend, where a disk is full or refuses access; None for any other error: a bug.
 
     Libraries wrap what the system said, or repeat its words: the chain of causes is looked through.
     """
@@ -45,7 +45,7 @@ def disk_error(error: BaseException) -> TbrmError | None:
 
 @contextmanager
 def written(path: Path) -> Generator[None]:
-    """While libraries write to `path`: TbrmError where the disk refuses it, whatever they make of that."""
+    """For a library that writes to `path`: TbrmError where the disk refuses it, whatever the library raises."""
     try:
         yield
     except Exception as error:

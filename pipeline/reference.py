@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import Experiment, stage_hash
-from pipeline.config.policy import HubModel, PolicyFolder, ServerModel, named_policy
+from pipeline.config.policy import HubModel, PolicyFolder, ReferenceConfig, ServerModel, named_policy
 from pipeline.errors import ConfigError
 from pipeline.policies.facts import refuse_large_on_cpu
 from pipeline.policies.load_save import device, load_model
@@ -26,15 +26,14 @@ from pipeline.policies.refs import (
     resolve_policy,
 )
 from pipeline.policies.tokenizer import check_ids, check_table
-from pipeline.run.configurations import check_alike, keep_configuration
-from pipeline.run.progress import track
 from pipeline.run.report import StageReport
-from pipeline.run.shards import root_for_workers, work_through
-from pipeline.store import SCHEMAS, Manifest, Store, open_store
+from pipeline.run.resumable import Stage, Work, run_stage
+from pipeline.run.shards import Advance, root_for_workers
+from pipeline.store import SCHEMAS, Manifest, PartitionWriter, Store, open_store
 
 REFERENCE_PARENT = "reference policy"
 """Parent of a `ref_logprobs` partition: the identity (`reference_id`) of the reference that scored it."""
-DECIDES = ("reference.policy", "reference.revision", "policy.dtype", "training.temperature")
+DECIDES = (*ReferenceConfig.alike_fields("reference"), "policy.dtype", "training.temperature")
 """Fields in which the generations of an experiment are alike."""
 _COLUMNS = ("trajectory_id", "prompt_token_ids", "response_token_ids", "response_mask")
 
@@ -61,29 +60,26 @@ def run_ref_logprobs(
     identity = _identity(policy.policy_id, temperature)
     if label is None and dataset != experiment.name:
         label = reference_label(identity)
-    partition = store.partition(dataset, f"ref_logprobs@{label}" if label else "ref_logprobs", generation)
-    config_hash = stage_hash(identity, experiment.policy.dtype, source.hash)
-    if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
-        return _report(manifest, started, skipped=True)
-    if dataset == experiment.name and label is None:
-        check_alike(store, experiment, "ref_logprobs", generation, DECIDES, replace, label_of_rows=True)
-    check_undamaged(policy)
-    check_table(source, policy_tokenizer(policy.path), f"the reference {policy.policy_id}")
-    parents = {rollouts.name: source.hash, REFERENCE_PARENT: identity}
-    with (
-        partition.writer(config_hash, parents, replace, keep_configuration(store, experiment)) as writer,
-        track(f"ref_logprobs[{generation}]", source.rows, "trajectories") as progress,
-    ):
-        todo = [index for index in range(len(source.shards)) if not writer.is_done(index)]
-        progress.advance(source.rows - sum(source.shards[index].rows for index in todo))
-        build = partial(_Scorer, experiment, root_for_workers(store), generation, dataset)
-        for index, scored in work_through(experiment, "ref_logprobs", build, todo):
-            writer.write(index, scored)
-            progress.advance(scored.num_rows)
-        stats = {"seconds": time.monotonic() - started, **_statistics(writer, len(source.shards))}
-        stats |= _behaviour_kl(experiment, source, stats["ref_logprob_sum_mean"])
-        manifest = writer.commit(len(source.shards), stats)
-    return _report(manifest, started, skipped=False)
+
+    def work() -> Work:
+        check_undamaged(policy)
+        check_table(source, policy_tokenizer(policy.path), f"the reference {policy.policy_id}")
+        return Work(
+            rows=[shard.rows for shard in source.shards],
+            build=partial(_Scorer, experiment, root_for_workers(store), generation, dataset),
+            statistics=lambda writer: _statistics(experiment, source, writer),
+        )
+
+    stage = Stage(
+        name="ref_logprobs",
+        partition=store.partition(dataset, f"ref_logprobs@{label}" if label else "ref_logprobs", generation),
+        key=stage_hash(identity, experiment.policy.dtype, source.hash),
+        parents={rollouts.name: source.hash, REFERENCE_PARENT: identity},
+        work=work,
+        unit="trajectories",
+        alike=DECIDES if dataset == experiment.name and label is None else (),
+    )
+    return run_stage(store, stage, experiment, replace, started)
 
 
 def reference_policy(store: Store, experiment: Experiment) -> PolicyRef:
@@ -122,7 +118,7 @@ def reference_label(identity: str) -> str:
 
 
 class _Scorer:
-    """π_ref at work on shards, on whichever machine: see `scale_out.ShardWork`."""
+    """π_ref at work on shards, on whichever machine: see `ShardWork`."""
 
     def __init__(self, experiment: Experiment, root: str, generation: int, dataset: str) -> None:
         store = open_store(root)
@@ -131,7 +127,8 @@ class _Scorer:
         self.rollouts = store.partition(dataset, "rollouts", generation)
         self.model: Any = load_model(self.policy.path, experiment.policy).to(device())
 
-    def make(self, index: int) -> pa.Table:
+    def make(self, index: int, advance: Advance) -> pa.Table:
+        del advance  # a shard is scored in packs, whose order is not that of its rows
         rows, experiment = self.rollouts.read_shard(index, _COLUMNS), self.experiment
         embedded = int(self.model.get_input_embeddings().weight.shape[0])
         check_ids(rows, embedded, self.rollouts.shard_path(index), f"the reference {self.policy.policy_id}")
@@ -168,12 +165,15 @@ def _score_shard(model: Any, policy: PolicyRef, rows: pa.Table, max_tokens: int,
     )
 
 
-def _statistics(writer: Any, shards: int) -> dict[str, float]:
-    sums = [writer.read(index, ["ref_logprob_sum", "ref_value_first"]) for index in range(shards)]
-    table = pa.concat_tables(sums)
+def _statistics(experiment: Experiment, rollouts: Manifest, writer: PartitionWriter) -> dict[str, float]:
+    """Figures over all shards, those of an earlier interrupted run included."""
+    shards = [writer.read(index, ["ref_logprob_sum", "ref_value_first"]) for index in range(len(rollouts.shards))]
+    table = pa.concat_tables(shards)
+    sum_mean = float(np.mean(table["ref_logprob_sum"].to_numpy()))
     return {
-        "ref_logprob_sum_mean": float(np.mean(table["ref_logprob_sum"].to_numpy())),
+        "ref_logprob_sum_mean": sum_mean,
         "ref_value_first_mean": float(np.mean(table["ref_value_first"].to_numpy())),
+        **_behaviour_kl(experiment, rollouts, sum_mean),
     }
 
 
@@ -189,15 +189,3 @@ def _behaviour_kl(experiment: Experiment, rollouts: Manifest, ref_logprob_sum_me
         return {}
     logprob_sum_mean = -float(stats["entropy_per_token"]) * float(stats["response_tokens"]) / rollouts.rows
     return {"behaviour_kl": logprob_sum_mean - ref_logprob_sum_mean}
-
-
-def _report(manifest: Manifest, started: float, skipped: bool) -> StageReport:
-    return StageReport(
-        "ref_logprobs",
-        manifest.dataset,
-        manifest.generation,
-        manifest.rows,
-        time.monotonic() - started,
-        skipped,
-        manifest.stats,
-    )

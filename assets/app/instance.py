@@ -12,7 +12,7 @@ from dagster import DagsterInstance
 
 from pipeline.errors import TbrmError
 from pipeline.store import Store
-from pipeline.store.lock import open_lock
+from pipeline.store.locks import open_lock
 
 POSTGRES_URL = "TBRM_POSTGRES_URL"
 _TABLES_LOCK = 0x7462726D

@@ -43,8 +43,8 @@ def _print(rows: Sequence[tuple[str, str, str, str, str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from pipeline.terminal.console import PlainConsole
-    from pipeline.terminal.text import visible
+    from pipeline.console import PlainConsole
+    from pipeline.terminal import visible
 
     table = Table("", "check", "found, and what to do", show_lines=False)
     for check, mark, colour, found, step in rows:

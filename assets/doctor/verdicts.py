@@ -6,7 +6,7 @@ from assets.doctor.gpus import Gpu, Gpus
 from assets.doctor.needs import GB, disk_bytes, training_memory
 from assets.doctor.row import Row
 from pipeline.config import Experiment
-from pipeline.config.launch import LaunchedStage
+from pipeline.config.cluster import LaunchedStage
 from pipeline.policies.facts import ModelFacts
 from pipeline.policies.load_save import MOST_ON_CPU
 from pipeline.sampling.engines.choice import vllm_samples

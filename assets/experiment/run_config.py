@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from pydantic import BaseModel
 
 from pipeline.config import Experiment
+from pipeline.config.cluster import LaunchConfig, RayConfig
 from pipeline.config.evaluation import EvaluationConfig, Protocol
-from pipeline.config.launch import LaunchConfig
 from pipeline.config.policy import PolicyConfig, ReferenceConfig, ServerModel, WarmStart, named_policy
 from pipeline.config.prompts import ArithmeticConfig, Columns, OverlapConfig, PromptsConfig, ReasoningGymConfig
-from pipeline.config.ray import RayConfig
 from pipeline.config.replay import Filters, LoggedSource, ReplayConfig
 from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardComponents, RewardsConfig
 from pipeline.config.rollouts import AgreementConfig, RolloutsConfig

@@ -12,7 +12,7 @@ from assets.processes.launcher import start_supervised
 from pipeline.config import Experiment
 from pipeline.errors import TbrmError
 from pipeline.run.shards import on_cluster, root_for_workers
-from pipeline.sampling.service.socket import Line, socket_path
+from pipeline.sampling.engines.warm_engine import Line, socket_path
 from pipeline.store import Store
 
 _GRACE_S = 5.0

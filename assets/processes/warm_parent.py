@@ -24,14 +24,13 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from setproctitle import setproctitle
 
 from assets.processes.supervisor import supervise
-from pipeline.cli.main import GROUP
+from pipeline.cli.main import load_command
 
 STARTED = b"+"
 """Says that the stage is under way: from here on only its exit status follows."""
@@ -130,9 +129,8 @@ def _import_all() -> None:
     load_deepspeed()
     for module in _IMPORTED:
         importlib.import_module(module)
-    for command in entry_points(group=GROUP):
-        if command.name in _COMMANDS:
-            command.load()
+    for name in _COMMANDS:
+        load_command(name)
 
 
 def _sees_an_accelerator() -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from evals.benchmarks.types import Row
 from pipeline.errors import TbrmError
 from pipeline.prompts import Problem
-from pipeline.prompts.json_lines import json_lines
+from pipeline.prompts.files import json_lines
 
 
 def read_jsonl(path: Path, name: str) -> list[Problem]:

@@ -24,7 +24,7 @@ from evals.run.scores import read_scores
 from pipeline.config import Experiment
 from pipeline.errors import TbrmError
 from pipeline.store import Store
-from pipeline.terminal.text import visible
+from pipeline.terminal import visible
 
 
 def write_report(experiment: Experiment, store: Store, out: Path) -> Path:

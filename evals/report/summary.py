@@ -10,8 +10,8 @@ from rich.table import Table
 from evals.report.history import STAGES, GenerationRecord, read_history
 from evals.statistics.intervals import Interval
 from pipeline.config import Experiment
+from pipeline.console import PlainConsole
 from pipeline.store import Store
-from pipeline.terminal.console import PlainConsole
 
 PICTURE = "curves.png"
 

@@ -12,8 +12,8 @@ from evals.report.paper import COLUMNS, TABLE_1
 from evals.run.scores import Scores
 from evals.statistics.compare import Comparison
 from evals.statistics.metrics import summarize
-from pipeline.terminal.console import PlainConsole
-from pipeline.terminal.text import visible
+from pipeline.console import PlainConsole
+from pipeline.terminal import visible
 
 
 def print_scores(scores: Sequence[Scores]) -> None:

@@ -15,8 +15,8 @@ from evals.run.plan import Entry, Setting
 from evals.run.targets import Target
 from pipeline.policies.refs import Acting
 from pipeline.prompts import Problem
-from pipeline.run.progress import track
-from pipeline.store import SCHEMAS, Manifest, Partition, Store, seed_of
+from pipeline.run.resumable import EachBy, Stage, Work, write_partition
+from pipeline.store import SCHEMAS, Manifest, Partition, Stat, Store, seed_of
 
 
 class Sampler:
@@ -75,25 +75,26 @@ def write_responses(
     """The responses of one entry, generated where they are missing. A killed run goes on at the first missing shard."""
     key = entry.key(target.policy.policy_id, setting)
     partition = target.responses(store, entry.name, key)
-    if partition.is_committed() and (manifest := partition.manifest()).config_hash.startswith(key):
-        return partition, manifest
     started = time.monotonic()
     samples = entry.protocol.samples
     size = max(1, setting.evaluation.responses_per_shard // samples)
     shards = [entry.problems[start : start + size] for start in range(0, len(entry.problems), size)]
-    parents = {f"{target.dataset}/policy/generation={target.generation:04d}": target.policy.policy_id}
-    with (
-        partition.writer(f"{key}-{size}", parents) as writer,
-        track(f"{entry.name}[{target.generation}]", len(entry.problems) * samples, "responses") as progress,
-    ):
-        for index, problems in enumerate(shards):
-            if not writer.is_done(index):
-                writer.write(index, sampler.sample(entry, problems))
-            progress.advance(len(problems) * samples)
-        stats = {
-            "protocol": json.dumps(asdict(entry.protocol), sort_keys=True),
-            "problems_hash": entry.problems_hash,
-            "policy": target.policy.path,
-            "seconds": time.monotonic() - started,
-        }
-        return partition, writer.commit(len(shards), stats)
+    stats: dict[str, Stat] = {
+        "protocol": json.dumps(asdict(entry.protocol), sort_keys=True),
+        "problems_hash": entry.problems_hash,
+        "policy": target.policy.path,
+    }
+    stage = Stage(
+        name=entry.name,
+        partition=partition,
+        key=key,
+        cut=str(size),
+        parents={f"{target.dataset}/policy/generation={target.generation:04d}": target.policy.policy_id},
+        work=lambda: Work(
+            rows=[len(problems) * samples for problems in shards],
+            build=lambda: EachBy(lambda index: sampler.sample(entry, shards[index])),
+            statistics=lambda _: stats,
+        ),
+        unit="responses",
+    )
+    return partition, write_partition(store, stage, None, started=started)[0]

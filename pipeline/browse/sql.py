@@ -134,7 +134,7 @@ def _view(
 
 
 def _address(store: Store, path: str) -> str:
-    """What DuckDB calls a file of the store: with the protocol, where it is no local one."""
+    """The name of a file of the store for DuckDB: with its protocol, unless it is a local file."""
     return path if store.is_local else store.fs.unstrip_protocol(path)
 
 

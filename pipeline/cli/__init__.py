@@ -1,1 +1,1 @@
-"""The `tbrm` command, one module a command."""
+"""The `tbrm` command, and those of its subcommands that belong to the data plane."""

@@ -13,7 +13,7 @@ from pipeline.config.prompts import Columns
 from pipeline.errors import ConfigError
 from pipeline.prompts.problem import Problem
 from pipeline.store import Store
-from pipeline.terminal.text import visible
+from pipeline.terminal import visible
 
 
 @click.command()

@@ -1,32 +1,61 @@
-"""The `tbrm` command. Rooms contribute commands through the entry-point group `tbrm.commands`, loaded when called."""
+"""The `tbrm` command. It knows its subcommands by name, and imports one only when that is called or described."""
 
+import importlib
 import sys
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import click
 
 from pipeline.errors import TbrmError, disk_error
 from pipeline.run.threads import settle
-from pipeline.terminal.text import visible
+from pipeline.terminal import visible
 
-GROUP = "tbrm.commands"
+COMMANDS = {
+    "base-policy": "trainer.stages.base_policy:base_policy",
+    "benchmarks": "evals.cli:benchmarks",
+    "compare": "evals.cli:compare",
+    "config": "pipeline.cli.config:config",
+    "contamination": "pipeline.cli.contamination:contamination",
+    "diagnostics": "trainer.diagnostics.cli:diagnostics",
+    "doctor": "assets.doctor.command:doctor",
+    "evaluate": "evals.cli:evaluate",
+    "grade": "pipeline.cli.grade:grade",
+    "import": "pipeline.cli.import_logged:import_logged",
+    "inspect": "pipeline.cli.browse:inspect",
+    "leaderboard": "evals.cli:leaderboard",
+    "lineage": "pipeline.cli.browse:lineage",
+    "logged-labels": "pipeline.cli.stages:logged_labels",
+    "patterns": "evals.report.cli:patterns",
+    "ref-logprobs": "pipeline.cli.stages:ref_logprobs",
+    "regrade": "evals.cli:regrade",
+    "report": "evals.report.cli:report",
+    "rewards": "pipeline.cli.rewards:rewards",
+    "rollout-service": "pipeline.cli.stages:rollout_service",
+    "rollouts": "pipeline.cli.stages:rollouts",
+    "run": "assets.app.cli:run",
+    "show": "pipeline.cli.browse:show",
+    "sql": "pipeline.cli.browse:sql",
+    "study": "assets.studies.cli:study",
+    "train": "trainer.stages.cli:train",
+    "ui": "assets.app.cli:ui",
+}
+"""Where each command is: `module:function`. Names, not imports: commands of the rooms above stand here too."""
 EXIT_USER_ERROR = 1
 
 
+def load_command(name: str) -> click.Command:
+    """Import a command."""
+    module, _, function = COMMANDS[name].partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
 class _LazyGroup(click.Group):
-    """Knows its commands by name, imports one only to run it or to show its help line."""
-
-    def _found(self) -> dict[str, EntryPoint]:
-        return {entry.name: entry for entry in entry_points(group=GROUP)}
-
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(self._found())
+        return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = self._found().get(cmd_name)
-        return entry.load() if entry else None
+        return load_command(cmd_name) if cmd_name in COMMANDS else None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

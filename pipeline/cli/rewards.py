@@ -5,12 +5,19 @@ from collections.abc import Sequence
 
 import click
 
-from pipeline.cli.labelling import labelling_options, places, print_reports
-from pipeline.cli.options import json_option, replace_option, set_option, store_options
+from pipeline.cli.options import (
+    json_option,
+    labelling_options,
+    places,
+    print_reports,
+    replace_option,
+    set_option,
+    store_options,
+)
 from pipeline.config import load_experiment
 from pipeline.run.report import StageReport
 from pipeline.store import Store
-from pipeline.terminal.text import visible
+from pipeline.terminal import visible
 
 
 @click.group(invoke_without_command=True)

@@ -1,9 +1,19 @@
-"""The sampling and scoring stages as commands."""
+"""The sampling and scoring stages as commands, and the engine that may stay warm between them."""
+
+import sys
 
 import click
 
-from pipeline.cli.labelling import labelling_options, places, print_reports
-from pipeline.cli.options import experiment_options, generation_option, json_option, print_report, replace_option
+from pipeline.cli.options import (
+    experiment_options,
+    generation_option,
+    json_option,
+    labelling_options,
+    places,
+    print_report,
+    print_reports,
+    replace_option,
+)
 from pipeline.config import Experiment, changed_experiment
 from pipeline.run.report import StageReport
 from pipeline.store import Store
@@ -26,6 +36,22 @@ def rollouts(
     if engine and experiment.rollouts:
         experiment = changed_experiment(experiment, [f"rollouts.engine={engine}"])
     return print_report(run_rollouts(experiment, store, generation, replace), as_json)
+
+
+@click.command("rollout-service")
+@experiment_options
+def rollout_service(experiment: Experiment, store: Store) -> None:
+    """Keep one vLLM engine for all generations of an experiment with `rollouts.warm`, until this command is ended.
+
+    `tbrm run` does this by itself; beside `tbrm ui`, run this command on the machine where the stages run.
+    """
+    from pipeline.run.shards import root_for_workers
+    from pipeline.sampling.engines.warm_engine import socket_path
+    from pipeline.sampling.service import serve
+
+    path = socket_path(root_for_workers(store), experiment.name)
+    sys.stderr.write(f"rollout service of {experiment.name} at {path}\n")
+    serve(path)
 
 
 @click.command("logged-labels")

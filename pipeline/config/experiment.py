@@ -5,11 +5,10 @@ import re
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.config.base import Config
+from pipeline.config.cluster import LaunchConfig, RayConfig
 from pipeline.config.evaluation import EvaluationConfig
-from pipeline.config.launch import LaunchConfig
 from pipeline.config.policy import PolicyConfig, ReferenceConfig, ServerModel, named_policy
 from pipeline.config.prompts import PromptsConfig
-from pipeline.config.ray import RayConfig
 from pipeline.config.replay import ReplayConfig
 from pipeline.config.rewards import RewardsConfig
 from pipeline.config.rollouts import RolloutsConfig

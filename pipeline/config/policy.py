@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.config.base import Config
+from pipeline.config.base import Config, DecidesByContent, DecidesNothing
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class PolicyConfig(Config):
     """Commit of the hub repository; pin it, so that the run can be repeated."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Type in which the model is sampled, scored and trained. The trainer keeps fp32 master weights."""
-    attention: Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3"] = "auto"
+    attention: DecidesNothing[Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3"]] = "auto"
     """Attention of scoring and training: `auto` is flash-attention where it is installed with a GPU, else sdpa."""
     warm_start: WarmStart | None = None
     """Imitate logged trajectories first. None: policy[0] is the base model."""
@@ -79,9 +79,9 @@ class PolicyConfig(Config):
 class ReferenceConfig(Config):
     """The reference policy π_ref whose log-probs enter R_β (Eq. 1)."""
 
-    policy: str = "base"
+    policy: DecidesByContent[str] = "base"
     """`base` is policy[0] of this experiment; otherwise a Hugging Face folder or hub id."""
-    revision: str | None = None
+    revision: DecidesByContent[str | None] = None
     """Commit of the hub repository."""
-    max_tokens: int = Field(default=16_384, gt=0)
+    max_tokens: DecidesNothing[int] = Field(default=16_384, gt=0)
     """Tokens scored in one forward pass."""

@@ -6,14 +6,10 @@ from typing import Self
 
 from pydantic import Field, field_validator
 
-from pipeline.config.base import Config
+from pipeline.config.base import Config, DecidesNothing
 from pipeline.config.reasoning_gym import refusal
 
 BUILTIN_VERIFIERS = ("math_verify", "exact_integer", "multiple_choice", "r1_format", "reasoning_gym", "plain")
-_DECIDE_NOTHING = (
-    *("workers", "batch", "max_undecided_share", "audit_sample"),
-    *("user_verifiers", "row_verifiers", "reasoning_gym_tasks"),
-)
 USER_VERIFIER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -46,11 +42,11 @@ class RewardsConfig(Config):
     verifier: str = "math_verify"
     """Used for prompts that name none: math_verify, exact_integer, multiple_choice, r1_format, reasoning_gym, plain, or
     your own function as `package.module:function`."""
-    user_verifiers: tuple[str, ...] = ()
+    user_verifiers: DecidesNothing[tuple[str, ...]] = ()
     """Further `package.module:function` that rows may name. Code that is named in data only is never imported."""
-    row_verifiers: tuple[str, ...] = ()
+    row_verifiers: DecidesNothing[tuple[str, ...]] = ()
     """Built-in verifiers that rows may name besides `verifier`. A row that names another one is refused."""
-    reasoning_gym_tasks: tuple[str, ...] = ()
+    reasoning_gym_tasks: DecidesNothing[tuple[str, ...]] = ()
     """Tasks of reasoning-gym that rows may name in `extra.task`, besides those of `prompts.reasoning_gym.tasks`."""
     tasks_whose_scorer_runs_answers_as_code: tuple[str, ...] = ()
     """Tasks of reasoning-gym to grade by the package's own scorer although it RUNS THE ANSWER OR THE ROW AS PYTHON:
@@ -68,15 +64,15 @@ class RewardsConfig(Config):
     timeout_reward: float = 0.0
     """Reward of a response without a verdict (timeout, memory, error). The default is that of a wrong answer: a policy
     must gain nothing by writing what cannot be checked, and lose nothing more than by being wrong."""
-    max_undecided_share: float = Field(default=0.02, ge=0, le=1)
+    max_undecided_share: DecidesNothing[float] = Field(default=0.02, ge=0, le=1)
     """Share of responses without a verdict above which the generation's check warns."""
     token_rewards: bool = False
     """Give the verifier `extra["response_token_ids"]` and store the per-token rewards it returns (BRM uses them)."""
-    audit_sample: int = Field(default=200, ge=0)
+    audit_sample: DecidesNothing[int] = Field(default=200, ge=0)
     """Responses of each generation that are graded by a second method as well; the share of disagreement is stored."""
-    workers: int = Field(default=0, ge=0)
+    workers: DecidesNothing[int] = Field(default=0, ge=0)
     """Verifier processes. 0: one for each processor core this process may use."""
-    batch: int = Field(default=32, gt=0)
+    batch: DecidesNothing[int] = Field(default=32, gt=0)
     """Responses sent to a worker at a time. A batch that is killed is graded again one by one."""
 
     @field_validator("verifier")
@@ -127,12 +123,3 @@ class RewardsConfig(Config):
         return self.model_copy(
             update={"row_verifiers": tuple(sorted(named)), "reasoning_gym_tasks": tuple(sorted(gradable))}
         )
-
-    def deciding(self) -> dict[str, object]:
-        """The fields that decide labels, for the stage hash; worker counts and what rows may name do not."""
-        return self.model_dump(mode="json", include=set(self.deciding_fields()))
-
-    @classmethod
-    def deciding_fields(cls) -> list[str]:
-        """Names of the fields that decide labels."""
-        return [name for name in cls.model_fields if name not in _DECIDE_NOTHING]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.base import Config
+from pipeline.config.base import Config, DecidesByContent, DecidesNothing, DecidesOneGeneration
 from pipeline.config.policy import ServerModel, named_policy
 
 
@@ -24,26 +24,26 @@ class AgreementConfig(Config):
 class EngineConfig(Config):
     """How an engine runs, whoever acts in it: sampling and evaluation share it."""
 
-    engine: Literal["auto", "transformers", "vllm"] = "auto"
+    engine: DecidesOneGeneration[Literal["auto", "transformers", "vllm"]] = "auto"
     """`auto` takes vLLM where it is installed and the model is large enough to pay for its start-up."""
-    batch_size: int = Field(default=256, gt=0)
+    batch_size: DecidesNothing[int] = Field(default=256, gt=0)
     """Sequences decoded together by the transformers engine, or asked of a server at once; vLLM batches by itself."""
-    auto_min_parameters: int = Field(default=50_000_000, ge=0)
+    auto_min_parameters: DecidesNothing[int] = Field(default=50_000_000, ge=0)
     """Parameters from which `auto` takes vLLM: below, its start-up costs more than its speed gives back."""
-    max_model_len: int | None = Field(default=None, gt=0)
+    max_model_len: DecidesOneGeneration[int | None] = Field(default=None, gt=0)
     """Longest prompt and response together (vLLM). None: what the model allows, at most `prompts.max_prompt_tokens` +
     `max_tokens`, so that its memory goes to sequences that can occur."""
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    gpu_memory_utilization: DecidesNothing[float] = Field(default=0.9, gt=0, le=1)
     """Share of GPU memory that vLLM takes."""
-    cpu_kv_cache_gb: float = Field(default=1.0, gt=0)
+    cpu_kv_cache_gb: DecidesNothing[float] = Field(default=1.0, gt=0)
     """Memory of vLLM's key-value cache where there is no GPU."""
-    prefix_caching: bool = True
+    prefix_caching: DecidesNothing[bool] = True
     """Compute the prompt once for its `n` responses (vLLM)."""
-    eager: bool = False
+    eager: DecidesNothing[bool] = False
     """Skip vLLM's compilation and CUDA graphs: a faster start, slower decoding. Always so without a GPU."""
-    tensor_parallel: int = Field(default=1, gt=0)
+    tensor_parallel: DecidesNothing[int] = Field(default=1, gt=0)
     """GPUs that each layer of one copy of the model is split over (vLLM)."""
-    pipeline_parallel: int = Field(default=1, gt=0)
+    pipeline_parallel: DecidesNothing[int] = Field(default=1, gt=0)
     """Groups of layers on GPUs of their own (vLLM). Several copies of the model (data parallelism) are
     `ray.workers`."""
 
@@ -54,7 +54,7 @@ class RolloutsConfig(EngineConfig):
     policy: str | None = None
     """Sample from this Hugging Face folder or hub id instead of policy[g] (a teacher, an older generation), or from an
     OpenAI-compatible server: `http://host:8000/v1#model`. It must share the experiment's tokenizer."""
-    adapter: str | None = None
+    adapter: DecidesByContent[str | None] = None
     """Folder of a LoRA adapter that vLLM serves on top of the policy; its hash becomes part of the policy's id."""
     n: int = Field(default=1, gt=0)
     """Responses to each prompt."""
@@ -68,12 +68,13 @@ class RolloutsConfig(EngineConfig):
     """Longest response in tokens; it also ends where the model's context does."""
     stop: tuple[str, ...] = ()
     """Texts that end a response, beside the end-of-sequence tokens; they stay part of it (vLLM and servers)."""
-    prompts_per_shard: int = Field(default=1_024, gt=0)
+    prompts_per_shard: DecidesNothing[int] = Field(default=1_024, gt=0)
     """Prompts in one shard: what a killed stage repeats at most, and what vLLM batches together."""
-    warm: bool = False
+    # It decides the table of prompts, whose hash it is part of; the trajectories follow that table's shards.
+    warm: DecidesNothing[bool] = False
     """`tbrm run` keeps one vLLM engine for the whole experiment, which takes each generation's weights in place: for
     many small generations, where starting it takes longer than sampling. Elsewhere: `tbrm rollout-service`."""
-    agreement: AgreementConfig = AgreementConfig()
+    agreement: DecidesNothing[AgreementConfig] = AgreementConfig()
 
     @property
     def endpoint(self) -> bool:

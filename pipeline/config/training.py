@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config.base import Config
+from pipeline.config.base import Config, DecidesNothing
 
 ObjectiveName = Literal[
     "tbrm",
@@ -156,52 +156,52 @@ class TrainingConfig(Config):
     scores alike. Use the sampling temperature or 1. Objectives with behaviour log-probs, which engines store at 1, need
     1."""
 
-    micro_batch_tokens: int = Field(default=16_384, gt=0)
+    micro_batch_tokens: DecidesNothing[int] = Field(default=16_384, gt=0)
     """Tokens of one packed forward and backward pass of one process. Lower it when the GPU runs out of memory."""
-    head_chunk_tokens: int = Field(default=1_024, gt=0)
+    head_chunk_tokens: DecidesNothing[int] = Field(default=1_024, gt=0)
     """Response tokens whose logits exist at one time. Lower it when the vocabulary is large and memory short."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: DecidesNothing[bool] = False
     """Recompute layer activations in the backward pass: about a third more time for much less memory."""
-    zero_stage: Literal[0, 1, 2, 3] = 1
+    zero_stage: DecidesNothing[Literal[0, 1, 2, 3]] = 1
     """What DeepSpeed splits between processes: 1 optimizer state, 2 gradients too, 3 weights too. 0 is for float32
     policies: DeepSpeed keeps no fp32 master weights then."""
-    offload: Literal["none", "optimizer", "all"] = "none"
+    offload: DecidesNothing[Literal["none", "optimizer", "all"]] = "none"
     """Keep the optimizer state (`optimizer`), or the weights too (`all`, ZeRO 3 only), in CPU memory."""
-    processes: int = Field(default=1, gt=0)
+    processes: DecidesNothing[int] = Field(default=1, gt=0)
     """Processes on each machine, one for each GPU."""
-    sequence_parallel: int = Field(default=1, gt=0)
+    sequence_parallel: DecidesNothing[int] = Field(default=1, gt=0)
     """Processes that share the tokens of one pack (DeepSpeed-Ulysses), for responses that do not fit one GPU. It must
     divide the processes and the model's heads; not for objectives with a critic."""
-    machines: int = Field(default=1, gt=0)
+    machines: DecidesNothing[int] = Field(default=1, gt=0)
     """Machines that train together, `processes` on each, with one torchrun agent a machine. They share the file system
     of the store, or of this user's cache of an object store."""
-    machines_by: Literal["slurm", "ray"] = "slurm"
+    machines_by: DecidesNothing[Literal["slurm", "ray"]] = "slurm"
     """Who starts the agents: `srun` on the nodes of the stage's Slurm job, or the Ray cluster that this machine is part
     of (extra `ray`)."""
     lora: LoraConfig | None = None
     """Train low-rank adapters only, in the warm start too. None: all weights."""
 
-    checkpoint_every: int = Field(default=50, gt=0)
+    checkpoint_every: DecidesNothing[int] = Field(default=50, gt=0)
     """Updates between checkpoints; a killed job repeats at most this many."""
-    keep_checkpoints: int = Field(default=2, gt=0)
+    keep_checkpoints: DecidesNothing[int] = Field(default=2, gt=0)
     """Newest checkpoints kept while the job runs."""
-    stop_grace_s: float = Field(default=300.0, gt=0)
+    stop_grace_s: DecidesNothing[float] = Field(default=300.0, gt=0)
     """Seconds that a training which is stopped from outside gets to end its update and save a checkpoint, before it is
     killed. That of a bfloat16 model has 14 bytes a parameter: 22 GB of 1.5B, written once and read for its hash."""
-    collective_timeout_s: float = Field(default=3_600.0, gt=0)
+    collective_timeout_s: DecidesNothing[float] = Field(default=3_600.0, gt=0)
     """Seconds that processes wait for each other before they count as lost: rank 0 hashes a checkpoint meanwhile."""
-    max_residual: float = Field(default=1e6, gt=0)
+    max_residual: DecidesNothing[float] = Field(default=1e6, gt=0)
     """Divergence guard: a batch whose mean absolute residual is above this, or not a number, stops the job."""
-    diagnostics_sample: int = Field(default=128, ge=0)
+    diagnostics_sample: DecidesNothing[int] = Field(default=128, ge=0)
     """Trajectories of each source and generation lag, drawn by the seed, that are scored once before the first update
     for the off-policy diagnostics. 0: none are made."""
-    control_every: int = Field(default=8, ge=0)
+    control_every: DecidesNothing[int] = Field(default=8, ge=0)
     """Updates from one measurement of `control_cosine` to the next: the cosine of the update's gradient with that of
     `filtered_imitation` on the same responses. Near 1 the objective does no more than clone rewarded responses. It
     needs memory for two more gradients; 0: never. Not measured at `zero_stage: 3` or with `sequence_parallel`."""
-    control_sample: int = Field(default=32, gt=0)
+    control_sample: DecidesNothing[int] = Field(default=32, gt=0)
     """Trajectories of the batch that `control_cosine` is measured on."""
-    monitor: MonitorConfig = MonitorConfig()
+    monitor: DecidesNothing[MonitorConfig] = MonitorConfig()
     """Further places for the metrics; all off."""
 
     @model_validator(mode="after")

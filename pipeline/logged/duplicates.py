@@ -13,7 +13,7 @@ _RECENT = 2**16
 
 
 class Seen:
-    """A set of 64-bit hashes: the last ones as they come, those before as a few sorted arrays of growing size."""
+    """A set of 64-bit hashes: the newest in a set of Python, the older ones in a few sorted arrays of growing size."""
 
     def __init__(self) -> None:
         self._recent: set[int] = set()

@@ -6,8 +6,12 @@ the first missing shard, and what is wrong with a row changes no other shard.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from itertools import islice
+from typing import Self
+
+import pyarrow as pa
 
 from pipeline.config import stage_hash
 from pipeline.config.replay import LOGGED_NAME
@@ -16,12 +20,12 @@ from pipeline.logged.reader_process import Reader, reader
 from pipeline.logged.rows import file_digest, find_files
 from pipeline.logged.settings import SHARD_BYTES, ImportSettings, ReadingPlan
 from pipeline.logged.summary import ImportReport, Summary
-from pipeline.logged.writers import TableWriters
 from pipeline.run.progress import track
-from pipeline.store import Store, TokenizerInfo
+from pipeline.store import PartitionWriter, Stat, Store, TokenizerInfo
 
 __all__ = ["ImportSettings", "run_import"]
 
+_COMMIT_ORDER = ("prompts", "quarantine", "rollouts", "rewards")
 _HOPELESS_ROWS = 100_000
 """An import whose rows are mostly bad is stopped when so many of them are, and not only at its end."""
 
@@ -58,7 +62,7 @@ def _config_hash(settings: ImportSettings, parents: Mapping[str, str], plan: Rea
 
 
 def _write_shards(
-    log: Reader, settings: ImportSettings, plan: ReadingPlan, writers: TableWriters
+    log: Reader, settings: ImportSettings, plan: ReadingPlan, writers: "TableWriters"
 ) -> tuple[int, Summary]:
     """Write every missing shard; returns how many there are, and what they hold."""
     summary = Summary(plan.wants_reward)
@@ -79,7 +83,7 @@ def _write_shards(
     return shards, summary
 
 
-def _stop_if_too_bad(summary: Summary, shards: int, writers: TableWriters, settings: ImportSettings) -> None:
+def _stop_if_too_bad(summary: Summary, shards: int, writers: "TableWriters", settings: ImportSettings) -> None:
     bad, rows = summary.bad_rows, summary.rows
     if summary.trajectories and bad <= settings.max_bad_share * rows:
         return
@@ -90,3 +94,64 @@ def _stop_if_too_bad(summary: Summary, shards: int, writers: TableWriters, setti
         f"{bad} of {rows} rows are bad ({bad / max(rows, 1):.1%}, --max-bad-share is {settings.max_bad_share:.1%}); "
         "nothing was committed. The first ones:\n" + "\n".join(lines)
     )
+
+
+class TableWriters:
+    """Shards of several tables of one partition. A table that a killed import had committed already is only read."""
+
+    def __init__(
+        self,
+        store: Store,
+        dataset: str,
+        generation: int,
+        tables: Sequence[str],
+        config_hash: str,
+        parents: Mapping[str, str],
+        replace: bool,
+    ) -> None:
+        self._partitions = {t: store.partition(dataset, t, generation) for t in _COMMIT_ORDER if t in tables}
+        self._config_hash, self._parents, self._replace = config_hash, parents, replace
+        self._open: dict[str, PartitionWriter] = {}
+        self._held = ExitStack()
+        self.all_committed_before = False
+
+    def __enter__(self) -> Self:
+        committed = [name for name, p in self._partitions.items() if p.is_committed() and not self._replace]
+        same = [name for name in committed if self._partitions[name].manifest().config_hash == self._config_hash]
+        self.all_committed_before = len(same) == len(self._partitions)
+        with ExitStack() as opened:
+            for name, partition in self._partitions.items():
+                if name not in same:
+                    writer = partition.writer(self._config_hash, self._parents, self._replace)
+                    self._open[name] = opened.enter_context(writer)
+            self._held = opened.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._held.close()
+
+    @property
+    def all_committed(self) -> bool:
+        return not self._open
+
+    def is_done(self, index: int) -> bool:
+        """Whether every table has shard `index`."""
+        return all(writer.is_done(index) for writer in self._open.values())
+
+    def write(self, index: int, tables: Mapping[str, pa.Table]) -> None:
+        for name, writer in self._open.items():
+            writer.write(index, tables[name])
+
+    def read(self, table: str, index: int, columns: Sequence[str] | None) -> pa.Table:
+        if table in self._open:
+            return self._open[table].read(index, columns)
+        return self._partitions[table].read_shard(index, columns)
+
+    def commit(self, shards: int, stats: Mapping[str, Stat], tokenizer: TokenizerInfo) -> None:
+        """Commit table by table. The rewards name the rollouts they belong to, so they come last."""
+        for name, writer in self._open.items():
+            if name == "rewards":
+                rollouts = self._partitions["rollouts"]
+                writer.parents = {**writer.parents, rollouts.name: rollouts.manifest().hash}
+            ids = tokenizer if name in ("prompts", "rollouts") else None
+            writer.commit(shards, stats if name == "rollouts" else None, ids)

@@ -59,7 +59,8 @@ class Reading:
         self._limited, self._start = limited, _data_bytes()
 
     def limit_memory(self) -> None:
-        """What was seen is 8 bytes a row, and some 24 for a moment when it grows; all else has a limit."""
+        """Memory for the rows that were seen: 8 bytes a row, and some 24 while that grows. All else has a limit of its
+        own."""
         if self._limited and _LINUX:
             most = self._start + memory_limit(self.settings.max_row_bytes) + 4 * self.seen.nbytes
             resource.setrlimit(resource.RLIMIT_DATA, (most, resource.RLIM_INFINITY))
@@ -72,7 +73,7 @@ class Reading:
         return json.loads(self.connection.recv_bytes())
 
     def at(self, where: str) -> None:
-        """Tell the importer what is being read: its error names that, if this process does not live to."""
+        """Tell the importer what is being read: where this process dies over it, the error names it."""
         self.where = where
         self.send("at", where=where)
 
@@ -241,9 +242,9 @@ def _data_bytes() -> int:
 
 
 def serve(connection: Connection, asked: Mapping[str, Any], limited: bool) -> None:
-    """Read the files of one import; `limited`: this process is there for nothing else, and its memory is limited.
+    """Read the files of one import, and tell the importer how that ended.
 
-    How it ended, the importer is told.
+    `limited`: the memory of this process is limited, as it is there for nothing else.
     """
     settings = ImportSettings.from_json(asked["settings"])
     reading: Reading | None = None

@@ -150,7 +150,7 @@ def _listed(path: Path, names: Callable[[Any], list[Any]]) -> list[str]:
 
 
 def _refuse_links_outside(folder: Path, files: Sequence[Path]) -> None:
-    """Whoever wrote a folder chooses what lies in it, not what else of this machine is read.
+    """A stranger who wrote a folder chooses what lies in it, but must not choose what else of this machine is read.
 
     Raises TbrmError for a file that is a link out of `folder`, or lies in one.
     """

@@ -11,7 +11,6 @@ from pipeline.config import Experiment, stage_hash
 from pipeline.errors import StoreError, TbrmError
 from pipeline.policies.tokenizer import tokenizer_info
 from pipeline.prompts import Problem, load_problems, prompt_row
-from pipeline.prompts.arithmetic import wrong_sum
 from pipeline.store import SCHEMAS, Manifest, Store, code_version, seed_of, trajectory_id
 
 _PER_SHARD = 8_192
@@ -76,8 +75,15 @@ def write_behaviour_log(
         return rollout_writer.commit(len(shards), {"behaviour_policy": behaviour, "tokens": tokens}, made_by)
 
 
+def wrong_sum(question: str) -> str:
+    """The sum with the carry wrong: without the ten carried over from the units, or with one where none is due."""
+    a, b = (int(number) for number in question.removesuffix("=").split("+"))
+    return str(a + b - 10 if a % 10 + b % 10 >= 10 else a + b + 10)
+
+
 def _answers_of_others(problems: Sequence[Problem]) -> Mistake:
-    """A mistake is the answer to another problem of the same source, drawn as often as it is one."""
+    """A mistake is the answer to another problem of the same source. Answers that more problems have are drawn more
+    often."""
     answers: dict[str, list[str]] = {}
     for problem in problems:
         answers.setdefault(problem.source, []).append(problem.answer)

@@ -49,7 +49,7 @@ class _Rollout:
 
 
 def _prompt_id(each: Tokenized) -> str:
-    """Derived from the prompt's content: rows that disagree about an id make two prompts, not a wrong one."""
+    """The id derives from the prompt's content: rows that give one id to different prompts become two prompts."""
     candidate = each.candidate
     content = "\x1f".join((each.prompt_text, each.answer, candidate.verifier, candidate.extra))
     digest = xxhash.xxh3_64_hexdigest(content.encode())

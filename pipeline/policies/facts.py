@@ -1,4 +1,4 @@
-"""What a model is and has, read without loading it: for whoever must know before a stage starts."""
+"""Facts about a model, read from its files before anything loads it: its size, its configuration, what is missing."""
 
 import json
 import os
@@ -12,16 +12,16 @@ from pipeline.errors import TbrmError
 from pipeline.policies.hub import look_up, read_file
 from pipeline.policies.load_save import MOST_ON_CPU, PACKAGE, packaged_gguf
 from pipeline.policies.tiny import TINY_ARITH, TINY_WORDS
-from pipeline.sampling.engines.choice import parameters
 
 _BUILTIN_PARAMETERS = 1_000_000
-"""About; `builtin:tiny-words` has more with every word."""
+"""Roughly: `builtin:tiny-words` has more parameters with every word of its vocabulary."""
 _SLOW_TOKENIZERS = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """`parameters` None: not known. `problem` says what a stage would trip over, empty where nothing was found."""
+    """What is known of a model. `parameters` is None where the number is not known. `problem` says what would make a
+    stage fail; it is empty where nothing was found."""
 
     where: str
     parameters: int | None
@@ -52,17 +52,34 @@ def model_facts(base: str, revision: str | None = None) -> ModelFacts:
     return _folder(named.path, str(named.path))
 
 
-def refuse_large_on_cpu(path: str, allowed: bool) -> None:
-    """Raise TbrmError for a large model where there is no GPU, unless `allowed`; one of unknown size passes.
+def parameters(path: str) -> int | None:
+    """Numbers in the safetensors files of a folder, from their headers; None for a hub id."""
+    from safetensors import safe_open
 
-    To be called by the process that would load it, on the machine where it does. Torch is told to look for GPUs through
-    NVML: a look through CUDA would keep vLLM from forking.
+    files = sorted(Path(path).glob("*.safetensors"))
+    total = 0
+    for file in files:
+        with safe_open(file, framework="np") as tensors:
+            names: Any = tensors.keys()
+            for name in names:
+                count = 1
+                for size in tensors.get_slice(name).get_shape():
+                    count *= size
+                total += count
+    return total if files else None
+
+
+def refuse_large_on_cpu(path: str, allowed: bool) -> None:
+    """Raise TbrmError for a large model where there is no GPU, unless `allowed`; a model of unknown size passes.
+
+    The process that would load the model calls this, on the machine where it would. Torch is told to look for GPUs
+    through NVML: a look through CUDA would keep vLLM from forking.
     """
     if allowed:
         return
     try:
         size = parameters(path) if Path(path).is_dir() else model_facts(path).parameters
-    except TbrmError:  # whoever loads it says what is wrong, or has it from elsewhere
+    except TbrmError:  # whatever loads the model next says what is wrong, or finds it in another place
         return
     if size is None or size <= MOST_ON_CPU:
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import StoreError
 from pipeline.store import Store, text_hash
-from pipeline.store.lock import open_lock
+from pipeline.store.locks import open_lock
 
 MARK = "policy.json"
 """The file that completes a policy folder; it names the hash of the others."""
@@ -26,7 +26,10 @@ def local_root(store: Store) -> Path:
 
 
 def upload(store: Store, folder: Path) -> None:
-    """Put a finished folder of the mirror into the store; one that was there is kept aside. Again is no change."""
+    """Put a finished folder of the mirror into the store; a folder that was there is kept beside it.
+
+    A second call changes nothing.
+    """
     if store.is_local or _same(store, folder):
         return
     target = _remote(store, folder)
@@ -34,16 +37,17 @@ def upload(store: Store, folder: Path) -> None:
         aside = f"{target}.replaced-{text_hash(store.read_bytes(f'{target}/{MARK}').decode())[:12]}"
         for path in before:
             store.copy(path, f"{aside}/{path.rsplit('/', 1)[-1]}")
-        for path in sorted(before, key=lambda path: not path.endswith(f"/{MARK}")):  # the mark goes first
+        # The mark goes first and comes last: a folder without it is not whole.
+        for path in sorted(before, key=lambda path: not path.endswith(f"/{MARK}")):
             store.fs.rm_file(path)
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == MARK):  # and comes last
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == MARK):
         store.fs.put_file(str(path), f"{target}/{path.name}")
 
 
 def fetch(store: Store, folder: Path) -> Path:
-    """`folder` of the mirror, brought up to date with the store; what is not in the store stays as it is.
+    """Bring `folder` of the mirror up to date with the store; a folder that the store does not have stays as it is.
 
-    Of several processes that ask at once, one downloads and the others wait for it. One that was killed meanwhile
+    Where several processes ask at once, one downloads and the others wait for it. A process that was killed meanwhile
     leaves a partial folder, which the next one deletes.
     """
     if store.is_local or not store.fs.exists(f"{_remote(store, folder)}/{MARK}") or _same(store, folder):
@@ -62,7 +66,7 @@ def _download(store: Store, folder: Path) -> Path:
     partial.mkdir(parents=True)
     for path in store.files(_remote(store, folder)):
         store.fs.get_file(path, str(partial / path.rsplit("/", 1)[-1]))
-    if folder.exists():  # trained here, and perhaps not in the store yet: kept, under a name that is its own
+    if folder.exists():  # it was trained here and may not be in the store yet: it is kept under another name
         mark = folder / MARK
         named = text_hash(mark.read_text(encoding="utf-8"))[:12] if mark.is_file() else "unfinished"
         aside = folder.with_name(f"{folder.name}.replaced-{named}")

@@ -41,7 +41,7 @@ class ServedPolicy:
     url: str
     model: str
     named: tuple[str, ...] = ()
-    """Servers that an experiment's YAML names: only they get the key."""
+    """Servers that an experiment's YAML names. The user's API key is sent to these and to no other."""
 
     @property
     def path(self) -> str:
@@ -50,7 +50,7 @@ class ServedPolicy:
 
 
 Acting = PolicyRef | ServedPolicy
-"""Who acts. How an engine runs is another matter: `pipeline.config.rollouts.EngineConfig`."""
+"""The policy that answers. How an engine runs it is said elsewhere: `pipeline.config.rollouts.EngineConfig`."""
 
 
 def content_hash(folder: Path) -> str:
@@ -135,10 +135,10 @@ def publish_policy(
     replace: bool = False,
     configuration: str | None = None,
 ) -> PolicyRef:
-    """Make the finished policy in `folder` policy[`generation`] of an experiment; again is no change.
+    """Make the finished policy in `folder` policy[`generation`] of an experiment. A second call changes nothing.
 
     `configuration`: the kept configuration that made it, where nothing else says so. Raises StoreError when another
-    policy already has that generation, unless `replace`: the caller then knows that nothing stands on it.
+    policy already has that generation, unless `replace`: the caller then knows that nothing was made from that policy.
     """
     policy_id: str = read_policy_json(folder)["policy_id"]
     path = pointer_path(store, dataset, generation)
@@ -192,7 +192,7 @@ def published(store: Store, dataset: str, generation: int) -> dict[str, Any]:
     """
     path = pointer_path(store, dataset, generation)
     if not store.fs.exists(path):
-        there = store.files(store.join(dataset, "policy"))  # of a fork, not every number
+        there = store.files(store.join(dataset, "policy"))  # a fork does not have every number
         step = "`tbrm run {0}` runs what is missing" if generation else "`tbrm base-policy --experiment {0}` makes it"
         newest = f"the newest is policy[{int(there[-1].rpartition('=')[2])}]" if there else "none is"
         raise StoreError(f"policy[{generation}] of {dataset} is not published yet, {newest}: {step.format(dataset)}")

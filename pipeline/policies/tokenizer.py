@@ -1,4 +1,4 @@
-"""Which tokenizer made a table's token ids. Ids are all that training sees: those of another one mean other words."""
+"""Which tokenizer made the token ids of a table. Training sees only ids; those of another one mean other words."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def tokenizer_info(tokenizer: Any) -> TokenizerInfo:
 
 
 def model_vocabulary(path: str) -> int:
-    """Rows of the embedding of the model in a folder: its ids, and those that it was padded with."""
+    """Rows of the model's embedding: one for each token id, and those that were added to round the number up."""
     return int(load_config(path).get_text_config().vocab_size)
 
 

@@ -15,8 +15,8 @@ import xxhash
 
 from pipeline.config.prompts import Columns, OverlapConfig, PromptsConfig
 from pipeline.errors import TbrmError
+from pipeline.prompts.files import file_problems
 from pipeline.prompts.problem import Problem
-from pipeline.prompts.sources import file_problems
 from pipeline.prompts.templates import question_of
 from pipeline.store import Partition
 

@@ -1,14 +1,16 @@
-"""Where problems come from: files, `datasets`, reasoning-gym, or generated additions."""
+"""Where problems come from: files, `datasets`, reasoning-gym, or generated additions of two numbers."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import random
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.prompts import Columns, PromptsConfig
+from pipeline.config.experiment import Experiment
+from pipeline.config.prompts import ArithmeticConfig, PromptsConfig
 from pipeline.errors import TbrmError
-from pipeline.prompts.arithmetic import arithmetic_problems
-from pipeline.prompts.json_lines import json_lines
+from pipeline.prompts.contamination import without_overlap
+from pipeline.prompts.files import file_problems, problems_of_rows
 from pipeline.prompts.problem import Problem
 from pipeline.store import seed_of
 
@@ -18,8 +20,6 @@ def load_problems(config: PromptsConfig, seed: int) -> list[Problem]:
 
     Raises TbrmError naming file, row and field.
     """
-    from pipeline.prompts.contamination import without_overlap  # it reads benchmark files with this module
-
     problems = list(_all_problems(config, seed))
     if not problems:
         raise TbrmError(f"{config.path} holds no problems")
@@ -33,61 +33,33 @@ def load_problems(config: PromptsConfig, seed: int) -> list[Problem]:
     return kept
 
 
+def heldout_problems(experiment: Experiment) -> list[Problem]:
+    """Problems kept apart from training for evaluation. Raises TbrmError for a source that keeps none."""
+    if experiment.prompts.source != "arithmetic":
+        raise TbrmError(
+            f"prompts.source '{experiment.prompts.source}' keeps no held-out problems; "
+            "name benchmarks in `evaluation.benchmarks` instead of 'heldout'"
+        )
+    return arithmetic_problems(experiment.prompts.arithmetic, experiment.seed)[1]
+
+
 def _all_problems(config: PromptsConfig, seed: int) -> Iterator[Problem]:
     if config.source == "arithmetic":
         yield from arithmetic_problems(config.arithmetic, seed)[0]
     elif config.source == "reasoning_gym":
         yield from _reasoning_gym(config, seed)
     elif config.source == "hf":
-        yield from _from_rows(config.columns, str(config.path), _hub_rows(config))
+        yield from problems_of_rows(config.columns, str(config.path), _hub_rows(config))
     else:
         yield from file_problems(Path(str(config.path)), config.columns)
 
 
-def file_problems(path: Path, columns: Columns) -> Iterator[Problem]:
-    """Problems of a JSONL or Parquet file, one at a time. Raises TbrmError naming file, row and field."""
-    return _from_rows(columns, str(path), _file_rows(path))
-
-
-def _from_rows(columns: Columns, path: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Problem]:
-    source = Path(path).name
-    for number, (where, row) in enumerate(rows):
-        for field in (columns.problem, columns.answer):
-            if not isinstance(row.get(field), str | int | float) or isinstance(row[field], bool):
-                found = (
-                    f"holds {type(row[field]).__name__}"
-                    if field in row
-                    else f"is missing; the row has {', '.join(row)}"
-                )
-                raise TbrmError(f"{where}: field {field!r} {found}. Name the right field in `prompts.columns`")
-        yield Problem(
-            id=str(row.get(columns.id, number)),
-            text=str(row[columns.problem]),
-            answer=_gold(str(row[columns.answer]), columns, where),
-            source=source,
-        )
-
-
-def _gold(answer: str, columns: Columns, where: str) -> str:
-    if columns.answer_after is None:
-        return answer
-    _, mark, gold = answer.rpartition(columns.answer_after)
-    if not mark:
-        raise TbrmError(f"{where}: field {columns.answer!r} does not contain {columns.answer_after!r}")
-    return gold.strip()
-
-
-def _file_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if not path.is_file():
-        raise TbrmError(f"prompt file {path} does not exist; `prompts.path` is relative to the working directory")
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        parts = (batch.to_pylist() for batch in pq.ParquetFile(path).iter_batches())
-        for number, row in enumerate(row for part in parts for row in part):
-            yield f"{path} row {number}", row
-        return
-    yield from json_lines(path)
+def arithmetic_problems(config: ArithmeticConfig, seed: int) -> tuple[list[Problem], list[Problem]]:
+    """(training, held-out) problems; every pair of summands is in exactly one of the two."""
+    numbers = range(config.low, config.high + 1)
+    problems = [Problem(f"add-{a}-{b}", f"{a}+{b}=", str(a + b), "arithmetic") for a in numbers for b in numbers]
+    random.Random(seed_of(seed, "arithmetic split")).shuffle(problems)
+    return problems[config.heldout :], problems[: config.heldout]
 
 
 def _hub_rows(config: PromptsConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -87,7 +87,7 @@ def audit_generation(
 
     The sample is a function of the trajectory ids: the same rows each time. Raises StoreError for misaligned labels.
     """
-    prompts = rollouts.store.partition(rollouts.dataset, "prompts", rollouts.generation)
+    prompts = Partition(rollouts.store, rollouts.dataset, "prompts", rollouts.generation)
     indices = sorted({round(i * (shards - 1) / (MOST_SHARDS - 1)) for i in range(MOST_SHARDS)}) if shards else []
     sampled: list[_Row] = []
     for index in indices:

@@ -24,7 +24,7 @@ REMEMBERED = 200_000
 BATCHES_AHEAD = 4
 """Batches in flight for each worker: input is read no faster than it is graded."""
 WAITING_FOR_EQUAL = 8
-"""How many times as many rows may wait for their label, where most repeat what is being graded."""
+"""Rows that wait for the label of an equal row only take memory: so many times as many of them may be under way."""
 
 
 class Grader:
@@ -50,6 +50,10 @@ class Grader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers; a further row starts new ones."""
         self._pool.close()
 
     @property
@@ -156,7 +160,7 @@ class _Run:
             self.open = _Batch()
 
     def full(self) -> bool:
-        """Whether enough is under way. Rows with equal work wait in memory only, so more of them may."""
+        """Whether no further item should be read. Rows with equal work only take memory: more of them may wait."""
         limit = self.batch * BATCHES_AHEAD * self.pool.workers
         return self.graded - self.collected > limit or len(self.waiting) > WAITING_FOR_EQUAL * limit
 
@@ -180,7 +184,7 @@ class _Batch:
         self.labels: list[RewardLabel] = []
 
     def collect(self, pool: VerifierPool) -> int:
-        """Wait for the labels, the first time; how many came."""
+        """Wait for the labels, if nobody has done so yet; returns how many came."""
         if self.labels or self.task is None:
             return 0
         self.labels = pool.collect(self.task)

@@ -44,7 +44,7 @@ def read_items(
 
 
 def named_items(prompts: Partition, index: int, verifier: str | None = None) -> Iterator[GradeItem]:
-    """What the prompts of a shard name, once each: items that hold a verifier and `extra`, and nothing to grade."""
+    """The verifiers and `extra` that the prompts of a shard name, each pair once, as items with nothing to grade."""
     columns = ("prompt_id", "verifier", "extra")
     rows = prompts.read_shard(index, columns).to_pylist()
     seen: dict[tuple[str | None, str | None], Any] = {(row["verifier"], row["extra"]): row for row in rows}

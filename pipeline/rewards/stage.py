@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 
 import pyarrow as pa
@@ -16,14 +15,12 @@ from pipeline.rewards.audit import audit_generation
 from pipeline.rewards.grader import Grader
 from pipeline.rewards.reading import Labelled, named_items, read_items
 from pipeline.rewards.types import STATUSES, UNDECIDED, RewardLabel, Verifier
-from pipeline.run.configurations import check_alike, keep_configuration
-from pipeline.run.progress import track
 from pipeline.run.report import StageReport
-from pipeline.run.shards import on_cluster, root_for_workers, work_through
-from pipeline.store import SCHEMAS, Manifest, Partition, PartitionWriter, Stat, Store, open_store
+from pipeline.run.resumable import Stage, Work, run_stage
+from pipeline.run.shards import Advance, on_cluster, root_for_workers
+from pipeline.store import SCHEMAS, Partition, PartitionWriter, Stat, Store, open_store
 
-Place = tuple[str, str, int]
-DECIDES = tuple(f"rewards.{name}" for name in RewardsConfig.deciding_fields())
+DECIDES = RewardsConfig.alike_fields("rewards")
 """Fields in which the generations of an experiment are alike."""
 
 
@@ -51,74 +48,52 @@ def run_rewards(
     if verifier:
         experiment = changed_experiment(experiment, [f"rewards.verifier={verifier}"])
     config = declared_rewards(experiment)
-    partition = store.partition(dataset, f"rewards@{label}" if label else "rewards", generation)
     with Grader(config) as grader:
         versions = {found.name: found.version for found in _verifiers(grader, prompts, verifier)}
-        config_hash = stage_hash(config.deciding(), versions, verifier or "", source.hash, questions.hash)
-        if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
-            return _report(manifest, started, skipped=True)
-        if dataset == experiment.name and label is None:
-            check_alike(store, experiment, "rewards", generation, DECIDES, replace, label_of_rows=True)
-        parents = {rollouts.name: source.hash, prompts.name: questions.hash}
-        with (
-            partition.writer(config_hash, parents, replace, keep_configuration(store, experiment)) as writer,
-            track(f"rewards[{generation}]", source.rows, "responses") as progress,
-        ):
-            todo = [index for index in range(len(source.shards)) if not writer.is_done(index)]
-            progress.advance(source.rows - sum(source.shards[index].rows for index in todo))
-            if on_cluster(experiment, "rewards"):
-                build = partial(_Labeller, config, root_for_workers(store), _place(rollouts), _place(prompts), verifier)
-                for index, labelled in work_through(experiment, "rewards", build, todo):
-                    writer.write(index, labelled)
-                    progress.advance(labelled.num_rows)
-                todo = []
-            for index in todo:
-                writer.write(index, _label_shard(grader, rollouts, prompts, index, verifier, progress.advance))
-            stats = _statistics(writer, len(source.shards))
-            if config.audit_sample:
-                audit = audit_generation(config, rollouts, writer.read, len(source.shards), config.audit_sample)
-                stats["audit_disagreement_share"] = audit.disagreement_share
-                stats["audit_rewarded_but_called_wrong"] = len(audit.rewarded)
-            if grader.protections is not None:
-                stats["sandbox"] = grader.protections.describe()
-            stats |= {"rows_sent_to_workers": grader.graded, "seconds": time.monotonic() - started}
-            manifest = writer.commit(len(source.shards), stats)
-    return _report(manifest, started, skipped=False)
+        stage = Stage(
+            name="rewards",
+            partition=store.partition(dataset, f"rewards@{label}" if label else "rewards", generation),
+            key=stage_hash(config.deciding(), versions, verifier or "", source.hash, questions.hash),
+            parents={rollouts.name: source.hash, prompts.name: questions.hash},
+            work=lambda: Work(
+                rows=[shard.rows for shard in source.shards],
+                build=partial(_labeller_elsewhere, config, root_for_workers(store), dataset, generation, verifier)
+                if on_cluster(experiment, "rewards")
+                else partial(_Labeller, grader, rollouts, prompts, verifier),
+                statistics=lambda writer: _statistics(grader, rollouts, writer),
+            ),
+            unit="responses",
+            alike=DECIDES if dataset == experiment.name and label is None else (),
+        )
+        return run_stage(store, stage, experiment, replace, started)
 
 
 class _Labeller:
-    """Grading workers on another machine: see `scale_out.ShardWork`. Partitions are (data set, table, generation)."""
+    """A grader at work on shards: see `ShardWork`."""
 
-    def __init__(self, config: RewardsConfig, root: str, rollouts: Place, prompts: Place, verifier: str | None) -> None:
-        store = open_store(root)
-        self.rollouts, self.prompts = store.partition(*rollouts), store.partition(*prompts)
-        self.grader, self.verifier = Grader(config).__enter__(), verifier
+    def __init__(self, grader: Grader, rollouts: Partition, prompts: Partition, verifier: str | None) -> None:
+        self.grader, self.rollouts, self.prompts, self.verifier = grader, rollouts, prompts, verifier
 
-    def make(self, index: int) -> pa.Table:
-        return _label_shard(self.grader, self.rollouts, self.prompts, index, self.verifier)
+    def make(self, index: int, advance: Advance) -> pa.Table:
+        token_rewards = self.grader.config.token_rewards
+        rows = read_items(self.rollouts, self.prompts, index, self.verifier, token_rewards)
+        labels: list[RewardLabel] = []
+        for graded in self.grader.grade(row.item for row in rows):
+            labels.append(graded)
+            advance(1)
+        return _table(rows, labels, self.grader)
 
     def close(self) -> None:
-        self.grader.__exit__(None, None, None)
+        self.grader.close()
 
 
-def _place(partition: Partition) -> Place:
-    return partition.dataset, partition.table, partition.generation
-
-
-def _label_shard(
-    grader: Grader,
-    rollouts: Partition,
-    prompts: Partition,
-    index: int,
-    verifier: str | None,
-    after_each: Callable[[], None] = lambda: None,
-) -> pa.Table:
-    rows = read_items(rollouts, prompts, index, verifier, grader.config.token_rewards)
-    labels: list[RewardLabel] = []
-    for graded in grader.grade(row.item for row in rows):
-        labels.append(graded)
-        after_each()
-    return _table(rows, labels, grader)
+def _labeller_elsewhere(
+    config: RewardsConfig, root: str, dataset: str, generation: int, verifier: str | None
+) -> _Labeller:
+    """What labels on another machine, with grading workers of its own."""
+    store = open_store(root)
+    rollouts, prompts = (store.partition(dataset, table, generation) for table in ("rollouts", "prompts"))
+    return _Labeller(Grader(config), rollouts, prompts, verifier)
 
 
 def _verifiers(grader: Grader, prompts: Partition, verifier: str | None) -> list[Verifier]:
@@ -150,8 +125,9 @@ def _table(rows: list[Labelled], labels: list[RewardLabel], grader: Grader) -> p
     return pa.Table.from_pylist(records, SCHEMAS["rewards"])
 
 
-def _statistics(writer: PartitionWriter, shards: int) -> dict[str, Stat]:
+def _statistics(grader: Grader, rollouts: Partition, writer: PartitionWriter) -> dict[str, Stat]:
     """Figures over all shards, those of an earlier interrupted run included."""
+    shards = len(rollouts.manifest().shards)
     rows = pa.concat_tables([writer.read(index, ["reward", "status", "components"]) for index in range(shards)])
     counts = Counter(rows["status"].to_pylist())
     rewards = rows["reward"].to_numpy()
@@ -166,10 +142,12 @@ def _statistics(writer: PartitionWriter, shards: int) -> dict[str, Stat]:
     for parts in rows["components"].to_pylist():
         for name, value in parts or ():
             sums[name] = sums.get(name, 0.0) + value
-    return stats | {f"{name}_mean": value / total for name, value in sorted(sums.items())}
-
-
-def _report(manifest: Manifest, started: float, skipped: bool) -> StageReport:
-    seconds = time.monotonic() - started
-    dataset, generation = manifest.dataset, manifest.generation
-    return StageReport("rewards", dataset, generation, manifest.rows, seconds, skipped, manifest.stats)
+    stats |= {f"{name}_mean": value / total for name, value in sorted(sums.items())}
+    config = grader.config
+    if config.audit_sample:
+        audit = audit_generation(config, rollouts, writer.read, shards, config.audit_sample)
+        stats["audit_disagreement_share"] = audit.disagreement_share
+        stats["audit_rewarded_but_called_wrong"] = len(audit.rewarded)
+    if grader.protections is not None:
+        stats["sandbox"] = grader.protections.describe()
+    return stats | {"rows_sent_to_workers": grader.graded}

@@ -48,11 +48,11 @@ def identity(response: str) -> str:
 
 
 def nothing_to_prepare() -> None:
-    """Of a verifier whose first row costs what the others do."""
+    """For a verifier that has nothing to prepare: its first row costs what the others do."""
 
 
 def no_shortcut(response: str, answer: str, require_boxed: bool) -> RewardLabel | None:
-    """Leaves every response to a worker."""
+    """For a verifier without shortcuts: every response goes to a worker."""
     del response, answer, require_boxed
 
 

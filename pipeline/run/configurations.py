@@ -1,7 +1,7 @@
 """Whole configurations, kept in the store by content: each manifest names the file of the one that ran.
 
-An experiment is one configuration: what is added to it has to be made with the settings of what is there. A stage that
-would add something else refuses, and names the fields.
+An experiment has one configuration. What a stage adds has to be made with the same settings as what is there already;
+where they differ, the stage refuses and names the fields.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,16 +13,17 @@ import yaml
 from pipeline.config import Experiment, parse_yaml, stage_hash
 from pipeline.errors import ConfigError, StoreError
 from pipeline.store import Partition, Store
+from pipeline.store.files import Files
 
 FOLDER = "configurations"
 _WHOLE = frozenset({"prompts.reasoning_gym.options"})
-"""Mappings whose keys are no fields of ours: one value each."""
+"""Mappings that are compared as one value, because their keys are no fields of the configuration."""
 _ABSENT = object()
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A field that decides what a stage writes, with the value in the store and the one of now."""
+    """A field that decides what a stage writes, with its value in the store and its value now."""
 
     path: str
     before: Any
@@ -33,7 +34,7 @@ class Difference:
 
 
 def keep_configuration(store: Store, experiment: Experiment) -> str:
-    """Keep the resolved configuration in the store; returns its file below the root. Again is no change."""
+    """Keep the resolved configuration in the store; returns its file below the root. A second call changes nothing."""
     name = f"{experiment.name}/{FOLDER}/{stage_hash(experiment)}.yaml"
     path = store.join(*name.split("/"))
     if not store.fs.exists(path):
@@ -48,7 +49,7 @@ def configuration_file(store: Store, name: str) -> str:
     return path if store.is_local else str(store.fs.unstrip_protocol(path))
 
 
-def read_configuration(store: Store, name: str) -> dict[str, Any]:
+def read_configuration(store: Files, name: str) -> dict[str, Any]:
     """The tree of a kept configuration. Raises StoreError when it is gone or damaged."""
     path = store.join(*name.split("/"))
     try:
@@ -77,11 +78,11 @@ def check_alike(
     replace: bool,
     label_of_rows: bool = False,
 ) -> None:
-    """Before table[`generation`] is written: raise StoreError where that would give an experiment of two minds.
+    """Raise StoreError where writing table[`generation`] would mix data that different settings made.
 
-    That is where the partition is there by other settings (unless `replace`), or the nearest other generation of the
-    table is. With `label_of_rows`, `replace` lets the second pass too: labels of all generations are written anew one
-    after another.
+    That is so where the partition is there and other settings made it (unless `replace`), and where other settings made
+    the nearest other generation of the table. With `label_of_rows`, `replace` lets the second case pass too: labels of
+    all generations are then written anew, one generation after another.
     """
     own = store.partition(experiment.name, table, generation)
     now = experiment.model_dump(mode="json")
@@ -106,7 +107,7 @@ def _made_otherwise(partition: Partition, now: Mapping[str, Any], decides: Seque
 
 
 def mixed(experiment: str, found: Sequence[tuple[str, Sequence[int], Sequence[Difference]]]) -> str:
-    """The words for an experiment that holds what other settings made: (table, generations, differences) each."""
+    """The message for an experiment that holds what other settings made: (table, generations, differences) each."""
     lines = [f"{experiment} holds what other settings made:"]
     for table, generations, different in found:
         plural = "s" if len(generations) > 1 else ""

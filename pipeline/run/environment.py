@@ -7,7 +7,8 @@ from collections.abc import Generator, Mapping
 
 @contextlib.contextmanager
 def environment(variables: Mapping[str, str]) -> Generator[None]:
-    """Set for this process and those that it starts inside; what was there before comes back."""
+    """Set `variables` for this process and for those that it starts inside the block; afterwards the old values come
+    back."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -1,7 +1,7 @@
-"""An experiment that starts from policy[G] of another one: its generations go on from G, by settings of its own.
+"""An experiment that starts from policy[G] of another one. Its generations go on from G, by settings of its own.
 
-The fork keeps the policies that it needs (links to the files of the first, so that it stands whatever becomes of that),
-and reads the trajectories of generations before G where the other experiment has them.
+The fork keeps the policies that it needs: as links to the files of the first experiment, so that it stays whole when
+that is deleted. It reads the trajectories of generations before G from the other experiment.
 """
 
 import json
@@ -54,7 +54,7 @@ def owner_of(store: Store, name: str, generation: int) -> str:
 
 
 def fork_experiment(store: Store, name: str, origin: str, generation: int) -> Fork:
-    """Make `name` an experiment that goes on from policy[`generation`] of `origin`. Again is no change.
+    """Make `name` an experiment that goes on from policy[`generation`] of `origin`. A second call changes nothing.
 
     Raises StoreError when that policy is not there or is damaged, or when `name` is another experiment already.
     """
@@ -80,9 +80,9 @@ def fork_experiment(store: Store, name: str, origin: str, generation: int) -> Fo
 
 
 def _link(source: Path, target: Path) -> None:
-    """`target` holds the files of `source`: other names of them where the disk knows such, else copies."""
+    """Make a folder `target` with the files of `source`: hard links where the file system has them, else copies."""
     if target.exists():
-        return  # whole, as it was renamed into place
+        return  # it is whole: it was renamed into place when it was complete
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -1,7 +1,7 @@
-"""Processes that end with the one that started them, however that ends.
+"""A process that ends as soon as the process that started it has ended, even when that was killed.
 
-Also a vLLM plugin, which vLLM calls in each of its processes: its own clean-up runs in the process that started the
-engine. When that one is killed, nobody runs it, and the engine would keep its memory for ever.
+This is also a vLLM plugin: vLLM calls it in each of its processes. vLLM's own clean-up runs in the process that started
+the engine. When that process is killed, no clean-up runs, and the engine's processes would keep their memory for ever.
 """
 
 import ctypes
@@ -16,10 +16,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """End at once with the process that started this one; does nothing where multiprocessing did not start it.
+    """End this process as soon as its parent ends. Does nothing where multiprocessing did not start this process.
 
-    The kernel sees to it for a child of that process. A child of its fork server waits for the news in a thread: the
-    server itself lives on as long as any of its children does.
+    For a child of the parent the kernel does it. A process that came from a fork server is a child of that server,
+    which lives on as long as any of its children: there a thread waits for the end of the parent.
     """
     parent = multiprocessing.parent_process()
     if parent is None:

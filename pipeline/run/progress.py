@@ -18,7 +18,10 @@ def send_progress_to(sink: Sink | None, every_s: float = _LINE_EVERY_S) -> None:
 
 
 class Task:
-    """One stage under way. `advance(n)` after each finished piece of work; `note(text)` for a word beside the bar."""
+    """One stage under way. `advance(n)` after each finished piece of work; `note(text)` for a word beside the bar.
+
+    Nothing is shown of work without a unit.
+    """
 
     def __init__(self, label: str, total: int, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit
@@ -26,7 +29,7 @@ class Task:
         self.started = self._last_line = time.monotonic()
         self._note = ""
         self._bar = None
-        if _sink is None and sys.stderr.isatty():
+        if unit and _sink is None and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total or None, desc=label, unit=unit, leave=True, dynamic_ncols=True)
@@ -50,6 +53,8 @@ class Task:
             self._line()
 
     def _line(self) -> None:
+        if not self.unit:
+            return
         self._last_line = time.monotonic()
         elapsed = max(self._last_line - self.started, 1e-9)
         rate = self.done / elapsed

@@ -19,7 +19,7 @@ import pyarrow as pa
 import ray  # pyright: ignore[reportMissingImports]  # an extra
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayTaskError  # pyright: ignore[reportMissingImports]
 
-from pipeline.config.ray import RayConfig
+from pipeline.config.cluster import RayConfig
 from pipeline.errors import TbrmError
 from pipeline.run.shards import ShardWork
 from pipeline.run.threads import settle
@@ -31,17 +31,18 @@ _CONNECT_HINT = "start one with `ray start --head`, give ray.address, or set ray
 
 
 class _Worker:
-    """An actor that builds its work with its first shard, so that an error of the start arrives like any other."""
+    """An actor. It builds its work when it gets its first shard, so that an error of the start arrives like any other
+    error."""
 
     def __init__(self, build: Callable[[], ShardWork], cores: int) -> None:
         self.build, self.work = build, None
-        # Ray sets a number of threads itself, but not over the one that we chose for the stage; nor does it say how
-        # they wait.
+        # Ray sets a number of threads only where none is set, and the worker inherits the one that the stage chose.
+        # Ray says nothing of how threads wait.
         settle(cores=cores)
 
     def make(self, index: int) -> pa.Table:
         self.work = self.work or self.build()
-        return self.work.make(index)
+        return self.work.make(index, lambda _: None)
 
     def close(self) -> None:
         if self.work is not None:
@@ -60,14 +61,15 @@ class _Call:
 def work_on_cluster(
     config: RayConfig, gpus: float, build: Callable[[], ShardWork], todo: Sequence[int]
 ) -> Generator[tuple[int, pa.Table]]:
-    """See `scale_out.work_through`."""
+    """(index, rows) of each shard as a worker has made it, in any order. See `pipeline.run.resumable`."""
     ours = _connect(config)
     actor: Any = ray.remote(num_cpus=config.cpus, num_gpus=gpus, max_restarts=0)(_Worker)
     new_worker = partial(actor.remote, build, max(1, int(config.cpus)))
     workers = [new_worker() for _ in range(min(config.workers, len(todo)))]
     try:
         idle = yield from _dispatch(config, new_worker, workers, list(reversed(todo)))
-        # Only who has finished: a worker that never found room, or works on what another has made, would be waited for.
+        # Only idle workers are asked to close. We would wait for one that never got a place on the cluster, or that is
+        # still at work on a shard which another has finished: these are killed below.
         ray.wait([worker.close.remote() for worker in idle], num_returns=len(idle), timeout=_CLOSE_S)
     finally:
         for worker in workers:
@@ -121,7 +123,7 @@ def _dispatch(
 
 
 def _straggler(calls: dict[Any, _Call], seconds: Sequence[float], factor: float) -> int | None:
-    """The shard that one worker alone has had for `factor` times the median of the finished ones."""
+    """A shard that a single worker has had for more than `factor` times the median time of a shard, or None."""
     if not seconds:
         return None
     limit, now = factor * statistics.median(seconds), time.monotonic()
@@ -131,11 +133,11 @@ def _straggler(calls: dict[Any, _Call], seconds: Sequence[float], factor: float)
 
 
 def _connect(config: RayConfig) -> bool:
-    """Join the cluster; whether this call did it, and so has to leave it again. Raises TbrmError."""
+    """Join the cluster. Returns whether this call joined it, and the caller has to leave it again. Raises TbrmError."""
     if ray.is_initialized():
         return False
     local = config.address == "local"
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of our own tells nobody that it runs
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that we start sends no usage report
     try:
         ray.init(address=config.address, num_cpus=_local_cpus(config) if local else None, log_to_driver=True)
     except (ConnectionError, RuntimeError, ValueError) as error:

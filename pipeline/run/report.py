@@ -2,6 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from time import monotonic
+from typing import Self
+
+from pipeline.store import Manifest
 
 Metric = float | int | str
 
@@ -21,6 +25,12 @@ class StageReport:
     seconds: float
     skipped: bool
     metrics: Mapping[str, Metric] = field(default_factory=dict[str, Metric])
+
+    @classmethod
+    def of(cls, stage: str, manifest: Manifest, started: float, skipped: bool) -> Self:
+        """The report of a stage that began at `started` (monotonic) and whose partition has this manifest."""
+        seconds = monotonic() - started
+        return cls(stage, manifest.dataset, manifest.generation, manifest.rows, seconds, skipped, manifest.stats)
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)

@@ -16,9 +16,10 @@ def missing_requirements(experiment: Experiment) -> list[str]:
 
 
 def check_models(experiment: Experiment, base: bool = True) -> list[str]:
-    """What could not be known of the models that the experiment names (`base`: its own too): the hub was silent.
+    """Check that the models which the experiment names exist (its own base model only with `base`).
 
-    Raises ConfigError naming the field of a model that does not exist.
+    Returns a line for each model of which nothing is known because the hub did not answer. Raises ConfigError naming
+    the field of a model that does not exist.
     """
     from pipeline.policies.facts import model_facts
     from pipeline.policies.hub import HubSilent

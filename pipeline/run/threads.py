@@ -21,8 +21,8 @@ _PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}  # the second fo
 def usable_cores(process: Path = Path("/proc/self")) -> int:
     """Cores that this process can keep busy: those of its affinity, and no more than the CPU quota of its cgroups.
 
-    Part of a core counts as one: threads that wait without spinning make use of it. Never the load of the machine: the
-    number of threads decides the order of sums, so that it must be the same whenever the same process runs.
+    Part of a core counts as one: threads that wait without spinning make use of it. The load of the machine plays no
+    part: the number of threads decides the order of sums, so it must be the same whenever the same process runs.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(process)

@@ -28,14 +28,14 @@ from pipeline.policies.refs import (
 )
 from pipeline.policies.tokenizer import check_tokenizer, tokenizer_info
 from pipeline.prompts.generation import write_prompts
-from pipeline.run.configurations import check_alike, keep_configuration
-from pipeline.run.progress import track
+from pipeline.run.configurations import check_alike
 from pipeline.run.report import StageReport
-from pipeline.run.shards import on_cluster, root_for_workers, work_through
+from pipeline.run.resumable import Stage, Work, run_stage
+from pipeline.run.shards import Advance, on_cluster, root_for_workers
 from pipeline.sampling.agreement import measure_agreement
 from pipeline.sampling.endpoint import endpoint_policy
 from pipeline.sampling.engines import Engine, Request, Sample, Sampling, choose_engine, context_length, load_engine
-from pipeline.sampling.service.socket import socket_path
+from pipeline.sampling.engines.warm_engine import socket_path
 from pipeline.store import (
     SCHEMAS,
     Manifest,
@@ -48,13 +48,8 @@ from pipeline.store import (
     trajectory_id,
 )
 
-# What decides the trajectories that are asked for. All else changes how fast, where, or how closely watched.
-_IN_HASH = {"engine", "policy", "n", "temperature", "top_p", "top_k", "max_tokens", "stop", "max_model_len"}
-DECIDES = (
-    *("seed", "prompts", "policy.dtype", "rollouts.adapter"),
-    *(f"rollouts.{name}" for name in sorted(_IN_HASH - {"engine", "max_model_len"})),
-)
-"""Fields in which the generations of an experiment are alike. Engines differ in the last bits of a log-prob alone."""
+DECIDES = ("seed", "prompts", "policy.dtype", *RolloutsConfig.alike_fields("rollouts"))
+"""Fields in which the generations of an experiment are alike."""
 
 
 def run_rollouts(experiment: Experiment, store: Store, generation: int, replace: bool = False) -> StageReport:
@@ -77,45 +72,52 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
     tokenizer = load_tokenizer(folder)
     made_by = tokenizer_info(tokenizer)
     _check_teacher(store, experiment, config, generation, made_by)
+    # Here rather than in `run_stage`, because the prompts are written before the trajectories.
     check_alike(store, experiment, "rollouts", generation, DECIDES, replace)
-    configuration = keep_configuration(store, experiment)
-    prompts = write_prompts(experiment, config, store, generation, tokenizer, context, configuration, replace)
+    prompts = write_prompts(experiment, config, store, generation, tokenizer, context, replace)
     remedy = "Run the stage with --replace, so that the prompts are tokenized again"
     check_tokenizer(prompts.tokenizer, prompts.name, made_by, policy.path, remedy)
-    partition = store.partition(experiment.name, "rollouts", generation)
-    config_hash = stage_hash(
-        config.model_dump(include=_IN_HASH),
-        experiment.policy.dtype,
-        experiment.seed,
-        policy.policy_id,
-        prompts.hash,
+    stage = Stage(
+        name="rollouts",
+        partition=store.partition(experiment.name, "rollouts", generation),
+        key=stage_hash(config.deciding(), experiment.policy.dtype, experiment.seed, policy.policy_id, prompts.hash),
+        parents={
+            f"{experiment.name}/policy/generation={generation:04d}": policy.policy_id,
+            f"{experiment.name}/prompts/generation={generation:04d}": prompts.hash,
+        },
+        work=lambda: _work(experiment, config, store, generation, policy, prompts, made_by),
+        unit="trajectories",
     )
-    if not replace and partition.is_committed() and (manifest := partition.manifest()).config_hash == config_hash:
-        return _report(manifest, started, skipped=True)
+    return run_stage(store, stage, experiment, replace, started)
+
+
+def _work(
+    experiment: Experiment,
+    config: RolloutsConfig,
+    store: Store,
+    generation: int,
+    policy: Acting,
+    prompts: Manifest,
+    tokenizer: TokenizerInfo,
+) -> Work:
     if isinstance(policy, PolicyRef):
         check_undamaged(policy)
-    parents = {
-        f"{experiment.name}/policy/generation={generation:04d}": policy.policy_id,
-        f"{experiment.name}/prompts/generation={generation:04d}": prompts.hash,
-    }
-    choice, shards = choose_engine(config, policy, config.stop), len(prompts.shards)
-    with (
-        partition.writer(config_hash, parents, replace, configuration) as writer,
-        track(f"rollouts[{generation}]", prompts.rows * config.n, "trajectories") as progress,
-    ):
-        progress.note(f"{choice.name}: {choice.reason}")
-        todo = [index for index in range(shards) if not writer.is_done(index)]
-        progress.advance(sum(prompts.shards[index].rows for index in set(range(shards)) - set(todo)) * config.n)
-        build = partial(Sampler, experiment, config, root_for_workers(store), generation, policy)
-        for index, rows in work_through(experiment, "rollouts", build, todo):
-            writer.write(index, rows)
-            progress.advance(rows.num_rows)
+    choice = choose_engine(config, policy, config.stop)
+
+    def statistics(writer: PartitionWriter) -> dict[str, Stat]:
+        shards = len(prompts.shards)
         stats = _statistics(writer, shards) | {"engine": choice.name, "engine_reason": choice.reason}
         if config.agreement.sample and isinstance(policy, PolicyRef) and not policy.adapter:
             stats |= measure_agreement(experiment, policy, writer, shards, config.agreement.sample)
-        stats["seconds"] = time.monotonic() - started
-        manifest = writer.commit(shards, stats, made_by)
-    return _report(manifest, started, skipped=False)
+        return stats
+
+    return Work(
+        rows=[shard.rows * config.n for shard in prompts.shards],
+        build=partial(Sampler, experiment, config, root_for_workers(store), generation, policy),
+        statistics=statistics,
+        tokenizer=tokenizer,
+        note=f"{choice.name}: {choice.reason}",
+    )
 
 
 def _check_teacher(
@@ -151,14 +153,14 @@ def _tokenizer_folder(store: Store, experiment: Experiment, policy: Acting, gene
 
 
 class Sampler:
-    """The engine at work on shards, on whichever machine: see `scale_out.ShardWork`."""
+    """The engine at work on shards, on whichever machine: see `ShardWork`."""
 
     def __init__(
         self, experiment: Experiment, config: RolloutsConfig, root: str, generation: int, policy: Acting
     ) -> None:
         store = open_store(root)
         self.experiment, self.config, self.generation = experiment, config, generation
-        # Found again here: on another machine its folder may be a copy elsewhere.
+        # Looked up again, since on another machine the policy may lie in another folder.
         served = isinstance(policy, ServedPolicy)
         self.policy = policy if served else behaviour_policy(store, experiment, config, generation)
         if not served:
@@ -172,8 +174,9 @@ class Sampler:
             config.how(), experiment.policy, self.policy, self.tokenizer, longest, service, config.stop
         )
 
-    def make(self, index: int) -> pa.Table:
+    def make(self, index: int, advance: Advance) -> pa.Table:
         """`n` trajectories for each prompt of the shard, in the order (prompt, sample)."""
+        del advance  # an engine gives the samples of a shard together
         config, engine = self.config, self.engine
         sampling = Sampling(config.temperature, config.top_p, config.top_k, config.max_tokens, config.stop)
         prompts = self.prompts.read_shard(index).to_pylist()
@@ -236,15 +239,3 @@ def _statistics(writer: PartitionWriter, shards: int) -> dict[str, Stat]:
         # E[-log π(a|s)] over the policy's own samples: an unbiased estimate of its entropy per token.
         "entropy_per_token": -logprob_sum / max(int(tokens.sum()), 1),
     }
-
-
-def _report(manifest: Manifest, started: float, skipped: bool) -> StageReport:
-    return StageReport(
-        "rollouts",
-        manifest.dataset,
-        manifest.generation,
-        manifest.rows,
-        time.monotonic() - started,
-        skipped,
-        manifest.stats,
-    )

@@ -1,4 +1,4 @@
-"""The order in which a process gives up what it can do, and what was in force in the end."""
+"""A process gives up what it can do, in the order that works; what is in force in the end is reported."""
 
 import json
 import os
@@ -43,7 +43,7 @@ class Protections:
 
     @property
     def others_out_of_reach(self) -> bool:
-        """Whether signals cannot reach processes outside."""
+        """Whether this process cannot send signals to processes outside."""
         return bool(self.namespaces) or self._landlock_version >= files.SIGNALS_FROM_ABI
 
     @property
@@ -152,7 +152,8 @@ def folders_of_python() -> list[str]:
 
 
 def protections_here() -> Protections:
-    """What this machine offers, tried out in a process of its own. Raises TbrmError when that cannot be started."""
+    """The protections that this machine offers, found by trying them in a process of its own. Raises TbrmError when
+    that process cannot be started."""
     with tempfile.TemporaryDirectory(prefix="tbrm-sandbox-") as scratch:
         command = [sys.executable, "-m", "pipeline.sandbox.confinement", scratch]
         path = os.pathsep.join(path for path in sys.path if path)

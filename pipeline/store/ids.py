@@ -17,7 +17,7 @@ def seed_of(*parts: str | int) -> int:
 
 
 def checksum(data: bytes | memoryview) -> str:
-    """XXH3-128 of the bytes: against rot and truncation, at memory speed. It is no defence against forgery."""
+    """XXH3-128 of the bytes: it finds damage and truncation, at memory speed. It is no defence against forgery."""
     return "xxh3:" + xxhash.xxh3_128_hexdigest(data)
 
 

@@ -49,13 +49,14 @@ class Manifest:
     stats: Mapping[str, Stat] = field(default_factory=dict[str, Stat])
     schema_version: int = SCHEMA_VERSION
     tokenizer: TokenizerInfo | None = None
-    """Of tables with token ids; None in others, and in those written before tokenizers were noted."""
+    """Which tokenizer made the token ids. None for tables without ids, and in manifests older than this field."""
     configuration: str | None = None
-    """File below the store's root with the whole configuration that ran. None: nobody's, or older than this field."""
+    """File below the store's root with the whole configuration that ran. None where no experiment ran, and in manifests
+    older than this field."""
 
     @property
     def name(self) -> str:
-        """Of the partition: how other manifests name it as their parent."""
+        """Name of the partition, by which other manifests name it as their parent."""
         return f"{self.dataset}/{self.table}/generation={self.generation:04d}"
 
     @property

@@ -1,23 +1,30 @@
-"""Reading one committed partition."""
+"""One generation of one table: read shard by shard, written shard by shard, and there once its manifest is."""
 
+import importlib.metadata
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
+from types import TracebackType
+from typing import Any, Self
 
 import pyarrow as pa
 
 from pipeline.errors import StoreError
-from pipeline.store.location import Store
-from pipeline.store.manifest import MANIFEST, Manifest, parse_manifest
-from pipeline.store.parquet import decode
-from pipeline.store.schema import schema_of
-from pipeline.store.writer import PartitionWriter, shard_file
+from pipeline.store.files import Files
+from pipeline.store.ids import checksum
+from pipeline.store.locks import exclusive, leased
+from pipeline.store.manifest import MANIFEST, Manifest, ShardInfo, Stat, TokenizerInfo, parse_manifest
+from pipeline.store.parquet import count_rows, decode, encode
+from pipeline.store.schema import conform, schema_of
 
 
 @dataclass(frozen=True)
 class Partition:
     """One generation of one table: numbered Parquet shards and the manifest that commits them."""
 
-    store: Store
+    store: Files
     dataset: str
     table: str
     generation: int
@@ -54,7 +61,7 @@ class Partition:
 
     def writer(
         self, config_hash: str, parents: Mapping[str, str], replace: bool = False, configuration: str | None = None
-    ) -> PartitionWriter:
+    ) -> "PartitionWriter":
         """The exclusive writer of this partition, a context manager. See PartitionWriter.
 
         `configuration`: file of the whole configuration that runs, as `pipeline.run.configurations` keeps it.
@@ -73,7 +80,7 @@ class Partition:
         return decode(self.store.read_checked(where, info.bytes, info.checksum), columns, where)
 
     def shard_path(self, index: int) -> str:
-        """Where shard `index` lies, or would."""
+        """Path of shard `index`, whether it is there or not."""
         return f"{self.path}/{shard_file(index)}"
 
     def iter_shards(self, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
@@ -81,6 +88,147 @@ class Partition:
         manifest = self.manifest()
         for index in range(len(manifest.shards)):
             yield index, self.read_shard(index, columns, manifest)
+
+
+class PartitionWriter:
+    """Exclusive writer of a partition; use as a context manager.
+
+    Beside each shard a receipt `_shard-<nnnnn>.json` keeps its checksum and `config_hash` until the manifest lists it:
+    a shard of an interrupted run counts as done when it still is what its receipt says. A committed partition is never
+    touched unless `replace` is given, and then it is moved aside, not deleted.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        config_hash: str,
+        parents: Mapping[str, str],
+        replace: bool,
+        configuration: str | None = None,
+    ) -> None:
+        self.partition, self.store, self.configuration = partition, partition.store, configuration
+        self.config_hash, self.parents, self.replace = config_hash, dict(sorted(parents.items())), replace
+        self._held = ExitStack()
+        self._finished: dict[int, ShardInfo] = {}
+
+    def __enter__(self) -> Self:
+        path = self.partition.path
+        self._held.enter_context(exclusive(path) if self.store.is_local else leased(self.store, path))
+        try:
+            if self.partition.is_committed():
+                self._make_room()
+            self._remove("_tmp.")  # of writers that were killed
+        except BaseException:
+            self._held.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.close()
+
+    def shard_path(self, index: int) -> str:
+        return f"{self.partition.path}/{shard_file(index)}"
+
+    def is_done(self, index: int) -> bool:
+        """Whether this or an earlier run with the same configuration finished shard `index`, and it is unharmed."""
+        if index in self._finished:
+            return True
+        try:
+            receipt: dict[str, Any] = json.loads(self.store.read_bytes(self._receipt_path(index)))
+            data = self.store.read_bytes(self.shard_path(index))
+        except (FileNotFoundError, ValueError):
+            return False  # not there, or the receipt was damaged at rest: the shard is written again
+        if receipt != self._receipt(data):
+            return False
+        self._finished[index] = ShardInfo(shard_file(index), count_rows(data), len(data), receipt["checksum"])
+        return True
+
+    def write(self, index: int, table: pa.Table) -> None:
+        """Write shard `index` atomically. Raises StoreError when the rows do not fit the table's schema."""
+        rows = conform(self.partition.table, table, f"{self.partition.name} shard {index}")
+        data = encode(rows, self.config_hash)
+        info = ShardInfo(shard_file(index), rows.num_rows, len(data), checksum(data))
+        self.store.write_atomic(self.shard_path(index), data)
+        self.store.write_atomic(self._receipt_path(index), json.dumps(self._receipt(data)).encode())
+        self._finished[index] = info
+
+    def read(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows of a shard that is done but not committed yet (for statistics over the whole partition)."""
+        info, where = self._info(index), self.shard_path(index)
+        return decode(self.store.read_checked(where, info.bytes, info.checksum), columns, where)
+
+    def commit(
+        self, shards: int, stats: Mapping[str, Stat] | None = None, tokenizer: TokenizerInfo | None = None
+    ) -> Manifest:
+        """List shards 0..`shards`-1 in the manifest: from now on the partition exists for readers.
+
+        `tokenizer` made the token ids of a table that has some.
+        Raises StoreError when a shard is missing or another writer committed first.
+        """
+        manifest = Manifest(
+            dataset=self.partition.dataset,
+            table=self.partition.table,
+            generation=self.partition.generation,
+            config_hash=self.config_hash,
+            code_version=code_version(),
+            parents=self.parents,
+            shards=tuple(self._info(index) for index in range(shards)),
+            stats=dict(stats or {}),
+            tokenizer=tokenizer,
+            configuration=self.configuration,
+        )
+        # An interrupted run may have left more shards: somebody who reads the folder without the manifest would take
+        # them for rows.
+        self._remove("shard-", keep={shard.file for shard in manifest.shards})
+        try:
+            self.store.create(f"{self.partition.path}/{MANIFEST}", manifest.to_json().encode())
+        except FileExistsError as error:
+            raise StoreError(
+                f"{self.partition.name} was committed by another writer meanwhile; this run's commit is void"
+            ) from error
+        self._remove("_shard-")
+        return manifest
+
+    def _info(self, index: int) -> ShardInfo:
+        if not self.is_done(index) or not self.store.fs.exists(self.shard_path(index)):
+            raise StoreError(
+                f"{self.shard_path(index)} is missing: the partition cannot be committed; run the stage again"
+            )
+        return self._finished[index]
+
+    def _receipt(self, data: bytes) -> dict[str, str]:
+        return {"config_hash": self.config_hash, "checksum": checksum(data)}
+
+    def _receipt_path(self, index: int) -> str:
+        return f"{self.partition.path}/_shard-{index:05d}.json"
+
+    def _remove(self, prefix: str, keep: set[str] | None = None) -> None:
+        for path in self.store.files(self.partition.path):
+            name = path.rsplit("/", 1)[-1]
+            if name.startswith(prefix) and name not in (keep or ()):
+                self.store.fs.rm_file(path)
+
+    def _make_room(self) -> None:
+        where = f"{self.partition.path}/{MANIFEST}"
+        if not self.replace:
+            there = self.partition.manifest()
+            other = [name for name, hash_ in self.parents.items() if there.parents.get(name, hash_) != hash_]
+            made = f", made from another {' and '.join(other)}" if other else " with another configuration"
+            raise StoreError(
+                f"{self.partition.name} is already committed{made} ({there.config_hash}, now {self.config_hash}). Add "
+                "--replace to write it anew; the old one is kept beside it"
+            )
+        # All files are kept, not only those that the manifest lists: a damaged manifest or shard is a usual reason for
+        # --replace.
+        aside = f"{self.partition.path}.replaced-{checksum(self.store.read_bytes(where)).rpartition(':')[2][:12]}"
+        names = [path.rsplit("/", 1)[-1] for path in self.store.files(self.partition.path)]
+        files = [*(name for name in names if name.startswith("shard-")), MANIFEST]
+        for file in files:  # the copy is complete before anything goes, whenever this process is killed
+            self.store.copy(f"{self.partition.path}/{file}", f"{aside}/{file}")
+        for file in reversed(files):  # the manifest first: a reader sees the old partition whole or none
+            self.store.fs.rm_file(f"{self.partition.path}/{file}")
 
 
 def check_aligned(rollouts: pa.Table, sidecar: pa.Table, where: str) -> None:
@@ -93,3 +241,13 @@ def check_aligned(rollouts: pa.Table, sidecar: pa.Table, where: str) -> None:
         f"{where}: row {row} belongs to another trajectory than the rollout of that row ({len(left)} rollouts, "
         f"{len(right)} rows); write the sidecar again with --replace"
     )
+
+
+def shard_file(index: int) -> str:
+    return f"shard-{index:05d}.parquet"
+
+
+@cache
+def code_version() -> str:
+    """Version of this package. It is cached, because every row of `rollouts` names it and a look-up reads files."""
+    return importlib.metadata.version("tbrm")

@@ -41,7 +41,7 @@ def diagnostics(experiment: str, generation: int, overrides: Sequence[str], stor
         return
     from rich.table import Table
 
-    from pipeline.terminal.console import PlainConsole
+    from pipeline.console import PlainConsole
 
     table = Table(title=f"{name} generation {generation}: training data against policy[{generation}]")
     for column in COLUMNS:

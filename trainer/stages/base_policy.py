@@ -45,7 +45,7 @@ def run_base_policy(experiment: Experiment, store: Store) -> StageReport:
     made with other settings: every later generation stands on it.
     """
     started = time.monotonic()
-    config_hash = stage_hash(experiment.policy.model_dump(exclude={"attention"}), experiment.seed, *_words(experiment))
+    config_hash = stage_hash(experiment.policy.deciding(), experiment.seed, *_words(experiment))
     if store.fs.exists(pointer_path(store, experiment.name, 0)):
         pointer = published(store, experiment.name, 0)
         made_with = pointer["parents"].get(CONFIG)
@@ -72,8 +72,11 @@ def run_base_policy(experiment: Experiment, store: Store) -> StageReport:
 def differences_of_base(store: Store, experiment: Experiment) -> list[Difference]:
     """In which deciding fields policy[0] was made by other settings, as far as its pointer names them."""
     name = published(store, experiment.name, 0)["configuration"]
-    decides = [f"policy.{field}" for field in PolicyConfig.model_fields if field != "attention"]
-    decides += ["seed", *(["prompts"] if experiment.policy.base == TINY_WORDS else [])]
+    decides = [
+        *PolicyConfig.alike_fields("policy"),
+        "seed",
+        *(["prompts"] if experiment.policy.base == TINY_WORDS else []),
+    ]
     return differences(read_configuration(store, name), experiment.model_dump(mode="json"), decides) if name else []
 
 

@@ -11,27 +11,7 @@ from pipeline.store import Store
 from pipeline.store.manifest import MANIFEST, parse_manifest
 
 TABLE, TRAINING_JSON = "trained_policy", "training.json"
-# How a job uses the machine and what it writes beside the policy: none of it decides what is learned.
-NOT_IN_HASH = {
-    *("processes", "sequence_parallel", "machines", "machines_by"),
-    *("offload", "zero_stage", "micro_batch_tokens", "head_chunk_tokens"),
-    *(
-        "activation_checkpointing",
-        "diagnostics_sample",
-        "control_every",
-        "control_sample",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "stop_grace_s",
-        "collective_timeout_s",
-        "monitor",
-        "max_residual",
-    ),
-}
-DECIDES = (
-    *("seed", "policy.dtype", "replay"),
-    *(f"training.{name}" for name in TrainingConfig.model_fields if name not in NOT_IN_HASH),
-)
+DECIDES = ("seed", "policy.dtype", "replay", *TrainingConfig.alike_fields("training"))
 """Fields in which the generations of an experiment are alike."""
 
 

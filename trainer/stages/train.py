@@ -34,7 +34,7 @@ from trainer.job import TrainJob, train_policy
 from trainer.loop.metrics import summary
 from trainer.stages.carry import carried
 from trainer.stages.commit import committed, finish, place, tidy, training_tree, write_manifest
-from trainer.stages.settings import NOT_IN_HASH, check_alike, differences_of, standing_on
+from trainer.stages.settings import check_alike, differences_of, standing_on
 
 STATE = "training_state"
 
@@ -58,9 +58,8 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
     policy = resolve_policy(store, experiment, generation)
     mix = resolve_mix(store, experiment, generation)
     mix_tree = mix.to_json()
-    training = experiment.training.model_dump(mode="json")
-    decisive = {name: value for name, value in training.items() if name not in NOT_IN_HASH}
-    config_hash = stage_hash(decisive, experiment.policy.dtype, experiment.seed, policy.policy_id, mix_tree)
+    training = experiment.training
+    config_hash = stage_hash(training.deciding(), experiment.policy.dtype, experiment.seed, policy.policy_id, mix_tree)
     with exclusive(str(states)):
         manifest = None if replace else committed(folder)
         if manifest is not None and manifest.config_hash == config_hash:
@@ -92,7 +91,12 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
         parents = {**mix.parents, f"{experiment.name}/policy/generation={generation:04d}": policy.policy_id}
         segments = _stage_seconds(experiment, store, generation) | result.seconds
         stats = summary(result.metrics, segments) | {"trajectories": rows, "seconds": time.monotonic() - started}
-        tree = {"training": training, "mix": mix_tree, "stats": stats, "carried": carry is not None}
+        tree = {
+            "training": training.model_dump(mode="json"),
+            "mix": mix_tree,
+            "stats": stats,
+            "carried": carry is not None,
+        }
         policy_id = finish(job, tree, parents)
         _check_stood_on(store, experiment.name, generation, policy_id)
         configuration = keep_configuration(store, experiment)

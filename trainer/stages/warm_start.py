@@ -19,7 +19,6 @@ from trainer.data.trajectories import write_trajectories
 from trainer.job import TrainJob, train_policy
 from trainer.loop.metrics import summary
 from trainer.stages.commit import finish, forget, place
-from trainer.stages.settings import NOT_IN_HASH
 from trainer.stages.train import STATE
 
 
@@ -71,7 +70,7 @@ def run_imitation(
 
 def imitation_config(training: TrainingConfig, warm: WarmStart) -> TrainingConfig:
     """The experiment's use of the machine with the warm start's own objective, batch and learning rate."""
-    machine = training.model_dump(include=NOT_IN_HASH | {"grad_clip", "lora"})
+    machine = training.model_dump(exclude=set(training.deciding()) - {"grad_clip", "lora"})
     return TrainingConfig.model_validate(
         machine
         | {

@@ -1,21 +1,33 @@
-"""Workers from a fork server of our own that never import the parent's main module.
+"""The fork server that workers come from, and how a worker is started from it.
 
-The standard library runs the parent's main script again in every new process. A verifier worker needs nothing of it,
-and it hurts: Ray's worker script takes seconds to import, and a script without `if __name__ == "__main__"` would start
-itself again. This is `multiprocessing.popen_forkserver` with that one step left out, and with a server that nobody else
-in this process uses: ours has no environment (see `pipeline.rewards.workers.preload`).
+The server imports this module before its first worker. It starts itself anew without the environment that it was given,
+which may hold keys: deleting them would leave them readable in /proc, and in the memory that every worker inherits.
+Then it imports Math-Verify and builds its parser, so that every worker is born ready.
+
+`multiprocessing` has a public way to such a server (`set_forkserver_preload`), which does not do here:
+- it runs the parent's main script again in every worker. Ray's takes seconds to import, that of a stage half a second,
+  and a script without `if __name__ == "__main__"` would start itself again. No public option leaves that out.
+- it keeps one server for all of the process. Whoever asked for it first would decide whether it has an environment.
+So `_Launch` is `multiprocessing.popen_forkserver` without the main script, and with a server of our own.
 """
 
 import io
 import os
+import sys
 from multiprocessing import forkserver, popen_forkserver, reduction, spawn, util
 from multiprocessing.context import ForkServerContext, ForkServerProcess, set_spawning_popen
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+NEEDED = (
+    *("PYTHONPATH", "PYTHONHOME", "PYTHONHASHSEED", "PYTHONUTF8", "LD_LIBRARY_PATH"),
+    *("LANG", "LC_ALL", "LC_CTYPE", "TZ"),
+)
+"""Variables by which Python and its packages are found, and text is read."""
+_MARK = "TBRM_FORK_SERVER"
 _MAIN = ("init_main_from_name", "init_main_from_path")
 _SERVER: Any = forkserver.ForkServer()
-_SERVER.set_forkserver_preload(["pipeline.rewards.workers.preload"])
+_SERVER.set_forkserver_preload([__name__])
 
 
 class _Launch(popen_forkserver.Popen):
@@ -48,3 +60,19 @@ class WorkerContext(ForkServerContext):
     """The `forkserver` start method for workers that share nothing with the parent's main module."""
 
     Process = _Worker
+
+
+def _start_without_environment() -> None:
+    """Replace this process by the same with an environment of `NEEDED` only. Returns in the new one."""
+    if os.environ.pop(_MARK, None) is None:
+        kept = {name: os.environ[name] for name in NEEDED if name in os.environ}
+        os.execve(sys.executable, sys.orig_argv, kept | {_MARK: "1"})
+
+
+if "from multiprocessing.forkserver import main" in " ".join(sys.orig_argv):
+    _start_without_environment()
+    from pipeline.rewards.workers.worker import ready
+    from pipeline.sandbox.confinement import prepare
+
+    ready("math_verify")
+    prepare()

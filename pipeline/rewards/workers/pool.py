@@ -34,9 +34,10 @@ SLOWEST_IMPORT_S = 60.0
 STALLED_S = 15.0
 """Seconds beyond the longest permitted task without any task ending, after which the pool counts as broken."""
 CLOCK_JUMP_S = 1.0
-"""Pebble times tasks by the wall clock; a timeout during which it leapt further than this is none."""
+"""Pebble times tasks by the wall clock. A timeout during which that clock jumped by more than this does not count."""
 FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, 255)
-"""Exit codes of workers that somebody else may have killed. 255: another thread of this process took the real one."""
+"""Exit codes of workers that somebody else may have killed. 255: the real code was lost to another thread of this
+process."""
 
 
 class Task:
@@ -109,7 +110,7 @@ class VerifierPool:
             task.future.add_done_callback(self._note_progress)
 
     def _longest(self) -> float:
-        """Seconds that a task may take. The worker keeps the clock of its rows; this is for one that hangs."""
+        """Seconds that a task may take. The worker itself limits its rows; this limit is for a worker that hangs."""
         return 3.0 * self.limits.timeout_s + SLOWEST_IMPORT_S
 
     def _note_progress(self, _: Future[Graded]) -> None:

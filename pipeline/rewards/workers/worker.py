@@ -39,7 +39,7 @@ MOST_DESCRIPTORS = 1_024
 BATCHES_PER_PROCESS = 400
 """Batches after which a grading process is replaced, so that what sympy caches and leaks stays bounded."""
 WHOLE_BATCH = 2.0
-"""Times the wall clock of one row that a batch may take; what is left of it then is graded row by row."""
+"""A batch may take so many times the wall-clock limit of one row; what is left of it then is graded row by row."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Graded:
 
 @dataclass
 class _Worker:
-    """What this process has: one a process, made by `start_worker`."""
+    """What a worker process has; `start_worker` makes it, once."""
 
     protections: Protections
     memory_mb: int
@@ -79,7 +79,7 @@ def start_worker(memory_mb: int, folder: str, confined: bool = True) -> None:
 
 
 def _limit_descriptors() -> None:
-    """None above a number that can be counted through: grading processes close what they inherit."""
+    """Keep the numbers of open files small: a grading process closes what it inherits by counting them through."""
     listed = Path("/proc/self/fd")
     opened = [int(path.name) for path in listed.iterdir()] if listed.is_dir() else []
     limit = max([MOST_DESCRIPTORS, *(number + 1 for number in opened)])
@@ -158,7 +158,7 @@ def _each_alone(here: _Worker, rows: Sequence[Work], limits: Limits) -> list[Rew
 
 
 def _in_own_process(here: _Worker, row: Work, limits: Limits) -> tuple[RewardLabel | None, "_End | None"]:
-    """The label of a row whose verifier may run anything, and nothing left of what it ran."""
+    """The label of a row whose verifier may run anything. Nothing that it ran or wrote is left afterwards."""
     process = _GradingProcess(here, frozenset((row.verifier,)), row, limits)
     try:
         labels, end = process.grade((row,), limits, asked=True)
@@ -204,7 +204,7 @@ class _GradingProcess:
     ) -> None:
         self.verifiers, self.served, self.here = verifiers, 0, here
         self.row = mmap.mmap(-1, mmap.PAGESIZE)
-        """Shared with the process, which writes the number of the row at hand: who is guilty when it ends."""
+        """Memory shared with the process, which writes the number of its row there: the row to blame when it ends."""
         asked, self._ask = os.pipe()
         self._answers, answer = os.pipe()
         self._rest = bytearray()
@@ -244,7 +244,7 @@ class _GradingProcess:
         return labels, None
 
     def _lines(self, seconds: float) -> list[bytes] | None:
-        """Whole lines that came in time, perhaps none. None when there will be no more."""
+        """The whole lines that came in time, perhaps none; None when no more will come."""
         ready_, _, _ = select.select([self._answers], [], [], max(seconds, 0.0))
         if not ready_:
             return []

@@ -38,7 +38,7 @@ def load_engine(
     if choice.name == "vllm":
         from pipeline.sampling.engines.vllm_engine import VllmEngine
         from pipeline.sampling.engines.vllm_start import VllmStart
-        from pipeline.sampling.service.client import WarmEngine
+        from pipeline.sampling.engines.warm_engine import WarmEngine
 
         start = VllmStart(
             policy, policy_config.dtype, config, tuple(stop_ids), model_room(config, policy.path, longest)

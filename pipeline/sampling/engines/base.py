@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 FinishReason = Literal["stop", "length"]
 LOGPROB_ABOVE_ZERO = 1e-3
-"""Rounding that a log-prob told by somebody else may show; above it, it is none."""
+"""Log-probs of servers and logs may lie this far above 0, by rounding. A number above it is no log-prob."""
 
 
 @dataclass(frozen=True)

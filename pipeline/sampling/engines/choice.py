@@ -3,11 +3,11 @@
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.config.rollouts import EngineConfig, RolloutsConfig
 from pipeline.errors import TbrmError
+from pipeline.policies.facts import parameters
 from pipeline.policies.refs import Acting, ServedPolicy
 
 
@@ -57,20 +57,3 @@ def vllm_samples(config: RolloutsConfig | None, size: int) -> bool:
     if config.engine == "vllm" or config.adapter or config.stop:
         return True
     return importlib.util.find_spec("vllm") is not None and size >= config.auto_min_parameters
-
-
-def parameters(path: str) -> int | None:
-    """Numbers in the safetensors files of a folder, from their headers; None for a hub id."""
-    from safetensors import safe_open
-
-    files = sorted(Path(path).glob("*.safetensors"))
-    total = 0
-    for file in files:
-        with safe_open(file, framework="np") as tensors:
-            names: Any = tensors.keys()
-            for name in names:
-                count = 1
-                for size in tensors.get_slice(name).get_shape():
-                    count *= size
-                total += count
-    return total if files else None

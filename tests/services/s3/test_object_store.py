@@ -20,7 +20,7 @@ from pipeline.rewards.stage import run_rewards
 from pipeline.run.configurations import configuration_file
 from pipeline.run.forks import fork_experiment
 from pipeline.sampling.rollouts import run_rollouts
-from pipeline.store import Store, lease, open_store
+from pipeline.store import Store, locks, open_store
 from tests.support import reward_store
 from tests.support.tiny_store import make_experiment as small_experiment
 from tests.unit.replay.replay_store import make_experiment, make_store, write_generation
@@ -178,7 +178,7 @@ def test_a_killed_writer_is_followed_at_once_and_a_silent_one_when_its_lease_end
     with partition.writer(CONFIG, {}):
         pass
     partition.store.write_atomic(path, json.dumps(left).encode())
-    monkeypatch.setattr(lease, "LEASE_S", 0.3)  # renewed every 0.1 s while it is held
+    monkeypatch.setattr(locks, "LEASE_S", 0.3)  # renewed every 0.1 s while it is held
     with partition.writer(CONFIG, {}) as writer:
         first = json.loads(partition.store.read_bytes(path))
         assert writer.is_done(0)

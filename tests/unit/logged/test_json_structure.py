@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import TbrmError
-from pipeline.logged import json_structure
-from pipeline.logged.json_structure import marks
+from pipeline.logged import text_rows
 from pipeline.logged.raw import RawRow
 from pipeline.logged.rows import read_rows
 
@@ -27,8 +26,8 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 def test_elements_are_those_that_a_parser_finds(rows: list[Any], piece: int, ascii_only: bool) -> None:
     text = json.dumps(rows, ensure_ascii=ascii_only).encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_structure, "_PIECE", piece)
-        found = list(marks(io.BytesIO(text), 1, 10**6))
+        patch.setattr(text_rows, "_PIECE", piece)
+        found = list(text_rows.marks(io.BytesIO(text), 1, 10**6))
     assert [found[0].sign, found[-1].sign, found[-1].inside] == ["[", "", 0]
     elements = [mark for mark in found[1:-1] if rows]
     assert [json.loads(mark.before) for mark in elements] == rows

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.logged.spelled_out import ELEMENT_BYTES, row_sizes
+from pipeline.logged.columnar import ELEMENT_BYTES, row_sizes
 
 LONGEST = 2**31 - 1
 

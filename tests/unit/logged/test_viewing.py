@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from pipeline.cli.main import tbrm
 from pipeline.store import open_store
-from pipeline.terminal.text import visible
+from pipeline.terminal import visible
 
 ESCAPE = "\x1b[31mred\x1b[0m \u202eback"
 ROWS = [

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import StoreError
-from pipeline.store import Partition, Store, lease, open_store
+from pipeline.store import Partition, Store, locks, open_store
 from tests.unit.store.test_store_kills import CONFIG, SHARDS, shard, write
 
 
@@ -35,7 +35,7 @@ def holder(partition: Partition) -> dict[str, Any]:
 
 def leave(partition: Partition, **fields: Any) -> None:
     """A lease that some writer left behind; by default one of a machine elsewhere that still holds it."""
-    given = {"token": "other", "pid": 1, "host": "elsewhere", "expires": time.time() + lease.LEASE_S}
+    given = {"token": "other", "pid": 1, "host": "elsewhere", "expires": time.time() + locks.LEASE_S}
     partition.store.write_atomic(f"{partition.path}/_lock", json.dumps(given | fields).encode())
 
 
@@ -97,7 +97,7 @@ def test_a_process_of_another_user_is_alive(partition: Partition, monkeypatch: p
 
 
 def test_a_held_lease_is_renewed_long_before_it_ends(partition: Partition, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "LEASE_S", 0.6)
+    monkeypatch.setattr(locks, "LEASE_S", 0.6)
     with partition.writer(CONFIG, {}):
         first = holder(partition)
         while (renewed := holder(partition)) == first:

@@ -1,4 +1,4 @@
-"""Text that a model wrote, shown on a terminal: no control sequence in it may reach the terminal."""
+"""Text that models, logs and manifests wrote, on a terminal: no control sequence in it may reach the terminal."""
 
 import unicodedata
 
@@ -8,7 +8,7 @@ _KEPT = "\n\t"
 def visible(text: str) -> str:
     """`text` with control, format and private characters (escape sequences, direction overrides) written out.
 
-    Rich markup needs no escape here: callers print with `markup=False` or as `rich.text.Text`.
+    Rich markup is not escaped: print the result with `markup=False`, as `rich.text.Text`, or on a PlainConsole.
     """
     return "".join(c if c in _KEPT or not _is_hidden(c) else _written(c) for c in text)
 

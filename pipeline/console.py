@@ -5,14 +5,14 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.terminal.text import visible
+from pipeline.terminal import visible
 
 
 class PlainConsole(Console):
     """A rich console to which every string is plain text, wherever it stands: in a cell, a title, a column's name.
 
     Square brackets are no markup, `:x:` is no emoji, and control characters are written out (`visible`). Colours come
-    from `rich.text.Text`, whose content the caller makes visible itself.
+    from `rich.text.Text`; the caller makes its content visible.
     """
 
     def render_str(self, text: str, **options: Any) -> Text:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -1,4 +1,7 @@
-"""Where a store lies: any fsspec location. Nothing here assumes a local path except the two places that say so."""
+"""The files of a store, at any fsspec location: written whole or not at all, and read with their checksums.
+
+Nothing here assumes a local path, except where it asks `is_local`.
+"""
 
 import errno
 import os
@@ -8,7 +11,7 @@ import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
@@ -16,14 +19,11 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.errors import StoreError
 from pipeline.store.ids import checksum
 
-if TYPE_CHECKING:
-    from pipeline.store.partition import Partition
-
-_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
+PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
 
 
-class Store:
-    """The tables of all experiments and logged data sets under one root."""
+class Files:
+    """Files under one root."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -36,43 +36,11 @@ class Store:
         """Path inside the root, for `fs`. Raises StoreError for a part that would leave it."""
         for part in "/".join(parts).split("/"):
             key, eq, value = part.partition("=")
-            if not all(_PART.fullmatch(p) for p in ([key, value] if eq else [part])) and not part.startswith("_"):
+            if not all(PART.fullmatch(p) for p in ([key, value] if eq else [part])) and not part.startswith("_"):
                 raise StoreError(
                     f"{part!r} cannot name a folder of the store: letters, digits and . _ - @ only, no path separators"
                 )
         return "/".join((self.base, *parts))
-
-    def partition(self, dataset: str, table: str, generation: int = 0) -> "Partition":
-        """One generation of one table of `dataset` (an experiment's name, or `logged/<name>`)."""
-        from pipeline.store.partition import Partition
-
-        return Partition(self, dataset, table, generation)
-
-    def generations(self, dataset: str, table: str) -> list[int]:
-        """Committed generations of a table, ascending."""
-        found: list[int] = []
-        for path in self.files(self.join(dataset, table)):
-            name = path.rsplit("/", 1)[-1]
-            if name.startswith("generation=") and name[11:].isdigit() and self.fs.exists(f"{path}/_manifest.json"):
-                found.append(int(name[11:]))
-        return sorted(found)
-
-    def datasets(self) -> list[str]:
-        """Experiments and logged data sets that have at least one table folder."""
-        top = [path.rsplit("/", 1)[-1] for path in self.files(self.base) if self.fs.isdir(path)]
-        logged = [
-            f"logged/{path.rsplit('/', 1)[-1]}" for path in self.files(f"{self.base}/logged") if self.fs.isdir(path)
-        ]
-        return sorted(
-            name for name in top if name not in ("logged", "evaluated", "dagster_home") and _PART.fullmatch(name)
-        ) + sorted(logged)
-
-    def tables(self, dataset: str) -> list[str]:
-        """Tables of a data set, label versions (`rewards@v2`) included."""
-        from pipeline.store.schema import SCHEMAS
-
-        names = [path.rsplit("/", 1)[-1] for path in self.files(self.join(dataset))]
-        return [name for name in names if name.partition("@")[0] in SCHEMAS]
 
     def read_bytes(self, path: str) -> bytes:
         return self.fs.cat_file(path)
@@ -120,7 +88,8 @@ class Store:
                 temp.replace(path)
 
     def _holds(self, path: str, data: bytes) -> bool:
-        """Whether what is there is ours: the answer to a put may be lost, and the client then puts a second time."""
+        """Whether the file that is there is the one just written: the client puts again when the answer to a put is
+        lost."""
         try:
             return self.read_bytes(path) == data
         except FileNotFoundError:
@@ -181,8 +150,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def open_store(root: str | None = None) -> Store:
-    """The store at `root` (local path, s3://, gs://, …), by default `$TBRM_ROOT` or `./data`."""
-    return Store(root or os.environ.get("TBRM_ROOT") or "data")

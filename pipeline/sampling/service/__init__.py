@@ -1,1 +1,0 @@
-"""The rollout service: a vLLM engine that outlives the stage."""
