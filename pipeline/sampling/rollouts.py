@@ -37,7 +37,6 @@ from pipeline.sampling.engines import Engine, Request, Sample, Sampling, choose_
 from pipeline.sampling.engines.warm_engine import socket_path
 from pipeline.store import (
     SCHEMAS,
-    Manifest,
     PartitionWriter,
     Stat,
     Store,
@@ -76,6 +75,26 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
     prompts = write_prompts(experiment, config, store, generation, tokenizer, context, replace)
     remedy = "Run the stage with --replace, so that the prompts are tokenized again"
     check_tokenizer(prompts.tokenizer, prompts.name, made_by, policy.path, remedy)
+
+    def work() -> Work:
+        if isinstance(policy, PolicyRef):
+            check_undamaged(policy)
+        choice, shards = choose_engine(config, policy, config.stop), len(prompts.shards)
+
+        def statistics(writer: PartitionWriter) -> dict[str, Stat]:
+            stats = _statistics(writer, shards) | {"engine": choice.name, "engine_reason": choice.reason}
+            if config.agreement.sample and isinstance(policy, PolicyRef) and not policy.adapter:
+                stats |= measure_agreement(experiment, policy, writer, shards, config.agreement.sample)
+            return stats
+
+        return Work(
+            rows=[shard.rows * config.n for shard in prompts.shards],
+            build=partial(Sampler, experiment, config, root_for_workers(store), generation, policy),
+            statistics=statistics,
+            tokenizer=made_by,
+            note=f"{choice.name}: {choice.reason}",
+        )
+
     stage = Stage(
         name="rollouts",
         partition=store.partition(experiment.name, "rollouts", generation),
@@ -84,39 +103,10 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
             f"{experiment.name}/policy/generation={generation:04d}": policy.policy_id,
             f"{experiment.name}/prompts/generation={generation:04d}": prompts.hash,
         },
-        work=lambda: _work(experiment, config, store, generation, policy, prompts, made_by),
+        work=work,
         unit="trajectories",
     )
     return run_stage(store, stage, experiment, replace, started)
-
-
-def _work(
-    experiment: Experiment,
-    config: RolloutsConfig,
-    store: Store,
-    generation: int,
-    policy: Acting,
-    prompts: Manifest,
-    tokenizer: TokenizerInfo,
-) -> Work:
-    if isinstance(policy, PolicyRef):
-        check_undamaged(policy)
-    choice = choose_engine(config, policy, config.stop)
-
-    def statistics(writer: PartitionWriter) -> dict[str, Stat]:
-        shards = len(prompts.shards)
-        stats = _statistics(writer, shards) | {"engine": choice.name, "engine_reason": choice.reason}
-        if config.agreement.sample and isinstance(policy, PolicyRef) and not policy.adapter:
-            stats |= measure_agreement(experiment, policy, writer, shards, config.agreement.sample)
-        return stats
-
-    return Work(
-        rows=[shard.rows * config.n for shard in prompts.shards],
-        build=partial(Sampler, experiment, config, root_for_workers(store), generation, policy),
-        statistics=statistics,
-        tokenizer=tokenizer,
-        note=f"{choice.name}: {choice.reason}",
-    )
 
 
 def _check_teacher(
