@@ -1,6 +1,8 @@
 """The rollouts stage: sample the trajectories of one generation, shard by shard, resumable."""
 
 import time
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from pipeline.prompts.generation import write_prompts
 from pipeline.run.configurations import check_alike
 from pipeline.run.report import StageReport
 from pipeline.run.resumable import Stage, Work, run_stage
-from pipeline.run.shards import Advance, on_cluster, root_for_workers
+from pipeline.run.shards import Advance, Make, on_cluster, root_for_workers
 from pipeline.sampling.agreement import measure_agreement
 from pipeline.sampling.endpoint import endpoint_policy
 from pipeline.sampling.engines import Engine, Request, Sample, Sampling, choose_engine, context_length, load_engine
@@ -89,7 +91,7 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
 
         return Work(
             rows=[shard.rows * config.n for shard in prompts.shards],
-            build=partial(Sampler, experiment, config, root_for_workers(store), generation, policy),
+            start=partial(_sampler, experiment, config, root_for_workers(store), generation, policy),
             statistics=statistics,
             tokenizer=made_by,
             note=f"{choice.name}: {choice.reason}",
@@ -140,8 +142,14 @@ def _tokenizer_folder(store: Store, experiment: Experiment, policy: Acting, gene
     return resolve_policy(store, experiment, generation).path if served else policy.path
 
 
+@contextmanager
+def _sampler(*about: Any) -> Generator[Make]:
+    with closing(Sampler(*about)) as sampler:
+        yield sampler.make
+
+
 class Sampler:
-    """The engine at work on shards, on whichever machine: see `ShardWork`."""
+    """The engine at work on shards, on whichever machine."""
 
     def __init__(
         self, experiment: Experiment, config: RolloutsConfig, root: str, generation: int, policy: Acting
@@ -162,9 +170,8 @@ class Sampler:
             config.how(), experiment.policy, self.policy, self.tokenizer, longest, service, config.stop
         )
 
-    def make(self, index: int, advance: Advance) -> pa.Table:
+    def make(self, index: int, _: Advance) -> pa.Table:
         """`n` trajectories for each prompt of the shard, in the order (prompt, sample)."""
-        del advance  # an engine gives the samples of a shard together
         config, engine = self.config, self.engine
         sampling = Sampling(config.temperature, config.top_p, config.top_k, config.max_tokens, config.stop)
         prompts = self.prompts.read_shard(index).to_pylist()
