@@ -5,6 +5,8 @@ The same function scores θ in training, so at θ = θ_ref the sum Σ_h (lp_h - 
 
 import re
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -28,7 +30,7 @@ from pipeline.policies.refs import (
 from pipeline.policies.tokenizer import check_ids, check_table
 from pipeline.run.report import StageReport
 from pipeline.run.resumable import Stage, Work, run_stage
-from pipeline.run.shards import Advance, root_for_workers
+from pipeline.run.shards import Advance, Make, root_for_workers
 from pipeline.store import SCHEMAS, Manifest, PartitionWriter, Store, open_store
 
 REFERENCE_PARENT = "reference policy"
@@ -66,7 +68,7 @@ def run_ref_logprobs(
         check_table(source, policy_tokenizer(policy.path), f"the reference {policy.policy_id}")
         return Work(
             rows=[shard.rows for shard in source.shards],
-            build=partial(_Scorer, experiment, root_for_workers(store), generation, dataset),
+            start=partial(_scorer, experiment, root_for_workers(store), generation, dataset),
             statistics=lambda writer: _statistics(experiment, source, writer),
         )
 
@@ -117,26 +119,21 @@ def reference_label(identity: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", identity)[:64]
 
 
-class _Scorer:
-    """π_ref at work on shards, on whichever machine: see `ShardWork`."""
+@contextmanager
+def _scorer(experiment: Experiment, root: str, generation: int, dataset: str) -> Generator[Make]:
+    """π_ref at work on shards, on whichever machine."""
+    store = open_store(root)
+    policy, rollouts = reference_policy(store, experiment), store.partition(dataset, "rollouts", generation)
+    refuse_large_on_cpu(policy.path, experiment.large_model_on_cpu)
+    model: Any = load_model(policy.path, experiment.policy).to(device())
+    embedded = int(model.get_input_embeddings().weight.shape[0])
 
-    def __init__(self, experiment: Experiment, root: str, generation: int, dataset: str) -> None:
-        store = open_store(root)
-        self.experiment, self.policy = experiment, reference_policy(store, experiment)
-        refuse_large_on_cpu(self.policy.path, experiment.large_model_on_cpu)
-        self.rollouts = store.partition(dataset, "rollouts", generation)
-        self.model: Any = load_model(self.policy.path, experiment.policy).to(device())
+    def make(index: int, _: Advance) -> pa.Table:
+        rows = rollouts.read_shard(index, _COLUMNS)
+        check_ids(rows, embedded, rollouts.shard_path(index), f"the reference {policy.policy_id}")
+        return _score_shard(model, policy, rows, experiment.reference.max_tokens, experiment.training.temperature)
 
-    def make(self, index: int, advance: Advance) -> pa.Table:
-        del advance  # a shard is scored in packs, whose order is not that of its rows
-        rows, experiment = self.rollouts.read_shard(index, _COLUMNS), self.experiment
-        embedded = int(self.model.get_input_embeddings().weight.shape[0])
-        check_ids(rows, embedded, self.rollouts.shard_path(index), f"the reference {self.policy.policy_id}")
-        max_tokens, temperature = experiment.reference.max_tokens, experiment.training.temperature
-        return _score_shard(self.model, self.policy, rows, max_tokens, temperature)
-
-    def close(self) -> None:
-        del self.model
+    yield make
 
 
 def _score_shard(model: Any, policy: PolicyRef, rows: pa.Table, max_tokens: int, temperature: float) -> pa.Table:

@@ -9,7 +9,7 @@ from pipeline.config import Experiment
 from pipeline.config.cluster import LaunchedStage
 from pipeline.policies.facts import ModelFacts
 from pipeline.policies.load_save import MOST_ON_CPU
-from pipeline.sampling.engines.choice import vllm_samples
+from pipeline.sampling.engines import vllm_samples
 
 _BF16 = (8, 0)
 """First compute capability with bfloat16."""

@@ -15,7 +15,7 @@ from evals.run.plan import Entry, Setting
 from evals.run.targets import Target
 from pipeline.policies.refs import Acting
 from pipeline.prompts import Problem
-from pipeline.run.resumable import EachBy, Stage, Work, write_partition
+from pipeline.run.resumable import Stage, Work, each, write_partition
 from pipeline.store import SCHEMAS, Manifest, Partition, Stat, Store, seed_of
 
 
@@ -92,7 +92,7 @@ def write_responses(
         parents={f"{target.dataset}/policy/generation={target.generation:04d}": target.policy.policy_id},
         work=lambda: Work(
             rows=[len(problems) * samples for problems in shards],
-            build=lambda: EachBy(lambda index: sampler.sample(entry, shards[index])),
+            start=each(lambda index: sampler.sample(entry, shards[index])),
             statistics=lambda _: stats,
         ),
         unit="responses",

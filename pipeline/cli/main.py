@@ -30,7 +30,7 @@ COMMANDS = {
     "ref-logprobs": "pipeline.cli.stages:ref_logprobs",
     "regrade": "evals.cli:regrade",
     "report": "evals.report.cli:report",
-    "rewards": "pipeline.cli.rewards:rewards",
+    "rewards": "pipeline.cli.stages:rewards",
     "rollout-service": "pipeline.cli.stages:rollout_service",
     "rollouts": "pipeline.cli.stages:rollouts",
     "run": "assets.app.cli:run",

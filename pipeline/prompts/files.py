@@ -18,6 +18,7 @@ def file_problems(path: Path, columns: Columns) -> Iterator[Problem]:
 
 
 def problems_of_rows(columns: Columns, path: str, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Problem]:
+    """Rows, each with the place where it stands, as problems. Raises TbrmError naming place and field."""
     source = Path(path).name
     for number, (where, row) in enumerate(rows):
         for field in (columns.problem, columns.answer):

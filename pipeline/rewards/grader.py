@@ -50,10 +50,6 @@ class Grader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the workers; a further row starts new ones."""
         self._pool.close()
 
     @property

@@ -2,6 +2,8 @@
 
 import time
 from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import pyarrow as pa
@@ -17,7 +19,7 @@ from pipeline.rewards.reading import Labelled, named_items, read_items
 from pipeline.rewards.types import STATUSES, UNDECIDED, RewardLabel, Verifier
 from pipeline.run.report import StageReport
 from pipeline.run.resumable import Stage, Work, run_stage
-from pipeline.run.shards import Advance, on_cluster, root_for_workers
+from pipeline.run.shards import Advance, Make, on_cluster, root_for_workers
 from pipeline.store import SCHEMAS, Partition, PartitionWriter, Stat, Store, open_store
 
 DECIDES = RewardsConfig.alike_fields("rewards")
@@ -57,9 +59,9 @@ def run_rewards(
             parents={rollouts.name: source.hash, prompts.name: questions.hash},
             work=lambda: Work(
                 rows=[shard.rows for shard in source.shards],
-                build=partial(_labeller_elsewhere, config, root_for_workers(store), dataset, generation, verifier)
+                start=partial(_labeller, config, root_for_workers(store), dataset, generation, verifier)
                 if on_cluster(experiment, "rewards")
-                else partial(_Labeller, grader, rollouts, prompts, verifier),
+                else lambda: nullcontext(partial(_label_shard, grader, rollouts, prompts, verifier)),
                 statistics=lambda writer: _statistics(grader, rollouts, writer),
             ),
             unit="responses",
@@ -68,32 +70,24 @@ def run_rewards(
         return run_stage(store, stage, experiment, replace, started)
 
 
-class _Labeller:
-    """A grader at work on shards: see `ShardWork`."""
-
-    def __init__(self, grader: Grader, rollouts: Partition, prompts: Partition, verifier: str | None) -> None:
-        self.grader, self.rollouts, self.prompts, self.verifier = grader, rollouts, prompts, verifier
-
-    def make(self, index: int, advance: Advance) -> pa.Table:
-        token_rewards = self.grader.config.token_rewards
-        rows = read_items(self.rollouts, self.prompts, index, self.verifier, token_rewards)
-        labels: list[RewardLabel] = []
-        for graded in self.grader.grade(row.item for row in rows):
-            labels.append(graded)
-            advance(1)
-        return _table(rows, labels, self.grader)
-
-    def close(self) -> None:
-        self.grader.close()
-
-
-def _labeller_elsewhere(
-    config: RewardsConfig, root: str, dataset: str, generation: int, verifier: str | None
-) -> _Labeller:
+@contextmanager
+def _labeller(config: RewardsConfig, root: str, dataset: str, generation: int, verifier: str | None) -> Generator[Make]:
     """What labels on another machine, with grading workers of its own."""
     store = open_store(root)
     rollouts, prompts = (store.partition(dataset, table, generation) for table in ("rollouts", "prompts"))
-    return _Labeller(Grader(config), rollouts, prompts, verifier)
+    with Grader(config) as grader:
+        yield partial(_label_shard, grader, rollouts, prompts, verifier)
+
+
+def _label_shard(
+    grader: Grader, rollouts: Partition, prompts: Partition, verifier: str | None, index: int, advance: Advance
+) -> pa.Table:
+    rows = read_items(rollouts, prompts, index, verifier, grader.config.token_rewards)
+    labels: list[RewardLabel] = []
+    for graded in grader.grade(row.item for row in rows):
+        labels.append(graded)
+        advance(1)
+    return _table(rows, labels, grader)
 
 
 def _verifiers(grader: Grader, prompts: Partition, verifier: str | None) -> list[Verifier]:

@@ -11,6 +11,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,7 +22,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostErro
 
 from pipeline.config.cluster import RayConfig
 from pipeline.errors import TbrmError
-from pipeline.run.shards import ShardWork
+from pipeline.run.shards import Make, Start
 from pipeline.run.threads import settle
 
 _LOST = (ActorDiedError, ActorUnavailableError, ObjectLostError)
@@ -31,22 +32,21 @@ _CONNECT_HINT = "start one with `ray start --head`, give ray.address, or set ray
 
 
 class _Worker:
-    """An actor. It builds its work when it gets its first shard, so that an error of the start arrives like any other
-    error."""
+    """An actor. It starts its work with its first shard, so that an error of the start arrives like any other."""
 
-    def __init__(self, build: Callable[[], ShardWork], cores: int) -> None:
-        self.build, self.work = build, None
+    def __init__(self, start: Start, cores: int) -> None:
+        self.start, self.held = start, ExitStack()
+        self.make_rows: Make | None = None
         # Ray sets a number of threads only where none is set, and the worker inherits the one that the stage chose.
         # Ray says nothing of how threads wait.
         settle(cores=cores)
 
     def make(self, index: int) -> pa.Table:
-        self.work = self.work or self.build()
-        return self.work.make(index, lambda _: None)
+        self.make_rows = self.make_rows or self.held.enter_context(self.start())
+        return self.make_rows(index, lambda _: None)
 
     def close(self) -> None:
-        if self.work is not None:
-            self.work.close()
+        self.held.close()
 
 
 @dataclass
@@ -59,12 +59,12 @@ class _Call:
 
 
 def work_on_cluster(
-    config: RayConfig, gpus: float, build: Callable[[], ShardWork], todo: Sequence[int]
+    config: RayConfig, gpus: float, start: Start, todo: Sequence[int]
 ) -> Generator[tuple[int, pa.Table]]:
     """(index, rows) of each shard as a worker has made it, in any order. See `pipeline.run.resumable`."""
     ours = _connect(config)
     actor: Any = ray.remote(num_cpus=config.cpus, num_gpus=gpus, max_restarts=0)(_Worker)
-    new_worker = partial(actor.remote, build, max(1, int(config.cpus)))
+    new_worker = partial(actor.remote, start, max(1, int(config.cpus)))
     workers = [new_worker() for _ in range(min(config.workers, len(todo)))]
     try:
         idle = yield from _dispatch(config, new_worker, workers, list(reversed(todo)))

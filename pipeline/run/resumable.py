@@ -9,7 +9,7 @@ failure.
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -19,16 +19,16 @@ from pipeline.errors import TbrmError
 from pipeline.run.configurations import check_alike, keep_configuration
 from pipeline.run.progress import track
 from pipeline.run.report import StageReport
-from pipeline.run.shards import Advance, ShardWork, on_cluster
+from pipeline.run.shards import Advance, Start, on_cluster
 from pipeline.store import Manifest, Partition, PartitionWriter, Stat, Store, TokenizerInfo
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage has to make. `rows` counts those of each shard; `build` starts what makes them."""
+    """What a stage has to make. `rows` counts those of each shard; `start` starts what makes them."""
 
     rows: Sequence[int]
-    build: Callable[[], ShardWork]
+    start: Start
     statistics: Callable[[PartitionWriter], Mapping[str, Stat]] = lambda _: {}
     """Figures over all shards, including those that an interrupted run has made."""
     tokenizer: TokenizerInfo | None = None
@@ -99,7 +99,7 @@ def write_partition(
         todo = [index for index in shards if not (work.resumed and writer.is_done(index))]
         finished = sum(work.rows) - sum(work.rows[index] for index in todo)
         progress.advance(finished)
-        for index, rows in _made(stage.name, experiment, work.build, todo, progress.advance):
+        for index, rows in _made(stage.name, experiment, work.start, todo, progress.advance):
             writer.write(index, rows)
             finished += work.rows[index]
             progress.advance(finished - progress.done)
@@ -112,13 +112,13 @@ def write_partition(
 def _made(
     stage: str,
     experiment: Experiment | None,
-    build: Callable[[], ShardWork],
+    start: Start,
     todo: Sequence[int],
     advance: Advance,
 ) -> Generator[tuple[int, pa.Table]]:
     """(index, rows) of each shard as it is finished: in order on this machine, in any order on a cluster.
 
-    Nothing is built when there is no shard to make. Raises TbrmError when the cluster cannot be had or loses a shard
+    Nothing is started when there is no shard to make. Raises TbrmError when the cluster cannot be had or loses a shard
     more often than `ray.attempts` allows; errors of the work itself come through as they are.
     """
     if not todo:
@@ -129,25 +129,16 @@ def _made(
         except ImportError as error:
             raise TbrmError(f"`ray:` needs the extra `ray` ({error}): pip install 'tbrm[ray]'") from error
         gpus = 0.0 if stage == "rewards" else experiment.ray.gpus
-        yield from work_on_cluster(experiment.ray, gpus, build, todo)
+        yield from work_on_cluster(experiment.ray, gpus, start, todo)
         return
-    with closing(build()) as work:
+    with start() as make:
         for index in todo:
-            yield index, work.make(index, advance)
+            yield index, make(index, advance)
 
 
-@dataclass(frozen=True)
-class EachBy:
-    """Work that is a function of the shard's number, with nothing to start or to close."""
-
-    function: Callable[[int], pa.Table]
-
-    def make(self, index: int, advance: Advance) -> pa.Table:
-        del advance
-        return self.function(index)
-
-    def close(self) -> None:
-        pass
+def each(function: Callable[[int], pa.Table]) -> Start:
+    """Work that needs nothing started: the rows of a shard are a function of its number."""
+    return lambda: nullcontext(lambda index, _: function(index))
 
 
 def whole(
@@ -155,4 +146,4 @@ def whole(
 ) -> Work:
     """Work that is already done: `tables` are all shards. Shards of an interrupted run do not take their place."""
     rows = [table.num_rows for table in tables]
-    return Work(rows, lambda: EachBy(tables.__getitem__), lambda _: stats or {}, tokenizer, resumed=False)
+    return Work(rows, each(tables.__getitem__), lambda _: stats or {}, tokenizer, resumed=False)

@@ -1,7 +1,7 @@
 """The work of a stage, cut into shards: made one after another on this machine, or by the workers of a Ray cluster."""
 
 from collections.abc import Callable
-from typing import Protocol
+from contextlib import AbstractContextManager
 
 import pyarrow as pa
 
@@ -10,22 +10,11 @@ from pipeline.store import Store
 
 Advance = Callable[[int], None]
 """Called with the number of rows that are ready since the last call, by work that makes them one after another."""
-
-
-class ShardWork(Protocol):
-    """Makes the rows of a shard; the same shard gives the same rows on every machine of a kind.
-
-    It is built where it runs: it loads a model, or starts an engine or grading workers there. It serves shard after
-    shard and is closed at the end.
-    """
-
-    def make(self, index: int, advance: Advance) -> pa.Table:
-        """Rows of shard `index`."""
-        ...
-
-    def close(self) -> None:
-        """Give memory and processes back."""
-        ...
+Make = Callable[[int, Advance], pa.Table]
+"""The function of a shard: its rows, by its number. The same shard gives the same rows on every machine of a kind."""
+Start = Callable[[], AbstractContextManager[Make]]
+"""Starts what makes shards, where it runs: loads a model, or starts an engine or grading workers. Leaving the context
+gives memory and processes back."""
 
 
 def on_cluster(experiment: Experiment, stage: str) -> bool:

@@ -1,6 +1,8 @@
 """The rollouts stage: sample the trajectories of one generation, shard by shard, resumable."""
 
 import time
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,14 +33,13 @@ from pipeline.prompts.generation import write_prompts
 from pipeline.run.configurations import check_alike
 from pipeline.run.report import StageReport
 from pipeline.run.resumable import Stage, Work, run_stage
-from pipeline.run.shards import Advance, on_cluster, root_for_workers
+from pipeline.run.shards import Advance, Make, on_cluster, root_for_workers
 from pipeline.sampling.agreement import measure_agreement
 from pipeline.sampling.endpoint import endpoint_policy
 from pipeline.sampling.engines import Engine, Request, Sample, Sampling, choose_engine, context_length, load_engine
 from pipeline.sampling.engines.warm_engine import socket_path
 from pipeline.store import (
     SCHEMAS,
-    Manifest,
     PartitionWriter,
     Stat,
     Store,
@@ -77,6 +78,26 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
     prompts = write_prompts(experiment, config, store, generation, tokenizer, context, replace)
     remedy = "Run the stage with --replace, so that the prompts are tokenized again"
     check_tokenizer(prompts.tokenizer, prompts.name, made_by, policy.path, remedy)
+
+    def work() -> Work:
+        if isinstance(policy, PolicyRef):
+            check_undamaged(policy)
+        choice, shards = choose_engine(config, policy, config.stop), len(prompts.shards)
+
+        def statistics(writer: PartitionWriter) -> dict[str, Stat]:
+            stats = _statistics(writer, shards) | {"engine": choice.name, "engine_reason": choice.reason}
+            if config.agreement.sample and isinstance(policy, PolicyRef) and not policy.adapter:
+                stats |= measure_agreement(experiment, policy, writer, shards, config.agreement.sample)
+            return stats
+
+        return Work(
+            rows=[shard.rows * config.n for shard in prompts.shards],
+            start=partial(_sampler, experiment, config, root_for_workers(store), generation, policy),
+            statistics=statistics,
+            tokenizer=made_by,
+            note=f"{choice.name}: {choice.reason}",
+        )
+
     stage = Stage(
         name="rollouts",
         partition=store.partition(experiment.name, "rollouts", generation),
@@ -85,39 +106,10 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
             f"{experiment.name}/policy/generation={generation:04d}": policy.policy_id,
             f"{experiment.name}/prompts/generation={generation:04d}": prompts.hash,
         },
-        work=lambda: _work(experiment, config, store, generation, policy, prompts, made_by),
+        work=work,
         unit="trajectories",
     )
     return run_stage(store, stage, experiment, replace, started)
-
-
-def _work(
-    experiment: Experiment,
-    config: RolloutsConfig,
-    store: Store,
-    generation: int,
-    policy: Acting,
-    prompts: Manifest,
-    tokenizer: TokenizerInfo,
-) -> Work:
-    if isinstance(policy, PolicyRef):
-        check_undamaged(policy)
-    choice = choose_engine(config, policy, config.stop)
-
-    def statistics(writer: PartitionWriter) -> dict[str, Stat]:
-        shards = len(prompts.shards)
-        stats = _statistics(writer, shards) | {"engine": choice.name, "engine_reason": choice.reason}
-        if config.agreement.sample and isinstance(policy, PolicyRef) and not policy.adapter:
-            stats |= measure_agreement(experiment, policy, writer, shards, config.agreement.sample)
-        return stats
-
-    return Work(
-        rows=[shard.rows * config.n for shard in prompts.shards],
-        build=partial(Sampler, experiment, config, root_for_workers(store), generation, policy),
-        statistics=statistics,
-        tokenizer=tokenizer,
-        note=f"{choice.name}: {choice.reason}",
-    )
 
 
 def _check_teacher(
@@ -152,8 +144,14 @@ def _tokenizer_folder(store: Store, experiment: Experiment, policy: Acting, gene
     return resolve_policy(store, experiment, generation).path if served else policy.path
 
 
+@contextmanager
+def _sampler(*about: Any) -> Generator[Make]:
+    with closing(Sampler(*about)) as sampler:
+        yield sampler.make
+
+
 class Sampler:
-    """The engine at work on shards, on whichever machine: see `ShardWork`."""
+    """The engine at work on shards, on whichever machine."""
 
     def __init__(
         self, experiment: Experiment, config: RolloutsConfig, root: str, generation: int, policy: Acting
@@ -174,9 +172,8 @@ class Sampler:
             config.how(), experiment.policy, self.policy, self.tokenizer, longest, service, config.stop
         )
 
-    def make(self, index: int, advance: Advance) -> pa.Table:
+    def make(self, index: int, _: Advance) -> pa.Table:
         """`n` trajectories for each prompt of the shard, in the order (prompt, sample)."""
-        del advance  # an engine gives the samples of a shard together
         config, engine = self.config, self.engine
         sampling = Sampling(config.temperature, config.top_p, config.top_k, config.max_tokens, config.stop)
         prompts = self.prompts.read_shard(index).to_pylist()

@@ -17,7 +17,8 @@ import pytest
 
 from pipeline.config.rewards import RewardsConfig
 from pipeline.errors import TbrmError
-from pipeline.rewards import GradeItem, Grader, pool
+from pipeline.rewards import GradeItem, Grader
+from pipeline.rewards.workers import pool
 from tests.support.hostile_responses import hostile_items
 
 HERE = Path(__file__).parent
@@ -217,6 +218,20 @@ def test_no_process_outlives_a_killed_parent(tmp_path: Path) -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
+    """Workers do not run the parent's main script again, as those of the standard library do."""
+    script = tmp_path / "plain.py"
+    script.write_text(
+        "print('runs')\n"
+        "from pipeline.config.rewards import RewardsConfig\n"
+        "from pipeline.rewards import GradeItem, Grader\n"
+        "with Grader(RewardsConfig(workers=1), shortcuts=False) as grader:\n"
+        "    print(next(grader.grade([GradeItem('1', '1')])).status)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["runs", "ok"]
 
 
 def test_grade_command_answers_every_line_of_the_hostile_file_in_order(tmp_path: Path) -> None:

@@ -2,23 +2,21 @@
 
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 
 import pyarrow as pa
 import pytest
 
 from pipeline.config.cluster import RayConfig
+from pipeline.run.shards import Make
 from pipeline.run.threads import settle
 from tests.support.openmp import SAID_NOTHING
 
 
-class Told:
+def told() -> AbstractContextManager[Make]:
     """A shard is what its worker was told."""
-
-    def make(self, index: int, advance: object) -> pa.Table:
-        return pa.table({name: [os.environ.get(name)] for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")})
-
-    def close(self) -> None:
-        pass
+    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
+    return nullcontext(lambda index, advance: pa.table({name: [os.environ.get(name)] for name in names}))
 
 
 @pytest.mark.parametrize(("own", "expected"), [({}, "1"), ({"OMP_NUM_THREADS": "3"}, "3")])
@@ -30,7 +28,7 @@ def test_as_many_as_the_cores_that_it_reserves(
 
     from pipeline.run.ray import work_on_cluster
 
-    cloudpickle.register_pickle_by_value(sys.modules[Told.__module__])  # which a worker cannot import
+    cloudpickle.register_pickle_by_value(sys.modules[told.__module__])  # which a worker cannot import
     for name in SAID_NOTHING:
         monkeypatch.delenv(name, raising=False)
     for name, value in own.items():
@@ -38,5 +36,5 @@ def test_as_many_as_the_cores_that_it_reserves(
     for name in SAID_NOTHING:  # so that what is settled below goes with the test
         monkeypatch.setenv(name, os.environ.get(name, ""))
     settle(cores=2)
-    ((_, rows),) = work_on_cluster(RayConfig(address="local"), 0.0, Told, [0])
+    ((_, rows),) = work_on_cluster(RayConfig(address="local"), 0.0, told, [0])
     assert rows.to_pylist() == [{"OMP_NUM_THREADS": expected, "OMP_WAIT_POLICY": "PASSIVE"}]

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import TbrmError
-from pipeline.logged import duplicates, importer, reader, rows
-from pipeline.logged.duplicates import Seen
+from pipeline.logged import importer, reader, rows
+from pipeline.logged.reader import Seen
 from pipeline.logged.rows import find_files, read_rows
 from pipeline.store import open_store
 from tests.support.growth import exponent
@@ -315,7 +315,7 @@ def test_an_index_too_large_to_be_one(tmp_path: Path) -> None:
 
 
 def test_rows_seen_before_are_found_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "_RECENT", 7)
+    monkeypatch.setattr(reader, "_RECENT", 7)
     seen = Seen()
     hashes = [(n * 2**61 + n) % 2**64 for n in range(500)]
     assert all(seen.is_new(each) for each in hashes)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import StoreError
-from pipeline.run.resumable import EachBy, Stage, Work, whole, write_partition
+from pipeline.run.resumable import Stage, Work, each, whole, write_partition
 from pipeline.store import Partition, Store, open_store
 
 
@@ -21,7 +21,7 @@ def stage_of(partition: Partition, made: list[int], dies_at: int | None = None, 
         made.append(index)
         return rows(index)
 
-    work = Work([2, 2, 2], lambda: EachBy(make), lambda writer: {"rows": writer.read(2).num_rows})
+    work = Work([2, 2, 2], each(make), lambda writer: {"rows": writer.read(2).num_rows})
     return Stage("q", partition, "key", {"parent": "hash"}, lambda: work, "rows", cut=cut)
 
 
