@@ -5,10 +5,10 @@ from pathlib import Path
 
 from dagster import Definitions, IOManagerDefinition, ResourceDefinition, get_dagster_logger, in_process_executor
 
-from assets.experiment.evaluated import by_hand_job, evaluated_policies
 from assets.experiment.importing import logged_trajectories
+from assets.experiment.source import BrokenSource, ExperimentSource, read_experiments
+from assets.graph.by_hand import by_hand_job, evaluated_policies
 from assets.graph.experiment import broken_asset, experiment_graph
-from assets.graph.experiments import BrokenSource, ExperimentSource, read_experiments
 from assets.graph.resources import NothingPassedOn, StoreLocation
 from assets.graph.sensors import logged_sensor, publish_sensor
 from assets.processes.launcher import Launcher, LocalLauncher

@@ -114,7 +114,7 @@ def load_definitions(root: str, experiments: int) -> None:
     """Every asset, job, sensor and schedule of the code location."""
     os.chdir(root)
     from assets.definitions import build_definitions
-    from assets.graph.experiments import read_experiments
+    from assets.experiment.source import read_experiments
 
     good, broken = read_experiments()
     assert len(good) == experiments

@@ -75,9 +75,9 @@ def evaluate(
     from evals.report.terminal import print_scores
     from evals.run.pinned import run_pinned
     from evals.run.plan import Changes, changed, plan_entries, setting_of, setting_without_experiment
-    from evals.run.scores import read_scores
     from evals.run.stage import evaluate as run
     from evals.run.targets import target_of
+    from evals.statistics.scores import read_scores
 
     if [policy is not None, generation is not None, pinned].count(True) != 1:
         raise click.UsageError("give one of POLICY, --experiment with --generation, --experiment with --pinned")

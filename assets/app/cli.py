@@ -31,7 +31,7 @@ def run(experiment: str, root: str | None, overrides: Sequence[str], name: str |
     from assets.app.run_to_end import run_loop
     from assets.app.terminal import Terminal
     from assets.app.ui import link
-    from assets.graph.experiments import read_experiment
+    from assets.experiment.source import read_experiment
     from assets.graph.resources import StoreLocation
     from assets.processes.launcher import LocalLauncher
     from evals.report.summary import summarize

@@ -17,7 +17,7 @@ from assets.app.terminal import Terminal
 from assets.definitions import build_definitions
 from assets.experiment.alike import check_whole
 from assets.experiment.logged import register_logged
-from assets.experiment.publish import failed_checks, latest_materialization, partition_name, report_published
+from assets.experiment.source import ExperimentSource
 from assets.experiment.stages import (
     BASE_SCORES,
     TRAINED_POLICY,
@@ -28,13 +28,13 @@ from assets.experiment.stages import (
     stages_of,
 )
 from assets.graph.experiment import base_job, generation_job
-from assets.graph.experiments import ExperimentSource
+from assets.graph.history import failed_checks, latest_materialization, partition_name, report_published
 from assets.graph.resources import StoreLocation
 from assets.graph.runs import was_interrupted, why_failed
 from assets.graph.sensors import HEADLESS_TAG
+from assets.graph.step import PROGRESS_TAG
 from assets.processes.launcher import Launcher
 from assets.processes.rollout_service import rollout_service
-from assets.processes.stage_run import PROGRESS_TAG
 from pipeline.errors import TbrmError
 from pipeline.policies.refs import pointer_path
 from pipeline.run.forks import first_generation

@@ -15,11 +15,11 @@ from dagster import (
 from pydantic import Field
 
 from assets.experiment.logged import LOGGED_KEY, LOGGED_PARTITIONS
+from assets.experiment.pages import column_schema, sample_responses
 from assets.experiment.run_config import check_local
 from assets.graph.resources import StoreLocation
-from assets.pages.metadata import column_schema, sample_responses
+from assets.graph.step import run_command
 from assets.processes.launcher import Launcher
-from assets.processes.stage_run import run_command
 from pipeline.errors import TbrmError
 
 

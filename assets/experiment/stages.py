@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from evals.run.pinned import pinned_are_scored
-from evals.run.scores import is_measured
+from evals.statistics.scores import is_measured
 from pipeline.config import Experiment
 from pipeline.logged.labels import missing_labels
 from pipeline.policies.refs import POLICY_JSON, pointer_path

@@ -18,12 +18,12 @@ from dagster import (
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets.experiment.logged import LOGGED_KEY, logged_names
-from assets.experiment.publish import partition_name
-from assets.experiment.stage_asset import stage_asset
+from assets.experiment.pages import fenced
+from assets.experiment.source import BrokenSource, ExperimentSource
 from assets.experiment.stages import PINNED_SCORES, Stage, stages_of
-from assets.graph.experiments import BrokenSource, ExperimentSource
+from assets.graph.history import partition_name
 from assets.graph.schedules import evaluation_job, evaluation_schedule
-from assets.pages.metadata import fenced
+from assets.graph.stage_asset import stage_asset
 
 _POLICY_DESCRIPTION = """The policy that generation g samples from and starts training at. `policy[0]` is
 `base_policy`; `policy[g+1]` is `trained_policy[g]`, published by its training. It has no declared upstream because

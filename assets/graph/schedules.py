@@ -13,9 +13,9 @@ from dagster import (
 )
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from assets.experiment.publish import partition_name, report_published
+from assets.experiment.source import ExperimentSource
 from assets.experiment.stages import BASE_SCORES, BENCHMARK_SCORES, PINNED_SCORES, Stage
-from assets.graph.experiments import ExperimentSource
+from assets.graph.history import partition_name, report_published
 from assets.graph.resources import StoreLocation
 from evals.run.pinned import pinned_are_scored
 from evals.run.plan import plan_entries, setting_of

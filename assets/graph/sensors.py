@@ -17,10 +17,10 @@ from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from assets.experiment.logged import register_logged
-from assets.experiment.publish import failed_checks, partition_name, report_published
+from assets.experiment.source import ExperimentSource
 from assets.experiment.stages import TRAINED_POLICY, is_evaluated, is_finished, looped_stages
 from assets.graph.experiment import generation_job
-from assets.graph.experiments import ExperimentSource
+from assets.graph.history import failed_checks, partition_name, report_published
 from assets.graph.resources import StoreLocation
 from assets.graph.runs import runs_of, why_failed
 from pipeline.errors import TbrmError

@@ -9,9 +9,9 @@ from typing import Any
 from assets.studies.agreement import agreement
 from assets.studies.costs_page import costs_figure, costs_table
 from assets.studies.empirical import run_arms
-from assets.studies.empirical_page import arms_figure, arms_table
 from assets.studies.exact import ExactStudy, draw_page, rounded, write_page
-from assets.studies.iteration_page import ITERATION
+from assets.studies.iteration import ITERATION
+from assets.studies.pages import arms_figure, arms_table
 from assets.studies.sources_page import sources_table
 from assets.studies.spec import Size, Study, load_study, studies_folder
 from assets.studies.theory_page import THEORY

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from evals.run.scores import read_entries, read_scores
 from evals.statistics.intervals import Interval, accuracy_interval, mean_interval, share_interval
+from evals.statistics.scores import read_entries, read_scores
 from pipeline.config import Experiment
 from pipeline.replay import partition_of
 from pipeline.store import Manifest, Store

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evals.run.scores import Scores, read_scores
 from evals.run.targets import evaluated
 from evals.statistics.intervals import Interval, accuracy_interval
+from evals.statistics.scores import Scores, read_scores
 from pipeline.store import Store
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from evals.report.leaderboard import describe_protocol
 from evals.report.paper import COLUMNS, GYM_COLUMNS, GYM_TABLE, TABLE_1
-from evals.run.scores import Scores
 from evals.statistics.metrics import summarize
+from evals.statistics.scores import Scores
 
 
 def scores_markdown(scores: Mapping[str, Scores], root: str) -> str:

@@ -20,7 +20,7 @@ from evals.report.tables import (
     generation_table,
     with_interval,
 )
-from evals.run.scores import read_scores
+from evals.statistics.scores import read_scores
 from pipeline.config import Experiment
 from pipeline.errors import TbrmError
 from pipeline.store import Store

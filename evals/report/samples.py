@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from evals.report.curves import AllScores
-from evals.run.scores import Scores, read_entries
+from evals.statistics.scores import Scores, read_entries
 from pipeline.store import Store
 
 PROBLEMS, POLICIES, CHARACTERS = 6, 4, 6_000

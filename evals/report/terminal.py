@@ -9,9 +9,9 @@ from evals.patterns.detectors import PATTERNS
 from evals.patterns.rates import Group
 from evals.report.leaderboard import Standing, columns, describe_protocol
 from evals.report.paper import COLUMNS, TABLE_1
-from evals.run.scores import Scores
 from evals.statistics.compare import Comparison
 from evals.statistics.metrics import summarize
+from evals.statistics.scores import Scores
 from pipeline.terminal.console import PlainConsole
 from pipeline.terminal.text import visible
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 import pyarrow as pa
 
 from evals.run.grading import grade_responses, verifier_versions
-from evals.run.scores import EntryRecord, read_entries
 from evals.run.stage import report_of, write_scores
+from evals.statistics.scores import EntryRecord, read_entries
 from pipeline.config import stage_hash
 from pipeline.config.rewards import RewardsConfig
 from pipeline.errors import StoreError

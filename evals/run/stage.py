@@ -15,9 +15,9 @@ from evals.run.answers import Answerer
 from evals.run.grading import grade_responses, verifier_versions
 from evals.run.plan import Entry, Setting, plan_entries, rewards_for, setting_of
 from evals.run.responses import Sampler, write_responses
-from evals.run.scores import EntryRecord, measured_policies, read_entries, scores_of_table
 from evals.run.targets import Target
 from evals.statistics.metrics import summarize
+from evals.statistics.scores import EntryRecord, measured_policies, read_entries, scores_of_table
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.experiment import check_generation
 from pipeline.errors import StoreError

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from evals.run.scores import Scores, read_scores
 from evals.statistics.intervals import LEVEL, Interval, difference_interval
+from evals.statistics.scores import Scores, read_scores
 from pipeline.store import Store
 
 

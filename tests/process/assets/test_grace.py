@@ -12,7 +12,7 @@ import pytest
 from dagster import AssetKey, DagsterInstance
 
 from assets.definitions import build_definitions
-from assets.graph.experiments import read_experiments
+from assets.experiment.source import read_experiments
 from assets.graph.resources import StoreLocation
 from assets.processes import cluster_job
 from assets.processes.launcher import Ended, LocalLauncher, follow

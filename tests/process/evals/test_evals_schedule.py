@@ -18,10 +18,10 @@ from dagster._scheduler.scheduler import launch_scheduled_runs
 
 from assets.definitions import build_definitions
 from assets.experiment.checks import no_regression
-from assets.graph.experiments import read_experiment
+from assets.experiment.source import read_experiment
 from assets.graph.resources import StoreLocation
-from evals.run.scores import read_scores
 from evals.run.stage import run_evaluate
+from evals.statistics.scores import read_scores
 from pipeline.errors import ConfigError
 from pipeline.store import Store, open_store
 from tests.support.evals_store import EXPERIMENT, publish
@@ -29,7 +29,7 @@ from tests.support.evals_store import EXPERIMENT, publish
 CODE = """
 from assets.definitions import build_definitions
 from assets.graph.resources import StoreLocation
-from assets.graph.experiments import read_experiment
+from assets.experiment.source import read_experiment
 
 defs = build_definitions([read_experiment({path!r})], store=StoreLocation(root={root!r}))
 """

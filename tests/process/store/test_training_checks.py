@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from assets.experiment.checks import CHECKS
+from assets.experiment.pages import table_metadata
 from assets.experiment.stages import TRAINED_POLICY
-from assets.pages.metadata import table_metadata
 from pipeline.cli.main import tbrm
 from pipeline.config import Experiment
 from pipeline.reference import run_ref_logprobs

@@ -10,7 +10,7 @@ import yaml
 from dagster import AssetKey, DagsterInstance
 
 from assets.definitions import build_definitions
-from assets.graph.experiments import read_experiment
+from assets.experiment.source import read_experiment
 from assets.graph.resources import StoreLocation
 from assets.processes.launcher import Ended, Launcher
 from pipeline.config import load_experiment

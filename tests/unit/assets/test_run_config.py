@@ -12,10 +12,10 @@ from dagster import AssetKey, DagsterInstance
 from dagster._config import ConfigType, Field  # pyright: ignore[reportPrivateUsage]
 
 from assets.definitions import build_definitions
-from assets.experiment.evaluated import EVALUATION_JOB, PolicyEvaluation
 from assets.experiment.importing import ImportConfig
 from assets.experiment.run_config import A_RUN_MAY_SET, ONLY_THE_YAML_SETS, check_overrides
-from assets.graph.experiments import read_experiments
+from assets.experiment.source import read_experiments
+from assets.graph.by_hand import EVALUATION_JOB, PolicyEvaluation
 from assets.graph.resources import StoreLocation
 from assets.processes.launcher import Ended, Launcher, Say, nothing
 from pipeline.config import Experiment, load_experiment

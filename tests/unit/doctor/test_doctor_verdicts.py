@@ -2,10 +2,7 @@
 
 import pytest
 
-from assets.doctor.gpus import Gpu, Gpus, visible_of
-from assets.doctor.needs import disk_bytes, training_memory
-from assets.doctor.row import Row, will_stop
-from assets.doctor.verdicts import (
+from assets.doctor.findings import (
     device_rows,
     disk_row,
     gpu_row,
@@ -16,6 +13,9 @@ from assets.doctor.verdicts import (
     policy_rows,
     version_rows,
 )
+from assets.doctor.gpus import Gpu, Gpus, visible_of
+from assets.doctor.needs import disk_bytes, training_memory
+from assets.doctor.row import Row, will_stop
 from pipeline.config import Experiment, load_experiment
 from pipeline.policies.facts import ModelFacts
 

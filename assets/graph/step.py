@@ -17,8 +17,8 @@ from dagster import (
     open_pipes_session,
 )
 
+from assets.experiment.pages import fenced
 from assets.graph.resources import stage_log
-from assets.pages.metadata import fenced
 from assets.processes.child import PROGRESS_EVERY_S
 from assets.processes.launcher import Ended, Launcher
 

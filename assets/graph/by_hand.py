@@ -17,14 +17,14 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from pydantic import Field
 
 from assets.experiment.run_config import check_benchmarks, check_local, check_name, check_overrides, check_server
+from assets.experiment.source import ExperimentSource, read_experiment
 from assets.experiment.stages import GPU_POOL
-from assets.graph.experiments import ExperimentSource, read_experiment
 from assets.graph.resources import StoreLocation
+from assets.graph.step import run_command
 from assets.processes.launcher import Launcher
-from assets.processes.stage_run import run_command
 from evals.report.markdown import scores_markdown
-from evals.run.scores import read_scores
 from evals.run.targets import target_of
+from evals.statistics.scores import read_scores
 from pipeline.config import changed_experiment
 from pipeline.errors import TbrmError
 

@@ -20,15 +20,15 @@ from dagster import (
 from pydantic import Field
 
 from assets.experiment.checks import BLOCKING, CHECKS
-from assets.experiment.publish import report_published
+from assets.experiment.pages import describe, table_metadata
 from assets.experiment.run_config import check_overrides
+from assets.experiment.source import ExperimentSource, read_experiment
 from assets.experiment.stages import BASE_POLICY, TRAINED_POLICY, Stage, is_finished
-from assets.graph.experiments import ExperimentSource, read_experiment
+from assets.graph.history import report_published
 from assets.graph.resources import StoreLocation
-from assets.pages.metadata import describe, table_metadata
+from assets.graph.step import run_command
 from assets.processes.cluster import launcher_of
 from assets.processes.launcher import Launcher
-from assets.processes.stage_run import run_command
 from pipeline.config import changed_experiment
 from pipeline.errors import TbrmError
 from pipeline.store import Store, open_store

@@ -8,7 +8,7 @@ from dagster import MetadataValue, TableColumn, TableColumnConstraints, TableSch
 from assets.experiment.stages import Stage
 from assets.pages.plots import accuracy_plot, training_plot
 from evals.report.markdown import scores_markdown
-from evals.run.scores import read_scores
+from evals.statistics.scores import read_scores
 from pipeline.config import Experiment
 from pipeline.store import SCHEMAS, Store
 from trainer.diagnostics.numbers import PLOT_FILE, read_diagnostics
