@@ -88,7 +88,7 @@ class Ui:
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 command = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if str(self.root) in command and "stage_process" in command:
+                if str(self.root) in command and "assets.processes.child" in command:
                     found.append(command)
         return found
 
