@@ -22,6 +22,7 @@ import numpy as np
 
 from evals.benchmarks import SUITES
 from evals.run.answers import Answer, Question
+from evals.run.grading import run_regrade
 from evals.run.plan import (
     Changes,
     Entry,
@@ -31,7 +32,6 @@ from evals.run.plan import (
     plan_entries,
     setting_without_experiment,
 )
-from evals.run.regrade import run_regrade
 from evals.run.stage import evaluate
 from evals.run.targets import Target
 from evals.statistics.metrics import summarize

@@ -19,7 +19,7 @@ _TABLES_LOCK = 0x7462726D
 """Key of the advisory lock under which Dagster's tables are made: `tbrm` in ASCII."""
 _LITTLE_ROOM = 1 << 20
 """Bytes left on a disk that is full for SQLite: it writes pages, and a journal of them."""
-_TEMPLATE = Path(__file__).resolve().parents[1] / "dagster.yaml"
+_TEMPLATE = Path(__file__).resolve().parents[2] / "dagster.yaml"
 _OURS = "# Written by tbrm at every start, from the repository's dagster.yaml. Delete this line to keep changes.\n"
 _POSTGRES = f"""
 storage:

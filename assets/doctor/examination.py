@@ -11,6 +11,7 @@ from typing import Any
 from assets.doctor import machine
 from assets.doctor.checks import independent_checks, policy_facts, published_generations
 from assets.doctor.findings import (
+    Row,
     device_rows,
     disk_row,
     gpu_row,
@@ -21,9 +22,8 @@ from assets.doctor.findings import (
     policy_rows,
     version_rows,
 )
-from assets.doctor.gpus import Gpus, find_gpus
+from assets.doctor.machine import Gpus, find_gpus
 from assets.doctor.needs import GB
-from assets.doctor.row import Row
 from pipeline.config import Experiment
 from pipeline.errors import TbrmError
 from pipeline.policies.facts import ModelFacts

@@ -1,22 +1,33 @@
-"""What the graph says about an asset besides its metrics: columns, row counts, sample rows."""
+"""What the page of an asset shows besides its metrics, as Markdown: sample rows, benchmark scores, curves, diagnostics.
+
+The curves are drawn from the statistics of manifests alone, so that they cost the same however large the tables are.
+Nothing here imports Dagster, and matplotlib is imported only to draw.
+"""
 
 import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from dagster import MetadataValue, TableColumn, TableColumnConstraints, TableSchema
-
-from assets.experiment.stages import Stage
-from assets.pages.plots import accuracy_plot, training_plot
-from evals.report.markdown import scores_markdown
+from evals.report.leaderboard import scores_markdown
 from evals.statistics.scores import read_scores
-from pipeline.config import Experiment
-from pipeline.store import SCHEMAS, Store
+from pipeline.store import Store
+from pipeline.store.manifest import MANIFEST, parse_manifest
 from trainer.diagnostics.numbers import PLOT_FILE, read_diagnostics
 from trainer.diagnostics.view import markdown
 
+Page = Mapping[str, str]
+"""Markdown by the name under which the page shows it."""
+Stats = Mapping[str, Any]
 _SAMPLE_ROWS = 8
 _SAMPLE_CHARS = 160
-_COLUMNS = {
+_SHOWN = 30
+"""Generations in a picture: the newest ones."""
+_Z95 = 1.96
+_ACCURACY = "_accuracy"
+COLUMN_MEANINGS = {
     "trajectory_id": "hash of data set, generation, prompt_id and sample_index: a repeated run makes the same",
     "prompt_token_ids": "what the policy saw; token ids are the truth, text is for people",
     "response_token_ids": "actions a_1..a_H",
@@ -32,72 +43,50 @@ _COLUMNS = {
 }
 
 
-def describe(stage: Stage, experiment: Experiment) -> str:
-    """Description of an asset in Markdown."""
-    head = stage.description.replace("\n\n", "\0").replace("\n", " ").replace("\0", "\n\n")
-    objective = (
-        f"\n\nObjective here: `{experiment.training.objective}`, β = {experiment.training.beta}."
-        if stage.command == "train"
-        else ""
-    )
-    return head + objective
+@dataclass(frozen=True)
+class Value:
+    """A number of one generation with the ends of its 95% interval; without an interval all three are equal."""
+
+    generation: int
+    value: float
+    low: float
+    high: float
 
 
-def column_schema(table: str) -> TableSchema:
-    """Columns of a table of the store, as Dagster's pages show them."""
-    return TableSchema(
-        [
-            TableColumn(f.name, str(f.type), _COLUMNS.get(f.name), TableColumnConstraints(nullable=f.nullable))
-            for f in SCHEMAS[table]
-        ]
-    )
+def empty_page(_store: Store, _name: str, _generation: int) -> Page:
+    """An asset whose metrics say everything."""
+    return {}
 
 
-def table_metadata(
-    stage: Stage, store: Store | None = None, experiment: Experiment | None = None, generation: int = 0
-) -> dict[str, Any]:
-    """Column schema; with a store also row count, bytes, manifest hash and a few rows of the committed partition."""
-    if stage.table is None:
-        if stage.name != "trained_policy" or store is None or experiment is None:
-            return {}
-        curves = MetadataValue.md(training_plot(store, experiment.name, generation))
-        return {"curves": curves, **diagnostics_metadata(store, experiment.name, generation)}
-    found: dict[str, Any] = {"dagster/column_schema": column_schema(stage.table)}
-    if store is None or experiment is None:
-        return found
-    partition = store.partition(experiment.name, stage.table, generation + stage.offset)
-    manifest = partition.manifest()
-    found |= {
-        "dagster/row_count": manifest.rows,
-        "dagster/uri": partition.path,
-        "bytes": manifest.bytes,
-        "shards": len(manifest.shards),
-        "manifest_hash": manifest.hash,
+def rollouts_page(store: Store, name: str, generation: int) -> Page:
+    """The first responses of a generation."""
+    return {"sample_responses": sample_responses(store, name, generation)}
+
+
+def rewards_page(store: Store, name: str, generation: int) -> Page:
+    """The first trajectories of a generation with their rewards."""
+    return {"sample_trajectories": sample_trajectories(store, name, generation)}
+
+
+def scores_page(store: Store, name: str, generation: int) -> Page:
+    """The benchmark scores of policy[`generation`], and accuracy up to it."""
+    scores = read_scores(store, name, generation)
+    return {
+        "benchmarks": scores_markdown(scores, store.root),
+        "accuracy": accuracy_plot(store, name, generation),
     }
-    if stage.name == "rollouts":
-        found["sample_responses"] = MetadataValue.md(sample_responses(store, experiment.name, generation))
-    if stage.name == "rewards":
-        found["sample_trajectories"] = MetadataValue.md(sample_trajectories(store, experiment.name, generation))
-    if stage.table == "scores":
-        scores = read_scores(store, experiment.name, generation + stage.offset)
-        found["benchmarks"] = MetadataValue.md(scores_markdown(scores, store.root))
-        found["accuracy"] = MetadataValue.md(accuracy_plot(store, experiment.name, generation + stage.offset))
-    return found
 
 
-def diagnostics_metadata(store: Store, name: str, generation: int) -> dict[str, Any]:
-    """The training mix against the policy it trained: a table by source and lag, and the plot beside the policy."""
+def training_page(store: Store, name: str, generation: int) -> Page:
+    """The course of the experiment up to this training, and its training mix against the policy that it trained."""
+    curves = {"curves": training_plot(store, name, generation)}
     found = read_diagnostics(store, name, generation)
     if not found:
-        return {}
+        return curves
     folder = store.join(name, "trained_policy", f"generation={generation:04d}")
-    plot = base64.b64encode(store.read_bytes(f"{folder}/{PLOT_FILE}")).decode()
-    return {
-        "off_policy_diagnostics": MetadataValue.md(markdown(found)),
-        "off_policy_plot": MetadataValue.md(
-            f"![residuals, distance from the reference, effective samples](data:image/png;base64,{plot})"
-        ),
-    }
+    plot = store.read_bytes(f"{folder}/{PLOT_FILE}")
+    shows = "residuals, distance from the reference, effective samples"
+    return {**curves, "off_policy_diagnostics": markdown(found), "off_policy_plot": _image(plot, shows)}
 
 
 def sample_responses(store: Store, dataset: str, generation: int) -> str:
@@ -146,3 +135,92 @@ def _cell(text: str) -> str:
     short = text if len(text) <= _SAMPLE_CHARS else "…" + text[-_SAMPLE_CHARS:]
     inert = short.replace("`", "'").replace("|", "¦").replace("\n", "⏎").replace("\r", "")
     return f"`{inert}`" if inert else ""
+
+
+def training_plot(store: Store, name: str, generation: int) -> str:
+    """Markdown image of sampled reward, |residual|, V(s_1), KL and the cosine up to trained_policy[`generation`]."""
+    training = _stats(store, name, "trained_policy", generation)
+    references = _stats(store, name, "ref_logprobs", generation)
+    panels = [
+        ("sampled reward", "mean r(τ)", _rewards(store, name, generation)),
+        ("|Bellman residual|", "nats", _plain(training, "residual_abs")),
+        ("soft value V(s₁)", "nats", _plain(training, "value_first")),
+        ("KL to the reference", "nats a response", _plain(references, "behaviour_kl")),
+        ("gradient against imitation's", "cosine", _plain(training, "control_cosine")),
+    ]
+    return _drawn([panel for panel in panels if panel[2]], "reward, residual, V and KL over generations")
+
+
+def accuracy_plot(store: Store, name: str, generation: int) -> str:
+    """Markdown image of each benchmark's accuracy with its 95% interval, up to policy[`generation`]."""
+    series: dict[str, list[Value]] = {}
+    for number, stats in _stats(store, name, "scores", generation).items():
+        for key in stats:
+            if key.endswith(_ACCURACY):
+                ends = (100.0 * float(stats[part]) for part in (key, f"{key}_low", f"{key}_high"))
+                series.setdefault(key.removesuffix(_ACCURACY), []).append(Value(number, *ends))
+    panels = [(benchmark, "accuracy, %", values) for benchmark, values in series.items()]
+    return _drawn(panels, "accuracy over generations")
+
+
+def _stats(store: Store, name: str, table: str, last: int) -> dict[int, Stats]:
+    """Statistics of the committed partitions of a table (or of trained policies) up to generation `last`."""
+    found: dict[int, Stats] = {}
+    for generation in range(max(0, last - _SHOWN + 1), last + 1):
+        path = f"{store.join(name, table, f'generation={generation:04d}')}/{MANIFEST}"
+        if store.fs.exists(path):
+            found[generation] = parse_manifest(store.read_bytes(path).decode(), path).stats
+    return found
+
+
+def _rewards(store: Store, name: str, last: int) -> list[Value]:
+    """Mean reward; the interval counts prompts, as if all responses to one prompt were the same: rather too wide."""
+    found: list[Value] = []
+    for generation, stats in _stats(store, name, "rewards", last).items():
+        mean, spread = float(stats["reward_mean"]), float(stats["reward_std"])
+        prompts = store.partition(name, "prompts", generation)
+        half = _Z95 * spread / math.sqrt(max(prompts.manifest().rows, 1)) if prompts.is_committed() else 0.0
+        found.append(Value(generation, mean, mean - half, mean + half))
+    return found
+
+
+def _plain(by_generation: Mapping[int, Stats], name: str) -> list[Value]:
+    return [
+        Value(generation, *[float(stats[name])] * 3) for generation, stats in by_generation.items() if name in stats
+    ]
+
+
+def _drawn(panels: Sequence[tuple[str, str, Sequence[Value]]], shows: str) -> str:
+    """Markdown image of (title, unit, values) panels, four in a row."""
+    from matplotlib.figure import Figure  # without pyplot: no global state, no display
+
+    columns = min(max(len(panels), 1), 4)
+    rows = max(1, math.ceil(len(panels) / columns))
+    figure = Figure(figsize=(3.3 * columns, 2.7 * rows), dpi=90, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for axis, (title, unit, values) in zip(axes, panels, strict=False):
+        _draw(axis, values)
+        axis.set_title(title, fontsize=9)
+        axis.set_ylabel(unit, fontsize=8)
+        axis.set_xlabel("generation", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.25)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return _image(buffer.getvalue(), shows)
+
+
+def _image(png: bytes, shows: str) -> str:
+    return f"![{shows}](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+
+def _draw(axis: Any, values: Sequence[Value]) -> None:
+    errors = ([max(0.0, v.value - v.low) for v in values], [max(0.0, v.high - v.value) for v in values])
+    xs, ys = [v.generation for v in values], [v.value for v in values]
+    if any(end > 0 for ends in errors for end in ends):
+        axis.errorbar(xs, ys, yerr=errors, marker="o", ms=3, capsize=2)
+    else:
+        axis.plot(xs, ys, marker="o", ms=3)

@@ -55,13 +55,6 @@ class FullProtocol:
     max_problems: int | None
     template: str
 
-    def describe(self) -> str:
-        """`Avg@32, T=1`, and what departs from the ordinary."""
-        parts = [f"Avg@{self.samples}", "greedy" if self.temperature == 0 else f"T={self.temperature:g}"]
-        parts += [f"top-p {self.top_p:g}"] if self.top_p < 1 else []
-        parts += [f"first {self.max_problems} problems"] if self.max_problems else []
-        return ", ".join(parts)
-
 
 @dataclass(frozen=True)
 class Entry:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from assets.app.token import ui_token
+from assets.app.access import ui_token
 from tests.support.tiny import listen_to_ctrl_c, one_thread_from_a_warm_parent
 
 LOCATION = {"repositoryLocationName": "assets.definitions", "repositoryName": "__repository__"}

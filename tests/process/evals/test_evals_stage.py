@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from evals.report.leaderboard import standings
+from evals.run.grading import run_regrade
 from evals.run.plan import setting_of
-from evals.run.regrade import run_regrade
 from evals.run.responses import Sampler
 from evals.run.stage import run_evaluate
 from evals.statistics.compare import compare_policies

@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from evals.benchmarks import ProblemSource, find_benchmark, known_benchmarks, load_problems_of, problems_hash
-from evals.benchmarks.listing import list_benchmarks
+from evals.benchmarks.registry import list_benchmarks
 from evals.benchmarks.six import boxed, integer
 from pipeline.errors import ConfigError, TbrmError
 from pipeline.prompts import Problem

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from assets.experiment.alike import check_whole
+from assets.experiment.source import check_whole
 from evals.run.stage import run_evaluate
 from evals.statistics.scores import is_measured, read_scores
 from pipeline.cli.main import tbrm
