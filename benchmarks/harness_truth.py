@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.benchmarks import SUITES
+from evals.benchmarks.registry import SUITES
 from evals.run.answers import Answer, Question
 from evals.run.grading import run_regrade
 from evals.run.plan import (

@@ -16,7 +16,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from evals.benchmarks import SUITES, ProblemSource, find_benchmark, load_problems_of
+from evals.benchmarks.registry import SUITES, find_benchmark, load_problems_of
+from evals.benchmarks.types import ProblemSource
 from evals.report.leaderboard import describe_protocol
 from evals.run.plan import Changes, changed, plan_entries, setting_without_experiment
 from evals.run.stage import evaluate

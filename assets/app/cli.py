@@ -24,8 +24,8 @@ from pipeline.store import exclusive, open_store
 def run(experiment: str, root: str | None, overrides: Sequence[str], name: str | None, fork_from: int | None) -> None:
     """Run every generation of EXPERIMENT (a name or a path) that is not finished yet, and print the summary.
 
-    Stop it at any time, however hard: the same command goes on from there. What was made by other settings is not
-    gone on with: give the new ones a --name.
+    Stop it at any time, however hard: the same command goes on from there. It does not go on from what other settings
+    have made: give changed settings a --name of their own.
     """
     from assets.app.access import link
     from assets.app.instance import open_instance, prepare_home, storage_errors

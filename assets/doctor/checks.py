@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from assets.app.access import HOST, check_port
 from assets.doctor import machine
 from assets.doctor.findings import Row
-from evals.benchmarks import SUITES, Benchmark, ProblemSource, find_benchmark, load_problems_of
+from evals.benchmarks.registry import SUITES, find_benchmark, load_problems_of
+from evals.benchmarks.types import Benchmark, ProblemSource
 from pipeline.config import Experiment
 from pipeline.errors import TbrmError
 from pipeline.policies.facts import ModelFacts, model_facts

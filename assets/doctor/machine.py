@@ -46,9 +46,10 @@ def version_of(*names: str) -> str | None:
 
 
 def unfit_versions() -> list[str]:
-    """Installed packages that are not what this package asks for, or vLLM where it is installed; missing ones too.
+    """Packages whose version is not what this package asks for, or what vLLM asks for where it is installed.
 
-    What vLLM names and does without for text is no matter: it is often installed without it.
+    A missing package counts where this package asks for it. vLLM asks for many that it does not need for text, and is
+    often installed without them.
     """
     found = list(_unfit("tbrm", or_missing=True))
     for name in _VLLM:
@@ -124,7 +125,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Gpus:
-    """Those that processes started here see. `why_none` is empty where there are some."""
+    """The GPUs that a process started here can use. `why_none` says why there are none, and is empty otherwise."""
 
     visible: tuple[Gpu, ...] = ()
     driver: str = ""

@@ -50,10 +50,8 @@ class Stage:
     """Name of the asset."""
     command: str
     """Name of the `tbrm` command that runs it."""
-    run: Callable[[Experiment, Store, int], StageReport]
-    """The function that the command calls, in this process."""
-    is_finished: Callable[[Store, Experiment, int], bool]
-    """Whether the result for a generation of the asset is committed in the store, whoever made it."""
+    function: Callable[[Experiment, Store, int], StageReport]
+    """What the command calls, with the generation of the stage."""
     after: tuple[str, ...]
     """Names of the assets of the same experiment that it reads."""
     kinds: frozenset[str]
@@ -62,6 +60,8 @@ class Stage:
     """What the description adds about this experiment, in Markdown."""
     table: str | None = None
     """The table whose partition the stage commits; None: it writes something else, such as a policy's folder."""
+    finished: Callable[[Store, Experiment, int], bool] | None = None
+    """Whether the result for a generation of the stage is committed; None: where the partition of its table is."""
     checks: Mapping[str, Check] = field(default_factory=dict[str, Check])
     page: Callable[[Store, str, int], Page] = empty_page
     """What the page of the asset shows of the experiment with this name, at a generation of the stage."""
@@ -79,22 +79,30 @@ class Stage:
     is_due: Callable[[Experiment, int], bool] = lambda _experiment, _generation: True
     """Whether the loop runs it in a generation. For a stage that exists once: in an experiment that starts there."""
 
+    def run(self, experiment: Experiment, store: Store, generation: int) -> StageReport:
+        """Run the stage in this process, for a generation of the asset."""
+        return self.function(experiment, store, generation + self.offset)
+
+    def is_finished(self, store: Store, experiment: Experiment, generation: int) -> bool:
+        """Whether the result for a generation of the asset is committed in the store, whoever made it."""
+        generation += self.offset
+        if self.finished is not None:
+            return self.finished(store, experiment, generation)
+        assert self.table is not None
+        return store.partition(experiment.name, self.table, generation).is_committed()
+
     def arguments(self, generation: int) -> list[str]:
         """Options of the command for a generation of the asset."""
         return ["--generation", str(generation + self.offset)] if self.options is None else list(self.options)
 
     def describe(self, experiment: Experiment) -> str:
         """Description of the asset in Markdown, a paragraph a line."""
-        return self.description.replace("\n\n", "\0").replace("\n", " ").replace("\0", "\n\n") + self.further(
-            experiment
-        )
+        paragraphs = (paragraph.replace("\n", " ") for paragraph in self.description.split("\n\n"))
+        return "\n\n".join(paragraphs) + self.further(experiment)
 
 
-def _committed(table: str) -> Callable[[Store, Experiment, int], bool]:
-    def is_committed(store: Store, experiment: Experiment, generation: int) -> bool:
-        return store.partition(experiment.name, table, generation).is_committed()
-
-    return is_committed
+def _is_measured(store: Store, experiment: Experiment, generation: int) -> bool:
+    return is_measured(store, experiment.name, generation)
 
 
 def _base_is_published(store: Store, experiment: Experiment, _generation: int) -> bool:
@@ -129,8 +137,8 @@ def _every(experiment: Experiment, generation: int) -> bool:
 BASE_POLICY = Stage(
     name="base_policy",
     command="base-policy",
-    run=lambda experiment, store, _generation: run_base_policy(experiment, store),
-    is_finished=_base_is_published,
+    function=lambda experiment, store, _generation: run_base_policy(experiment, store),
+    finished=_base_is_published,
     options=(),
     publishes=0,
     trains=lambda experiment: experiment.policy.warm_start is not None,
@@ -144,8 +152,8 @@ another is named.""",
 BASE_SCORES = Stage(
     name="base_scores",
     command="evaluate",
-    run=run_evaluate,
-    is_finished=lambda store, experiment, generation: is_measured(store, experiment.name, generation),
+    function=run_evaluate,
+    finished=_is_measured,
     is_due=lambda _experiment, generation: generation == 0,
     page=scores_page,
     after=("base_policy",),
@@ -157,8 +165,8 @@ BASE_SCORES = Stage(
 LOGGED_LABELS = Stage(
     name="logged_labels",
     command="logged-labels",
-    run=lambda experiment, store, _generation: run_logged_labels(experiment, store),
-    is_finished=_logged_is_labelled,
+    function=lambda experiment, store, _generation: run_logged_labels(experiment, store),
+    finished=_logged_is_labelled,
     options=(),
     reads_logged=True,
     after=("base_policy",),
@@ -170,8 +178,7 @@ are missing. A data set serves several experiments: its `ref_logprobs` are kept 
 ROLLOUTS = Stage(
     name="rollouts",
     command="rollouts",
-    run=run_rollouts,
-    is_finished=_committed("rollouts"),
+    function=run_rollouts,
     page=rollouts_page,
     checks={
         "no_collapse": no_collapse,
@@ -187,8 +194,7 @@ ever: later generations may train on them again (`replay.window`).""",
 REWARDS = Stage(
     name="rewards",
     command="rewards",
-    run=run_rewards,
-    is_finished=_committed("rewards"),
+    function=run_rewards,
     page=rewards_page,
     checks={"aligned_with_rollouts": aligned_with("rewards"), "verdict_rates": verdict_rates},
     after=("rollouts",),
@@ -201,8 +207,7 @@ it again with `overrides: ["rewards.verifier=…"]` and `replace` to re-label; t
 REF_LOGPROBS = Stage(
     name="ref_logprobs",
     command="ref-logprobs",
-    run=run_ref_logprobs,
-    is_finished=_committed("ref_logprobs"),
+    function=run_ref_logprobs,
     checks={"aligned_with_rollouts": aligned_with("ref_logprobs"), "logprob_agreement": logprob_agreement},
     after=("base_policy", "rollouts"),
     kinds=frozenset({"pytorch", "parquet"}),
@@ -213,8 +218,8 @@ the trainer's own code, so that at θ = θ_ref the sum Σ_h (log π_θ - log π_
 TRAINED_POLICY = Stage(
     name="trained_policy",
     command="train",
-    run=_train,
-    is_finished=_is_trained,
+    function=_train,
+    finished=_is_trained,
     further=_objective,
     reads_logged=True,
     publishes=1,
@@ -237,8 +242,8 @@ to the loss, where logits are Q-values and V_θ = log Σ_a exp Q_θ. It is publi
 BENCHMARK_SCORES = Stage(
     name="benchmark_scores",
     command="evaluate",
-    run=lambda experiment, store, generation: run_evaluate(experiment, store, generation + 1),
-    is_finished=lambda store, experiment, generation: is_measured(store, experiment.name, generation + 1),
+    function=run_evaluate,
+    finished=_is_measured,
     is_due=_every,
     page=scores_page,
     checks={"no_regression": no_regression},
@@ -251,8 +256,8 @@ BENCHMARK_SCORES = Stage(
 PINNED_SCORES = Stage(
     name="pinned_scores",
     command="evaluate",
-    run=lambda experiment, store, _generation: run_pinned(experiment, store),
-    is_finished=lambda store, experiment, _generation: pinned_are_scored(experiment, store),
+    function=lambda experiment, store, _generation: run_pinned(experiment, store),
+    finished=lambda store, experiment, _generation: pinned_are_scored(experiment, store),
     after=(),
     kinds=frozenset({"parquet"}),
     partitioned=False,

@@ -1,7 +1,7 @@
 """Assets that belong to no experiment and are materialized by hand: any policy measured, any log imported."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from dagster import (
     AssetExecutionContext,
@@ -90,22 +90,16 @@ def evaluated_policies(  # pyright: ignore[reportUnknownParameterType]
     context: AssetExecutionContext, config: PolicyEvaluation, launcher: ResourceParam[Launcher], store: StoreLocation
 ) -> MaterializeResult:  # pyright: ignore[reportMissingTypeArgument]
     """Measure the policy that the run config names."""
-    return _evaluate(context, config, launcher, store)
-
-
-def _evaluate(
-    context: AssetExecutionContext, config: PolicyEvaluation, launcher: Launcher, location: StoreLocation
-) -> MaterializeResult[Any]:
-    store = location.open()
+    opened = store.open()
     try:
         read = config.read()
-        source = read.keep(store) if read else None
+        source = read.keep(opened) if read else None
     except TbrmError as error:
         raise Failure(str(error), allow_retries=False) from error
-    finished = run_command(context, config.arguments(source, location.arguments()), launcher)
+    finished = run_command(context, config.arguments(source, store.arguments()), launcher)
     try:
-        target = target_of(store, config.policy, source.experiment.named_servers if source else ())
-        scores = read_scores(store, target.dataset, target.generation)
+        target = target_of(opened, config.policy, source.experiment.named_servers if source else ())
+        scores = read_scores(opened, target.dataset, target.generation)
     except TbrmError as error:
         raise Failure(f"the scores cannot be read back: {error}", allow_retries=False) from error
     return MaterializeResult(
@@ -114,7 +108,7 @@ def _evaluate(
             **finished.metadata(),
             "policy": config.policy,
             "policy_id": target.policy.policy_id,
-            "benchmarks": MetadataValue.md(scores_markdown(scores, store.root)),
+            "benchmarks": MetadataValue.md(scores_markdown(scores, opened.root)),
         },
     )
 
@@ -178,22 +172,16 @@ def logged_trajectories(  # pyright: ignore[reportUnknownParameterType]
     context: AssetExecutionContext, config: ImportConfig, launcher: ResourceParam[Launcher], store: StoreLocation
 ) -> MaterializeResult:  # pyright: ignore[reportMissingTypeArgument]
     """Import the files that the run config names as the data set that the partition names."""
-    return _import(context, config, launcher, store)
-
-
-def _import(
-    context: AssetExecutionContext, config: ImportConfig, launcher: Launcher, location: StoreLocation
-) -> MaterializeResult[Any]:
     name = context.partition_key
     try:
         config.check()
     except TbrmError as error:
         raise Failure(str(error), allow_retries=False) from error
-    finished = run_command(context, config.arguments(name, location.arguments()), launcher)
-    store = location.open()
+    finished = run_command(context, config.arguments(name, store.arguments()), launcher)
+    opened = store.open()
     try:
-        manifest = store.partition(f"logged/{name}", "rollouts", config.generation).manifest()
-        samples = sample_responses(store, f"logged/{name}", config.generation)
+        manifest = opened.partition(f"logged/{name}", "rollouts", config.generation).manifest()
+        samples = sample_responses(opened, f"logged/{name}", config.generation)
     except TbrmError as error:
         raise Failure(f"the data set cannot be read back: {error}", allow_retries=False) from error
     return MaterializeResult(

@@ -20,7 +20,7 @@ from dagster import (
 from assets.experiment.checks import BLOCKING
 from assets.experiment.stages import TRAINED_POLICY
 from pipeline.config import Experiment
-from pipeline.policies.refs import PolicyRef, pointer_path, published, resolve_published
+from pipeline.policies.refs import pointer_path, published, resolve_published
 from pipeline.store import Store
 
 LOGGED_KEY = ["logged_trajectories"]
@@ -59,15 +59,20 @@ def failed_checks(instance: DagsterInstance, experiment: Experiment, generation:
     return sorted({one.check_name for one in found if one.asset_key == key and not one.passed} & BLOCKING)
 
 
-def report_policy(
-    instance: DagsterInstance, experiment: Experiment, policy: PolicyRef, generation: int, parents: dict[str, str]
-) -> None:
-    """Tell Dagster of policy[`generation`], unless its newest event of that partition names the same policy."""
+def report_published(instance: DagsterInstance, store: Store, experiment: Experiment, generation: int) -> bool:
+    """Tell Dagster of policy[`generation`] where it is published, by the training of the generation before.
+
+    A policy that Dagster's newest event of that partition names already is not told again.
+    """
+    if not store.fs.exists(pointer_path(store, experiment.name, generation)):
+        return False
     key, partition = AssetKey([experiment.name, "policy"]), partition_name(generation)
+    policy = resolve_published(store, experiment.name, generation)
     known = latest_materialization(instance, key, partition)
     seen = known.asset_materialization if known else None
     if seen and seen.metadata["policy_id"].value == policy.policy_id:
-        return
+        return True
+    parents = published(store, experiment.name, generation)["parents"]
     instance.report_runless_asset_event(
         AssetMaterialization(
             key,
@@ -80,14 +85,6 @@ def report_policy(
             },
         )
     )
-
-
-def report_published(instance: DagsterInstance, store: Store, experiment: Experiment, generation: int) -> bool:
-    """Tell Dagster of policy[`generation`] where it is published (by the training of the generation before)."""
-    if not store.fs.exists(pointer_path(store, experiment.name, generation)):
-        return False
-    policy = resolve_published(store, experiment.name, generation)
-    report_policy(instance, experiment, policy, generation, published(store, experiment.name, generation)["parents"])
     return True
 
 

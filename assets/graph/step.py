@@ -148,4 +148,6 @@ def _failure(arguments: Sequence[str], messages: Iterable[Mapping[str, Any]], en
 def _log(context: AssetExecutionContext) -> Path:
     """The file for the output of a step's command, beside Dagster's own logs of the run."""
     storage = Path(context.instance.storage_directory())
-    return storage / context.run.run_id / "stages" / f"{context.op_execution_context.op.name}.{context.retry_number}.log"
+    return (
+        storage / context.run.run_id / "stages" / f"{context.op_execution_context.op.name}.{context.retry_number}.log"
+    )

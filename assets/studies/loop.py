@@ -159,7 +159,7 @@ def finished_runs(size: Size, store: Store) -> int:
 
 
 def _ground(size: Size, name: str, seed: int, root: str) -> PolicyRef:
-    """What runs that start together share: their base policy, the logs that they train on, and the labels of these."""
+    """Make what the runs of one seed share: their base policy, the logs that they train on, and the labels of these."""
     store, experiment = open_store(root), base_experiment(size, name, seed)
     run_base_policy(experiment, store)
     base = resolve_published(store, experiment.name, 0)

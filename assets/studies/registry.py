@@ -31,7 +31,7 @@ EXACT: dict[str, ExactStudy] = {study.name: study for study in (THEORY, ITERATIO
 
 @dataclass(frozen=True)
 class Halves:
-    """What a name stands for."""
+    """A study's half on tables and its half on trained policies; None where it has no such half."""
 
     exact: ExactStudy | None
     policies: Study | None

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evals.benchmarks import SUITES, ProblemSource, find_benchmark, load_problems_of, problems_hash
+from evals.benchmarks.registry import SUITES, find_benchmark, load_problems_of, problems_hash
+from evals.benchmarks.types import ProblemSource
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.base import Config
 from pipeline.config.evaluation import EvaluationConfig, Protocol
