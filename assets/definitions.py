@@ -1,16 +1,22 @@
-"""The Dagster code location: every experiment's graph, one broken file never taking the others down."""
+"""The Dagster code location: the graph of every experiment. A broken file does not take the others down."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from dagster import Definitions, IOManagerDefinition, ResourceDefinition, get_dagster_logger, in_process_executor
+from dagster import (
+    Definitions,
+    IOManagerDefinition,
+    ResourceDefinition,
+    define_asset_job,
+    get_dagster_logger,
+    in_process_executor,
+)
 
-from assets.experiment.evaluated import by_hand_job, evaluated_policies
-from assets.experiment.importing import logged_trajectories
+from assets.experiment.source import BrokenSource, ExperimentSource, read_experiments
+from assets.graph.by_hand import EVALUATION_JOB, evaluated_policies, logged_trajectories
 from assets.graph.experiment import broken_asset, experiment_graph
-from assets.graph.experiments import BrokenSource, ExperimentSource, read_experiments
-from assets.graph.resources import NothingPassedOn, StoreLocation
 from assets.graph.sensors import logged_sensor, publish_sensor
+from assets.graph.step import NothingPassedOn, StoreLocation
 from assets.processes.launcher import Launcher, LocalLauncher
 
 
@@ -24,6 +30,9 @@ def build_definitions(
     for source in broken:
         get_dagster_logger().error(f"an experiment was left out: {source.error}")
     graphs = [experiment_graph(source) for source in sources]
+    by_hand = define_asset_job(
+        EVALUATION_JOB, [evaluated_policies], description="Measure any policy on any benchmarks, by hand."
+    )
     return Definitions(
         assets=[
             logged_trajectories,
@@ -31,16 +40,16 @@ def build_definitions(
             *(a for g in graphs for a in g.assets),
             *(broken_asset(b) for b in broken),
         ],
-        jobs=[by_hand_job(), *(job for graph in graphs for job in graph.jobs)],
+        jobs=[by_hand, *(job for graph in graphs for job in graph.jobs)],
         schedules=[schedule for graph in graphs for schedule in graph.schedules],
         sensors=[logged_sensor(), *(publish_sensor(source) for source in sources)],
-        # Hard-coded: the fields of a resource are otherwise part of every run's config, the store's root among them.
+        # Hard-coded: otherwise every run could set the fields of a resource in its config, such as the store's root.
         resources={
             "store": ResourceDefinition.hardcoded_resource(store or StoreLocation()),
             "launcher": ResourceDefinition.hardcoded_resource(launcher or LocalLauncher()),
             "io_manager": IOManagerDefinition.hardcoded_io_manager(NothingPassedOn()),
         },
-        # Stages run in processes of their own already; a process for each step besides would cost two seconds a stage.
+        # Each stage runs in a process of its own anyway. Another process for each step would cost two seconds a stage.
         executor=in_process_executor,
     )
 

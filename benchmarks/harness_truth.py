@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from evals.benchmarks import SUITES
+from evals.benchmarks.registry import SUITES
 from evals.run.answers import Answer, Question
+from evals.run.grading import run_regrade
 from evals.run.plan import (
     Changes,
     Entry,
@@ -31,11 +32,10 @@ from evals.run.plan import (
     plan_entries,
     setting_without_experiment,
 )
-from evals.run.regrade import run_regrade
-from evals.run.scores import read_scores
 from evals.run.stage import evaluate
 from evals.run.targets import Target
 from evals.statistics.metrics import summarize
+from evals.statistics.scores import read_scores
 from pipeline.config.rewards import RewardsConfig
 from pipeline.policies.refs import PolicyRef
 from pipeline.prompts import Problem

@@ -66,11 +66,10 @@ def write_generations(store: Store, first: int, end: int) -> float:
 
 def look_for_finished(root: str, generations: int) -> None:
     """What a run that is started again does first: every stage of every generation."""
-    from assets.experiment.stages import is_finished, looped_stages
+    from assets.experiment.stages import due_stages
 
     long, store = experiment(generations, 1), open_store(root)
-    stages = looped_stages(long)
-    found = sum(is_finished(stage, store, long, g) for g in range(generations) for stage in stages)
+    found = sum(stage.is_finished(store, long, g) for g in range(generations) for stage in due_stages(long, g))
     assert found == 3 * generations, found
 
 
@@ -114,7 +113,7 @@ def load_definitions(root: str, experiments: int) -> None:
     """Every asset, job, sensor and schedule of the code location."""
     os.chdir(root)
     from assets.definitions import build_definitions
-    from assets.graph.experiments import read_experiments
+    from assets.experiment.source import read_experiments
 
     good, broken = read_experiments()
     assert len(good) == experiments

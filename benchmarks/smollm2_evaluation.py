@@ -16,13 +16,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from evals.benchmarks import SUITES, ProblemSource, find_benchmark, load_problems_of
+from evals.benchmarks.registry import SUITES, find_benchmark, load_problems_of
+from evals.benchmarks.types import ProblemSource
 from evals.report.leaderboard import describe_protocol
 from evals.run.plan import Changes, changed, plan_entries, setting_without_experiment
-from evals.run.scores import read_scores
 from evals.run.stage import evaluate
 from evals.run.targets import target_of
 from evals.statistics.metrics import summarize
+from evals.statistics.scores import read_scores
 from pipeline.config.evaluation import EvaluationConfig, Protocol
 from pipeline.config.policy import PolicyConfig
 from pipeline.policies.load_save import save_base_model

@@ -1,7 +1,8 @@
-"""Commands of the evaluation room: evaluate, regrade, compare, leaderboard, benchmarks."""
+"""Commands of the evaluation room: evaluate, regrade, compare, leaderboard, benchmarks, report, patterns."""
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -73,11 +74,11 @@ def evaluate(
     other policy by the paper's template and limits.
     """
     from evals.report.terminal import print_scores
-    from evals.run.pinned import run_pinned
     from evals.run.plan import Changes, changed, plan_entries, setting_of, setting_without_experiment
-    from evals.run.scores import read_scores
     from evals.run.stage import evaluate as run
+    from evals.run.stage import run_pinned
     from evals.run.targets import target_of
+    from evals.statistics.scores import read_scores
 
     if [policy is not None, generation is not None, pinned].count(True) != 1:
         raise click.UsageError("give one of POLICY, --experiment with --generation, --experiment with --pinned")
@@ -121,7 +122,7 @@ def regrade(
     as_json: bool,
 ) -> StageReport:
     """Grade the stored responses of POLICY again, beside the scores there are; nothing is generated."""
-    from evals.run.regrade import run_regrade
+    from evals.run.grading import run_regrade
     from evals.run.targets import target_of
     from pipeline.config.rewards import RewardsConfig
 
@@ -179,13 +180,58 @@ def leaderboard(paper: bool, label: str | None, store: Store, as_json: bool) -> 
 @json_option
 def benchmarks(source: str | None, as_json: bool) -> None:
     """List the benchmarks: where they come from, rows and content hash, and whether what is there differs."""
-    from evals.benchmarks.listing import list_benchmarks, print_listing
+    from evals.benchmarks.registry import list_benchmarks
+    from evals.report.terminal import print_benchmarks
 
     found = list_benchmarks(source)
     if as_json:
         click.echo(json.dumps([one.to_json() for one in found]))
         return
-    print_listing(found)
+    print_benchmarks(found)
+
+
+@click.command()
+@click.argument("experiment")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: EXPERIMENT.html, here.")
+@set_option
+@store_options
+def report(experiment: str, out: Path | None, overrides: Sequence[str], store: Store) -> None:
+    """Write one self-contained HTML file about EXPERIMENT (a name or a path).
+
+    Curves, tables with 95% intervals, off-policy diagnostics, reasoning patterns, responses of several generations side
+    by side, and what is needed to make the numbers again. Nothing is fetched when it is opened.
+    """
+    from evals.report.page import write_report
+
+    loaded = load_experiment(experiment, overrides)
+    click.echo(str(write_report(loaded, store, out or Path(f"{loaded.name}.html"))))
+
+
+@click.command()
+@click.argument("dataset")
+@click.option(
+    "--examples", is_flag=True, help="Print one example of each pattern and group, with the rule that matched."
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=2_000, show_default=True, help="Responses of a generation."
+)
+@store_options
+@json_option
+def patterns(dataset: str, examples: bool, limit: int, store: Store, as_json: bool) -> None:
+    """Rates of verification, backtracking, decomposition and enumeration in DATASET's stored responses.
+
+    DATASET is an experiment (one line a generation) or logged/NAME (by behaviour policy). The rules are in
+    evals/patterns/detectors.py; docs/patterns.md says how often they are right.
+    """
+    from evals.patterns.rates import pattern_groups
+    from evals.report.terminal import print_patterns
+
+    name = load_experiment(dataset).name if dataset.endswith((".yaml", ".yml")) else dataset
+    groups = pattern_groups(store, name, limit)
+    if as_json:
+        click.echo(json.dumps([group.to_json() for group in groups]))
+        return
+    print_patterns(groups, examples)
 
 
 def _settings(store: Store, name: str | None, policy: str | None, overrides: Sequence[str]) -> Experiment | None:

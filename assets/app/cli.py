@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from assets.app.ports import DEFAULT_PORT
+from assets.app.access import DEFAULT_PORT
 from pipeline.cli.options import root_option, set_option
 from pipeline.errors import TbrmError
 from pipeline.store import exclusive, open_store
@@ -24,17 +24,17 @@ from pipeline.store import exclusive, open_store
 def run(experiment: str, root: str | None, overrides: Sequence[str], name: str | None, fork_from: int | None) -> None:
     """Run every generation of EXPERIMENT (a name or a path) that is not finished yet, and print the summary.
 
-    Stop it at any time, however hard: the same command goes on from there. What was made by other settings is not
-    gone on with: give the new ones a --name.
+    Stop it at any time, however hard: the same command goes on from there. It does not go on from what other settings
+    have made: give changed settings a --name of their own.
     """
+    from assets.app.access import link
     from assets.app.instance import open_instance, prepare_home, storage_errors
     from assets.app.run_to_end import run_loop
     from assets.app.terminal import Terminal
-    from assets.app.ui import link
-    from assets.graph.experiments import read_experiment
-    from assets.graph.resources import StoreLocation
+    from assets.experiment.source import read_experiment
+    from assets.graph.step import StoreLocation
     from assets.processes.launcher import LocalLauncher
-    from evals.report.summary import summarize
+    from evals.report.history import summarize
     from pipeline.run.forks import fork_experiment
 
     if fork_from is not None and name is None:

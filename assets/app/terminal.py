@@ -29,7 +29,7 @@ class Terminal:
     """Follows the events of Dagster runs in this process."""
 
     def __init__(self, console: Console | None = None) -> None:
-        # A descriptor of our own: while stages run, 1 and 2 belong to Dagster's log capture.
+        # A descriptor of our own, because Dagster captures descriptors 1 and 2 while stages run.
         self.console = console or Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1))
         self._bar: Progress | None = None
         self._task: TaskID | None = None
@@ -122,7 +122,7 @@ def _stage_of(step_key: str | None) -> str:
 
 @contextmanager
 def _silenced() -> Generator[None]:
-    """Send descriptors 1 and 2 to nowhere and restore them."""
+    """Discard what is written to descriptors 1 and 2, and restore them. The stages' output is in their logs."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = [os.dup(1), os.dup(2)]

@@ -1,37 +1,30 @@
 """`tbrm ui`: webserver, daemon and code location as one process tree on 127.0.0.1."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
+from assets.app.access import HOST, check_port, link
 from assets.app.guard import HOST as HOST_PATTERN
 from assets.app.instance import POSTGRES_URL, open_instance, prepare_home
-from assets.app.ports import HOST, check_port
-from assets.app.token import ui_token
-from assets.processes.supervisor import __file__ as supervisor_file
+from assets.processes.launcher import start_supervised
 from assets.processes.warm_start import keep_warm, stage_environment
 from pipeline.errors import TbrmError
 from pipeline.store import Store, exclusive
 
 _GRACE_S = 330.0
 """Seconds for all that runs to end. A training saves a checkpoint first (`training.stop_grace_s`)."""
-# Notices to Dagster's developers, not to its users: previews.
+# A notice that a function of Dagster is a preview: it concerns us, not the users of the UI.
 _UNSAID = "ignore:Function `PipesMessageReader"
 
 
-def link(home: Path, port: int, path: str = "") -> str:
-    """Address of a page of the UI with this DAGSTER_HOME, token included. Raises TbrmError like `ui_token`."""
-    return f"http://{HOST}:{port}/{path}?token={ui_token(home)}"
-
-
 def serve(store: Store, port: int, hosts: Sequence[str] = (), token: bool = True) -> None:
-    """Serve until Ctrl-C. `hosts` are further names under which a proxy serves the UI; `token` False: it logs users in.
+    """Serve until Ctrl-C. `hosts` are further names under which a proxy serves the UI.
 
-    Raises TbrmError when a name is none, the port is taken, this store's UI is served already, or it ends by itself.
+    With `token` False nobody is asked for the token: the proxy logs users in. Raises TbrmError for a name that is none,
+    for a port in use, when this store's UI is served already, and when the UI ends by itself.
     """
     for host in hosts:
         if not HOST_PATTERN.fullmatch(host.lower()):
@@ -54,22 +47,15 @@ def serve(store: Store, port: int, hosts: Sequence[str] = (), token: bool = True
         options += [] if token else ["--no-token"]
         # Dagster then logs an error of the code location once, as under `dagster dev`.
         environment = {"PYTHONWARNINGS": _UNSAID, "DAGSTER_IS_DEV_CLI": "1", **os.environ}
-        read_end, write_end = os.pipe()
         server = [sys.executable, "-m", "assets.app.webserver", "--port", str(port), *options]
         with keep_warm(stage_environment(environment)) as warm:
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(Path(supervisor_file)), str(read_end), str(_GRACE_S), *server],
-                env=environment | warm,
-                pass_fds=(read_end,),
-                start_new_session=True,
-            )
-            os.close(read_end)
+            process, our_end = start_supervised(server, _GRACE_S, environment | warm, None)
             try:
                 code = process.wait()
             except KeyboardInterrupt:
                 code = 0
                 click.echo("Ending. A training under way saves a checkpoint first, which may take minutes", err=True)
-            os.close(write_end)
+            os.close(our_end)
             process.wait()
         if code:
             raise TbrmError(f"the UI has ended by itself (exit status {code}): the lines above say why. Start it again")

@@ -1,9 +1,11 @@
 """The processes behind `tbrm ui`: Dagster's web app inside our guard, its code server, and its daemon.
 
-`dagster dev` starts the same three, but leaves no place for a guard around the web app.
+`dagster dev` starts the same three, but leaves no place for a guard around the web app. Dagster has no public way to
+start them one by one: every private import below is what `dagster dev` uses, in the pinned version of Dagster.
 """
 
 import contextlib
+import signal
 import sys
 import tempfile
 import threading
@@ -19,14 +21,12 @@ from dagster import __version__ as dagster_version
 from dagster._cli.proxy_server_manager import ProxyServerManager
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarget
-from dagster._utils.interrupts import setup_interrupt_handlers
 from dagster._utils.log import configure_loggers
 from dagster_webserver.app import create_app_from_workspace_process_context
 
+from assets.app.access import HOST, token_file, ui_token
 from assets.app.guard import Access, guarded
-from assets.app.token import token_file, ui_token
 
-HOST = "127.0.0.1"
 DEFINITIONS = "assets.definitions"
 _LIVE_DATA_EVERY_MS = 2_000
 _STATEMENT_TIMEOUT_MS = 15_000
@@ -67,7 +67,7 @@ def _daemon(workspace: Path) -> Generator[Popen[bytes]]:
         process.terminate()
         try:
             process.wait(timeout=_GRACE_S)
-        except TimeoutExpired:  # after SIGTERM it may stay, doing nothing
+        except TimeoutExpired:  # the daemon sometimes hangs after SIGTERM, with nothing left to do
             process.kill()
             process.wait()
 
@@ -87,10 +87,10 @@ def _stop_with(daemon: Popen[bytes], server: uvicorn.Server) -> None:
 def main(port: int, hosts: Sequence[str], token: bool) -> None:
     """Serve until SIGTERM, SIGINT or the daemon's end. DAGSTER_HOME names the instance."""
     configure_loggers(log_level="INFO")
-    setup_interrupt_handlers()  # SIGTERM is a KeyboardInterrupt, too
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # a KeyboardInterrupt, too
     with contextlib.suppress(KeyboardInterrupt):
         _serve(port, hosts, token)
-        sys.exit(1)  # the server ended, and nobody had asked for it
+        sys.exit(1)  # the server has ended although nobody asked it to
 
 
 def _serve(port: int, hosts: Sequence[str], token: bool) -> None:

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from assets.app.ports import HOST, check_port
+from assets.app.access import HOST, check_port
 from assets.doctor import machine
-from assets.doctor.row import Row
-from evals.benchmarks import SUITES, Benchmark, ProblemSource, find_benchmark, load_problems_of
+from assets.doctor.findings import Row
+from evals.benchmarks.registry import SUITES, find_benchmark, load_problems_of
+from evals.benchmarks.types import Benchmark, ProblemSource
 from pipeline.config import Experiment
 from pipeline.errors import TbrmError
 from pipeline.policies.facts import ModelFacts, model_facts
@@ -101,7 +102,7 @@ def check_benchmarks(experiment: Experiment) -> list[Row]:
 
 def _reach(benchmark: Benchmark, source: ProblemSource) -> None:
     if benchmark.hub is not None and source.folder is None:
-        look_up("dataset", *benchmark.hub)
+        look_up("dataset", benchmark.hub.id, benchmark.hub.revision)
     elif benchmark.hub is not None:
         load_problems_of(benchmark, source)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from assets.app.ports import DEFAULT_PORT
+from assets.app.access import DEFAULT_PORT
 from pipeline.cli.options import json_option, set_option, store_options
 from pipeline.config import load_experiment
 from pipeline.store import Store
@@ -28,7 +28,7 @@ def doctor(experiment: str | None, port: int, overrides: Sequence[str], store: S
     Exit status 1 when something would stop it. Without EXPERIMENT: the machine alone. Memory and disk are estimates.
     """
     from assets.doctor.examination import examine
-    from assets.doctor.row import will_stop
+    from assets.doctor.findings import will_stop
 
     rows = examine(load_experiment(experiment, overrides) if experiment else None, store, port)
     if as_json:

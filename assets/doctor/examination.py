@@ -10,10 +10,8 @@ from typing import Any
 
 from assets.doctor import machine
 from assets.doctor.checks import independent_checks, policy_facts, published_generations
-from assets.doctor.gpus import Gpus, find_gpus
-from assets.doctor.needs import GB
-from assets.doctor.row import Row
-from assets.doctor.verdicts import (
+from assets.doctor.findings import (
+    Row,
     device_rows,
     disk_row,
     gpu_row,
@@ -24,6 +22,8 @@ from assets.doctor.verdicts import (
     policy_rows,
     version_rows,
 )
+from assets.doctor.machine import Gpus, find_gpus
+from assets.doctor.needs import GB
 from pipeline.config import Experiment
 from pipeline.errors import TbrmError
 from pipeline.policies.facts import ModelFacts
@@ -34,7 +34,7 @@ from pipeline.store import Store
 DEADLINE_S = 4.0
 """Seconds that checks get together; the command's own start comes on top."""
 _VITAL = frozenset(("store", "policy", "gpu", "prompts"))
-"""Rows without which nothing runs: no answer stops a run like a bad one."""
+"""Checks without which nothing runs: when one of them gives no answer, the run is advised against all the same."""
 
 
 def examine(
@@ -99,7 +99,7 @@ def _of_experiment(
 
 
 def _side_by_side(looks: Mapping[str, Callable[[], Any]], deadline_s: float) -> tuple[dict[str, Any], dict[str, str]]:
-    """(results by name, why there is none by name); checks that are not done in time are left to themselves."""
+    """(results by name, why there is none by name). A check that is not done in time goes on, and is not heard."""
     answers: dict[str, Any] = {}
     failed: dict[str, str] = {}
 
@@ -108,7 +108,7 @@ def _side_by_side(looks: Mapping[str, Callable[[], Any]], deadline_s: float) -> 
             answers[name] = look()
         except TbrmError as error:
             failed[name] = str(error)
-        except Exception as error:  # noqa: BLE001 - whatever a library makes of this machine is a finding
+        except Exception as error:  # noqa: BLE001 - an error of a library on this machine is a finding, too
             failed[name] = f"{type(error).__name__}: {error}"
 
     threads = {name: threading.Thread(target=run, args=(name, look), daemon=True) for name, look in looks.items()}

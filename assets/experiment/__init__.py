@@ -1,1 +1,1 @@
-"""One experiment as assets: its stages, their checks, and the policies they publish."""
+"""One experiment: where it comes from, its stages, their checks and pages. Nothing here imports Dagster."""

@@ -1,7 +1,8 @@
-"""Asset checks: each reads what the store holds and says whether training on it makes sense.
+"""Checks of a stage's result: each reads what the store holds and says whether training on it makes sense.
 
-They run in the step that made the asset, so a check costs no process of its own. A check whose failure means that the
-data are wrong is blocking: later stages do not run, and the policy is not published.
+They run in the Dagster step that made the asset, so that a check costs no process of its own. A failed check in
+BLOCKING means that the data are wrong: later stages do not run, and the policy is not published. Any other failed check
+is a warning. Nothing here imports Dagster.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute
-from dagster import AssetCheckResult, AssetCheckSeverity
 
-from evals.statistics.regression import against_best
+from evals.statistics.compare import against_best
 from pipeline.config import Experiment
 from pipeline.errors import StoreError, TbrmError
 from pipeline.policies.refs import pointer_path, read_policy_json, resolve_published, trained_policy_folder
@@ -31,22 +31,16 @@ MAX_MEAN_LOGPROB_GAP = 0.05  # nats a token; bf16 against fp32 was measured at 0
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found; `blocking` failures are errors, the others warnings."""
+    """What a check found."""
 
     passed: bool
     description: str
     numbers: Mapping[str, float | int | str] = field(default_factory=dict[str, float | int | str])
 
-    def to_result(self, name: str, key: list[str]) -> AssetCheckResult:
-        severity = AssetCheckSeverity.ERROR if name in BLOCKING else AssetCheckSeverity.WARN
-        return AssetCheckResult(
-            passed=self.passed,
-            asset_key=key,
-            check_name=name,
-            severity=severity,
-            description=self.description,
-            metadata=dict(self.numbers),
-        )
+
+Check = Callable[[Store, Experiment, int], Verdict]
+BLOCKING = frozenset({"aligned_with_rollouts", "made_progress"})
+"""Names of the checks without which the loop stops."""
 
 
 def no_collapse(store: Store, experiment: Experiment, generation: int) -> Verdict:
@@ -66,7 +60,7 @@ def no_collapse(store: Store, experiment: Experiment, generation: int) -> Verdic
     )
 
 
-def aligned_with(table: str) -> Callable[[Store, Experiment, int], Verdict]:
+def aligned_with(table: str) -> Check:
     """The check that every shard of `table` labels the rollouts of the same shard, row by row."""
 
     def aligned_with_rollouts(store: Store, experiment: Experiment, generation: int) -> Verdict:
@@ -174,7 +168,7 @@ def effective_samples(store: Store, experiment: Experiment, generation: int) -> 
     return Verdict(True, f"at least {min(shares.values()):.1%} of each source's samples are effective", shares)
 
 
-def no_contamination(tables: Callable[[Experiment, int], list[tuple[str, int | None]]]) -> "Check":
+def no_contamination(tables: Callable[[Experiment, int], list[tuple[str, int | None]]]) -> Check:
     """The check that prompts of the data sets `tables` names are not benchmark problems."""
 
     def no_contamination(store: Store, experiment: Experiment, generation: int) -> Verdict:
@@ -211,12 +205,13 @@ def no_contamination(tables: Callable[[Experiment, int], list[tuple[str, int | N
     return no_contamination
 
 
-def _own(experiment: Experiment, generation: int) -> list[tuple[str, int | None]]:
+def own_prompts(experiment: Experiment, generation: int) -> list[tuple[str, int | None]]:
+    """The prompts of this generation."""
     return [(experiment.name, generation)]
 
 
-def _logged(experiment: Experiment, generation: int) -> list[tuple[str, int | None]]:
-    """Logged data sets of the mix; they stay the same, so the first generation's check speaks for all."""
+def logged_prompts(experiment: Experiment, generation: int) -> list[tuple[str, int | None]]:
+    """The logged data sets of the mix, in generation 0 alone: they are the same in every later one."""
     return (
         [(f"logged/{source.name}", source.generation) for source in experiment.replay.logged] if not generation else []
     )
@@ -241,21 +236,3 @@ def no_regression(store: Store, experiment: Experiment, generation: int) -> Verd
     numbers |= {f"{one.benchmark}_difference_high": one.difference.high for one in found}
     listed = "; ".join(map(str, worse or found))
     return Verdict(not worse, f"{'worse' if worse else 'not worse'} than the best before: {listed}", numbers)
-
-
-Check = Callable[[Store, Experiment, int], Verdict]
-CHECKS: dict[tuple[str, str], Check] = {
-    ("rollouts", "no_collapse"): no_collapse,
-    ("rollouts", "no_contamination"): no_contamination(_own),
-    ("rollouts", "engine_agreement"): engine_agreement,
-    ("rewards", "aligned_with_rollouts"): aligned_with("rewards"),
-    ("rewards", "verdict_rates"): verdict_rates,
-    ("ref_logprobs", "aligned_with_rollouts"): aligned_with("ref_logprobs"),
-    ("ref_logprobs", "logprob_agreement"): logprob_agreement,
-    ("trained_policy", "made_progress"): made_progress,
-    ("trained_policy", "effective_samples"): effective_samples,
-    ("trained_policy", "no_contamination"): no_contamination(_logged),
-    ("benchmark_scores", "no_regression"): no_regression,
-}
-"""By asset and check name."""
-BLOCKING = frozenset({"aligned_with_rollouts", "made_progress"})

@@ -1,13 +1,39 @@
-"""The stages of an experiment as the graph shows them: one row each, in the order of the loop."""
+"""The stages of an experiment, one row each, and the loop: which of them run in which generation.
 
-from dataclasses import dataclass
+A stage is a function of (experiment, store, generation) that commits its result in the store. Dagster's graph shows the
+rows as assets and runs each stage's command in a process of its own; a study calls the functions. Nothing here imports
+Dagster.
+"""
 
-from evals.run.pinned import pinned_are_scored
-from evals.run.scores import is_measured
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from assets.experiment.checks import (
+    Check,
+    aligned_with,
+    effective_samples,
+    engine_agreement,
+    logged_prompts,
+    logprob_agreement,
+    made_progress,
+    no_collapse,
+    no_contamination,
+    no_regression,
+    own_prompts,
+    verdict_rates,
+)
+from assets.experiment.pages import Page, empty_page, rewards_page, rollouts_page, scores_page, training_page
+from evals.run.stage import pinned_are_scored, run_evaluate, run_pinned
+from evals.statistics.scores import is_measured
 from pipeline.config import Experiment
-from pipeline.logged.labels import missing_labels
+from pipeline.logged.labels import missing_labels, run_logged_labels
 from pipeline.policies.refs import POLICY_JSON, pointer_path
+from pipeline.reference import run_ref_logprobs
+from pipeline.rewards.stage import run_rewards
+from pipeline.run.report import StageReport
+from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store
+from trainer.stages.base_policy import run_base_policy
 
 GPU_POOL = "gpu"
 
@@ -16,31 +42,108 @@ GPU_POOL = "gpu"
 class Stage:
     """One asset that one `tbrm` command makes.
 
-    `after` names assets of the same experiment; `table` is the table whose partition the stage commits (None: a
-    policy folder); `offset` is added to the asset's generation to get the command's (scores of policy[g+1] belong to
-    trained_policy[g]); `partitioned` is False for what exists once, before the first generation.
+    A stage that is not `partitioned` exists once, before the first generation. `offset` is added to the generation of
+    the asset to get that of the stage: the scores of policy[g+1] belong to trained_policy[g].
     """
 
     name: str
+    """Name of the asset."""
     command: str
+    """Name of the `tbrm` command that runs it."""
+    function: Callable[[Experiment, Store, int], StageReport]
+    """What the command calls, with the generation of the stage."""
     after: tuple[str, ...]
+    """Names of the assets of the same experiment that it reads."""
     kinds: frozenset[str]
-    table: str | None
     description: str
-    checks: tuple[str, ...] = ()
+    further: Callable[[Experiment], str] = lambda _experiment: ""
+    """What the description adds about this experiment, in Markdown."""
+    table: str | None = None
+    """The table whose partition the stage commits; None: it writes something else, such as a policy's folder."""
+    finished: Callable[[Store, Experiment, int], bool] | None = None
+    """Whether the result for a generation of the stage is committed; None: where the partition of its table is."""
+    checks: Mapping[str, Check] = field(default_factory=dict[str, Check])
+    page: Callable[[Store, str, int], Page] = empty_page
+    """What the page of the asset shows of the experiment with this name, at a generation of the stage."""
     pool: str | None = GPU_POOL
-    offset: int = 0
     partitioned: bool = True
+    offset: int = 0
     options: tuple[str, ...] | None = None
     """Options of the command in place of `--generation`; None: it gets the generation."""
+    reads_logged: bool = False
+    """Whether it reads the logged data sets in `replay.logged`."""
+    publishes: int | None = None
+    """The stage publishes policy[generation + publishes]; None: it publishes no policy."""
+    trains: Callable[[Experiment], bool] = lambda _experiment: False
+    """Whether it is a training: with `training.processes` processes, and time to save a checkpoint when it is ended."""
+    is_due: Callable[[Experiment, int], bool] = lambda _experiment, _generation: True
+    """Whether the loop runs it in a generation. For a stage that exists once: in an experiment that starts there."""
+
+    def run(self, experiment: Experiment, store: Store, generation: int) -> StageReport:
+        """Run the stage in this process, for a generation of the asset."""
+        return self.function(experiment, store, generation + self.offset)
+
+    def is_finished(self, store: Store, experiment: Experiment, generation: int) -> bool:
+        """Whether the result for a generation of the asset is committed in the store, whoever made it."""
+        generation += self.offset
+        if self.finished is not None:
+            return self.finished(store, experiment, generation)
+        assert self.table is not None
+        return store.partition(experiment.name, self.table, generation).is_committed()
+
+    def arguments(self, generation: int) -> list[str]:
+        """Options of the command for a generation of the asset."""
+        return ["--generation", str(generation + self.offset)] if self.options is None else list(self.options)
+
+    def describe(self, experiment: Experiment) -> str:
+        """Description of the asset in Markdown, a paragraph a line."""
+        paragraphs = (paragraph.replace("\n", " ") for paragraph in self.description.split("\n\n"))
+        return "\n\n".join(paragraphs) + self.further(experiment)
+
+
+def _is_measured(store: Store, experiment: Experiment, generation: int) -> bool:
+    return is_measured(store, experiment.name, generation)
+
+
+def _base_is_published(store: Store, experiment: Experiment, _generation: int) -> bool:
+    return store.fs.exists(pointer_path(store, experiment.name, 0))
+
+
+def _logged_is_labelled(store: Store, experiment: Experiment, generation: int) -> bool:
+    # The base policy is the reference, and its warm start writes a logged data set.
+    return _base_is_published(store, experiment, generation) and not any(missing_labels(experiment, store))
+
+
+def _is_trained(store: Store, experiment: Experiment, generation: int) -> bool:
+    return store.fs.exists(store.join(experiment.name, "trained_policy", f"generation={generation:04d}", POLICY_JSON))
+
+
+def _train(experiment: Experiment, store: Store, generation: int) -> StageReport:
+    from trainer.stages.train import run_train  # torch
+
+    return run_train(experiment, store, generation)
+
+
+def _objective(experiment: Experiment) -> str:
+    return f"\n\nObjective here: `{experiment.training.objective}`, β = {experiment.training.beta}."
+
+
+def _every(experiment: Experiment, generation: int) -> bool:
+    """Benchmarks are run every `evaluation.every` generations, and after the last."""
+    every = experiment.evaluation.every if experiment.evaluation else 1
+    return (generation + 1) % every == 0 or generation + 1 == experiment.generations
 
 
 BASE_POLICY = Stage(
     name="base_policy",
     command="base-policy",
+    function=lambda experiment, store, _generation: run_base_policy(experiment, store),
+    finished=_base_is_published,
+    options=(),
+    publishes=0,
+    trains=lambda experiment: experiment.policy.warm_start is not None,
     after=(),
     kinds=frozenset({"huggingface", "pytorch"}),
-    table=None,
     partitioned=False,
     description="""The model everything starts from: the base weights as a Hugging Face folder, warm-started by
 imitation of logged trajectories where the experiment says so. Published as `policy[0]`; the reference π_ref unless
@@ -49,6 +152,10 @@ another is named.""",
 BASE_SCORES = Stage(
     name="base_scores",
     command="evaluate",
+    function=run_evaluate,
+    finished=_is_measured,
+    is_due=lambda _experiment, generation: generation == 0,
+    page=scores_page,
     after=("base_policy",),
     kinds=frozenset({"parquet"}),
     table="scores",
@@ -58,9 +165,12 @@ BASE_SCORES = Stage(
 LOGGED_LABELS = Stage(
     name="logged_labels",
     command="logged-labels",
+    function=lambda experiment, store, _generation: run_logged_labels(experiment, store),
+    finished=_logged_is_labelled,
+    options=(),
+    reads_logged=True,
     after=("base_policy",),
     kinds=frozenset({"pytorch", "parquet"}),
-    table=None,
     partitioned=False,
     description="""Rewards and log π_ref of the logged data sets in `replay.logged`, written beside them as far as they
 are missing. A data set serves several experiments: its `ref_logprobs` are kept by reference policy.""",
@@ -68,20 +178,28 @@ are missing. A data set serves several experiments: its `ref_logprobs` are kept 
 ROLLOUTS = Stage(
     name="rollouts",
     command="rollouts",
+    function=run_rollouts,
+    page=rollouts_page,
+    checks={
+        "no_collapse": no_collapse,
+        "no_contamination": no_contamination(own_prompts),
+        "engine_agreement": engine_agreement,
+    },
     after=("base_policy", "policy"),
     kinds=frozenset({"pytorch", "parquet"}),
     table="rollouts",
-    checks=("no_collapse", "no_contamination", "engine_agreement"),
     description="""Trajectories τ = (prompt x, response a_1..a_H) sampled from `policy[g]`, as token ids. Kept for
 ever: later generations may train on them again (`replay.window`).""",
 )
 REWARDS = Stage(
     name="rewards",
     command="rewards",
+    function=run_rewards,
+    page=rewards_page,
+    checks={"aligned_with_rollouts": aligned_with("rewards"), "verdict_rates": verdict_rates},
     after=("rollouts",),
     kinds=frozenset({"parquet"}),
     table="rewards",
-    checks=("aligned_with_rollouts", "verdict_rates"),
     pool=None,
     description="""Outcome reward r(τ) of each trajectory by the verifier, row-aligned with `rollouts`. Materialize
 it again with `overrides: ["rewards.verifier=…"]` and `replace` to re-label; trajectories stay untouched.""",
@@ -89,20 +207,31 @@ it again with `overrides: ["rewards.verifier=…"]` and `replace` to re-label; t
 REF_LOGPROBS = Stage(
     name="ref_logprobs",
     command="ref-logprobs",
+    function=run_ref_logprobs,
+    checks={"aligned_with_rollouts": aligned_with("ref_logprobs"), "logprob_agreement": logprob_agreement},
     after=("base_policy", "rollouts"),
     kinds=frozenset({"pytorch", "parquet"}),
     table="ref_logprobs",
-    checks=("aligned_with_rollouts", "logprob_agreement"),
     description="""log π_ref(a_h | s_h) of each response token and V_ref(s_1), row-aligned with `rollouts`; scored by
 the trainer's own code, so that at θ = θ_ref the sum Σ_h (log π_θ - log π_ref) is 0.""",
 )
 TRAINED_POLICY = Stage(
     name="trained_policy",
     command="train",
+    function=_train,
+    finished=_is_trained,
+    further=_objective,
+    reads_logged=True,
+    publishes=1,
+    trains=lambda _experiment: True,
+    page=training_page,
+    checks={
+        "made_progress": made_progress,
+        "effective_samples": effective_samples,
+        "no_contamination": no_contamination(logged_prompts),
+    },
     after=("base_policy", "policy", "logged_labels", "rewards", "ref_logprobs"),
     kinds=frozenset({"deepspeed", "pytorch"}),
-    table=None,
-    checks=("made_progress", "effective_samples", "no_contamination"),
     description="""`policy[g]` trained on the replay mix by DeepSpeed. With the objective `tbrm` (Eq. 4) each
 trajectory adds
 
@@ -113,19 +242,24 @@ to the loss, where logits are Q-values and V_θ = log Σ_a exp Q_θ. It is publi
 BENCHMARK_SCORES = Stage(
     name="benchmark_scores",
     command="evaluate",
+    function=run_evaluate,
+    finished=_is_measured,
+    is_due=_every,
+    page=scores_page,
+    checks={"no_regression": no_regression},
     after=("trained_policy",),
     kinds=frozenset({"parquet"}),
     table="scores",
     offset=1,
-    checks=("no_regression",),
     description="Graded benchmark responses of `trained_policy[g]`: of `policy[g+1]` (stored under generation g+1).",
 )
 PINNED_SCORES = Stage(
     name="pinned_scores",
     command="evaluate",
+    function=lambda experiment, store, _generation: run_pinned(experiment, store),
+    finished=lambda store, experiment, _generation: pinned_are_scored(experiment, store),
     after=(),
     kinds=frozenset({"parquet"}),
-    table=None,
     partitioned=False,
     options=("--pinned",),
     description="""Benchmark scores of the policies in `evaluation.pinned`, by this experiment's protocols: what the
@@ -134,7 +268,7 @@ generations are compared with from outside. Made by the schedule or by hand, not
 
 
 def stages_of(experiment: Experiment) -> list[Stage]:
-    """The stages this experiment has. Pure offline experiments sample nothing; some are not evaluated."""
+    """The stages of this experiment, in order. Pure offline experiments sample nothing; some are not evaluated."""
     base = [BASE_POLICY, BASE_SCORES] if experiment.evaluation else [BASE_POLICY]
     base += [LOGGED_LABELS] if experiment.replay.logged else []
     sampling = [ROLLOUTS, REWARDS, REF_LOGPROBS] if experiment.rollouts else []
@@ -142,35 +276,13 @@ def stages_of(experiment: Experiment) -> list[Stage]:
     return [*base, *sampling, TRAINED_POLICY, *scoring]
 
 
-def is_finished(stage: Stage, store: Store, experiment: Experiment, generation: int) -> bool:
-    """Whether the stage's result is committed in the store, whoever made it."""
-    if stage is BASE_POLICY:
-        return store.fs.exists(pointer_path(store, experiment.name, 0))
-    if stage is LOGGED_LABELS:
-        if not is_finished(BASE_POLICY, store, experiment, 0):  # the reference, and what the warm start logs
-            return False
-        return not any(missing_labels(experiment, store))
-    if stage is PINNED_SCORES:
-        return pinned_are_scored(experiment, store)
-    if stage.table is None:
-        return store.fs.exists(f"{trained_folder(store, experiment, generation)}/{POLICY_JSON}")
-    if stage.table == "scores":
-        return is_measured(store, experiment.name, generation + stage.offset)
-    return store.partition(experiment.name, stage.table, generation + stage.offset).is_committed()
+def due_stages(experiment: Experiment, generation: int) -> list[Stage]:
+    """The stages that the loop runs in a generation, in order."""
+    return [stage for stage in stages_of(experiment) if stage.partitioned and stage.is_due(experiment, generation)]
 
 
-def trained_folder(store: Store, experiment: Experiment, generation: int) -> str:
-    """Hugging Face folder of trained_policy[g]."""
-    return store.join(experiment.name, "trained_policy", f"generation={generation:04d}")
-
-
-def looped_stages(experiment: Experiment) -> list[Stage]:
-    """The stages of every generation, in order."""
-    return [stage for stage in stages_of(experiment) if stage.partitioned]
-
-
-def is_evaluated(stage: Stage, experiment: Experiment, generation: int) -> bool:
-    """False for the benchmark stage of a generation that `evaluation.every` leaves out; the last never is."""
-    if stage is not BENCHMARK_SCORES or experiment.evaluation is None:
-        return True
-    return (generation + 1) % experiment.evaluation.every == 0 or generation + 1 == experiment.generations
+def loop(experiment: Experiment, first: int = 0) -> Iterator[tuple[int | None, list[Stage]]]:
+    """The whole loop: (None, the stages that exist once), then (generation, the stages due in it) from `first` on."""
+    yield None, [stage for stage in stages_of(experiment) if not stage.partitioned and stage.is_due(experiment, first)]
+    for generation in range(first, experiment.generations):
+        yield generation, due_stages(experiment, generation)

@@ -1,1 +1,1 @@
-"""All experiments as one graph, with the sensors and schedules that drive it."""
+"""Experiments as Dagster sees them: assets, jobs, schedules and sensors, and the history of their runs."""

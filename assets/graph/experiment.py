@@ -1,4 +1,7 @@
-"""The asset graph of one experiment: policy[g] → rollouts → labels → trained_policy → scores, by generation."""
+"""The asset graph of one experiment, by generation: policy[g] → rollouts → labels → trained_policy → scores.
+
+Its jobs are the preparation of policy[0], one generation, and the evaluation alone, which a schedule may start.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,21 +12,31 @@ from dagster import (
     AssetsDefinition,
     AssetSelection,
     AssetSpec,
+    DefaultScheduleStatus,
     IdentityPartitionMapping,
+    RunRequest,
     ScheduleDefinition,
+    ScheduleEvaluationContext,
+    SkipReason,
     SpecificPartitionsPartitionMapping,
     StaticPartitionsDefinition,
     define_asset_job,
+    schedule,
 )
+
+# The type of what `define_asset_job` returns, for which Dagster has no public name.
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from assets.experiment.logged import LOGGED_KEY, logged_names
-from assets.experiment.publish import partition_name
-from assets.experiment.stage_asset import stage_asset
-from assets.experiment.stages import PINNED_SCORES, Stage, stages_of
-from assets.graph.experiments import BrokenSource, ExperimentSource
-from assets.graph.schedules import evaluation_job, evaluation_schedule
-from assets.pages.metadata import fenced
+from assets.experiment.pages import fenced
+from assets.experiment.source import BrokenSource, ExperimentSource
+from assets.experiment.stages import BASE_SCORES, BENCHMARK_SCORES, PINNED_SCORES, Stage, stages_of
+from assets.graph.history import EXPERIMENT_TAG, LOGGED_KEY, partition_name, report_published
+from assets.graph.stage_asset import stage_asset
+from assets.graph.step import StoreLocation
+from evals.run.plan import plan_entries, setting_of
+from evals.run.stage import is_scored, pinned_are_scored
+from evals.run.targets import newest_policy, target_of
+from pipeline.errors import TbrmError
 
 _POLICY_DESCRIPTION = """The policy that generation g samples from and starts training at. `policy[0]` is
 `base_policy`; `policy[g+1]` is `trained_policy[g]`, published by its training. It has no declared upstream because
@@ -52,7 +65,7 @@ def generation_job(name: str) -> str:
 def experiment_graph(source: ExperimentSource) -> ExperimentGraph:
     """Assets and jobs of an experiment, under the key prefix and group of its name."""
     generations = StaticPartitionsDefinition([partition_name(g) for g in range(source.experiment.generations)])
-    # One more than there are generations: the last trained policy is published too.
+    # One partition more than there are generations, because the last trained policy is published too.
     policies = StaticPartitionsDefinition([partition_name(g) for g in range(source.experiment.generations + 1)])
     policy = AssetSpec(
         [source.name, "policy"],
@@ -60,7 +73,7 @@ def experiment_graph(source: ExperimentSource) -> ExperimentGraph:
         partitions_def=policies,
         kinds={"huggingface"},
         owners=["team:tbrm"],
-        tags={"tbrm/experiment": source.name},
+        tags={EXPERIMENT_TAG: source.name},
         description=_POLICY_DESCRIPTION,
     )
     stages = stages_of(source.experiment)
@@ -68,7 +81,7 @@ def experiment_graph(source: ExperimentSource) -> ExperimentGraph:
     evaluation = source.experiment.evaluation
     if evaluation and evaluation.pinned:
         assets.append(stage_asset(source, PINNED_SCORES, [], None))
-    tags: dict[str, Any] = {"tbrm/experiment": source.name}
+    tags: dict[str, Any] = {EXPERIMENT_TAG: source.name}
     once, looped = (
         AssetSelection.assets(*([source.name, s.name] for s in stages if s.partitioned is partitioned))
         for partitioned in (False, True)
@@ -89,7 +102,7 @@ def experiment_graph(source: ExperimentSource) -> ExperimentGraph:
 
 
 def broken_asset(source: BrokenSource) -> AssetSpec:
-    """An experiment file that cannot be used, shown with its error where its graph would have been."""
+    """An experiment file that cannot be used: an asset that shows the error."""
     name = "".join(c if c.isalnum() else "_" for c in source.path.stem)
     return AssetSpec(
         ["broken_experiments", name],
@@ -109,7 +122,66 @@ def _deps(source: ExperimentSource, stage: Stage, stages: list[Stage]) -> list[A
         for name in stage.after
         if name in partitioned
     ]
-    names = logged_names(source.experiment)
-    if stage.name in ("logged_labels", "trained_policy") and names:
+    names = [logged.name for logged in source.experiment.replay.logged]
+    if stage.reads_logged and names:
         deps.append(AssetDep(AssetKey(LOGGED_KEY), partition_mapping=SpecificPartitionsPartitionMapping(names)))
     return deps
+
+
+def evaluation_job(source: ExperimentSource) -> UnresolvedAssetJobDefinition:
+    """`<experiment>_evaluation`: the scores alone, in a run of their own."""
+    pinned = source.experiment.evaluation and source.experiment.evaluation.pinned
+    stages = [BASE_SCORES, BENCHMARK_SCORES, *([PINNED_SCORES] if pinned else [])]
+    return define_asset_job(
+        f"{source.name}_evaluation",
+        AssetSelection.assets(*([source.name, stage.name] for stage in stages)),
+        description=f"Benchmark scores of {source.name}: of one policy, or of the pinned ones.",
+        tags={EXPERIMENT_TAG: source.name},
+    )
+
+
+def evaluation_schedule(source: ExperimentSource) -> ScheduleDefinition:
+    """`<experiment>_evaluation_schedule`, by the cron expression `evaluation.schedule` (UTC)."""
+    evaluation = source.experiment.evaluation
+    assert evaluation is not None  # asked for only where the experiment has one
+    assert evaluation.schedule is not None
+
+    @schedule(
+        name=f"{source.name}_evaluation_schedule",
+        job_name=f"{source.name}_evaluation",
+        cron_schedule=evaluation.schedule,
+        default_status=DefaultScheduleStatus.RUNNING,
+        description=f"Evaluates the newest published policy of {source.name} and its pinned policies; what is scored "
+        "with the same protocol and verifier is skipped.",
+    )
+    def evaluate(context: ScheduleEvaluationContext, store: StoreLocation) -> list[RunRequest] | SkipReason:
+        opened = store.open()
+        requests: list[RunRequest] = []
+        try:
+            generation = newest_policy(opened, source.name)
+        except TbrmError as error:
+            return SkipReason(str(error))
+        report_published(context.instance, opened, source.experiment, generation)
+        setting = setting_of(source.experiment)
+        target = target_of(opened, f"{source.name}:{generation}")
+        if not is_scored(setting, opened, target, plan_entries(setting)):
+            stage = BENCHMARK_SCORES if generation > 0 else BASE_SCORES
+            partition = partition_name(generation - 1) if generation > 0 else None
+            requests.append(_request(source, stage, target.policy.policy_id, context, partition))
+        if not pinned_are_scored(source.experiment, opened):
+            requests.append(_request(source, PINNED_SCORES, "pinned", context, None))
+        return requests or SkipReason(f"policy[{generation}] and the pinned policies are scored already")
+
+    return evaluate
+
+
+def _request(
+    source: ExperimentSource, stage: Stage, policy: str, context: ScheduleEvaluationContext, partition: str | None
+) -> RunRequest:
+    """A run of one score asset. A score by another protocol is written anew; the old one is kept beside it."""
+    return RunRequest(
+        run_key=f"{source.name}-{stage.name}-{policy}-{context.scheduled_execution_time.isoformat()}",
+        partition_key=partition,
+        asset_selection=[AssetKey([source.name, stage.name])],
+        run_config={"ops": {f"{source.name}__{stage.name}": {"config": {"replace": True}}}},
+    )

@@ -1,4 +1,4 @@
-"""What drives the loop: a trained policy asks for the next generation."""
+"""What drives the loop in the UI: a trained policy asks for the next generation."""
 
 from dagster import (
     AssetKey,
@@ -13,21 +13,26 @@ from dagster import (
     SkipReason,
     sensor,
 )
-from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
-from dagster._core.storage.tags import PARTITION_NAME_TAG
 
-from assets.experiment.logged import register_logged
-from assets.experiment.publish import failed_checks, partition_name, report_published
-from assets.experiment.stages import TRAINED_POLICY, is_evaluated, is_finished, looped_stages
+from assets.experiment.source import ExperimentSource
+from assets.experiment.stages import TRAINED_POLICY, due_stages
 from assets.graph.experiment import generation_job
-from assets.graph.experiments import ExperimentSource
-from assets.graph.resources import StoreLocation
-from assets.graph.runs import runs_of, why_failed
+from assets.graph.history import (
+    PARTITION_TAG,
+    UNDER_WAY,
+    failed_checks,
+    partition_name,
+    register_logged,
+    report_published,
+    runs_of,
+    why_failed,
+)
+from assets.graph.step import StoreLocation
 from pipeline.errors import TbrmError
 from pipeline.store import Store
 
 HEADLESS_TAG = "tbrm/headless"
-"""On runs of `tbrm run`, which asks for its next generation itself."""
+"""Run tag of `tbrm run`, which starts its next generation itself."""
 _EVENTS_A_TICK = 50
 
 
@@ -44,10 +49,11 @@ def publish_sensor(source: ExperimentSource) -> SensorDefinition:
     )
     def publish(context: SensorEvaluationContext, store: StoreLocation) -> SensorResult | SkipReason:
         trained = AssetRecordsFilter(
-            AssetKey([source.name, "trained_policy"]), after_storage_id=int(context.cursor) if context.cursor else None
+            AssetKey([source.name, TRAINED_POLICY.name]),
+            after_storage_id=int(context.cursor) if context.cursor else None,
         )
         records = context.instance.fetch_materializations(trained, limit=_EVENTS_A_TICK, ascending=True).records
-        # A run that is still going may yet fail a check; its event is looked at again at the next tick.
+        # A run that is still going may yet fail a check: its event is looked at again at the next tick.
         finished = []
         for record in records:
             run = context.instance.get_run_by_id(record.run_id)
@@ -78,10 +84,10 @@ def publish_sensor(source: ExperimentSource) -> SensorDefinition:
 
 
 def is_wanted(instance: DagsterInstance, store: Store, source: ExperimentSource, generation: int) -> bool:
-    """Whether a generation is still to be run: within the experiment, not trained yet, not under way or waiting."""
-    if generation >= source.experiment.generations or is_finished(TRAINED_POLICY, store, source.experiment, generation):
+    """Whether a generation is still to be run: within the experiment, not trained yet, and not under way."""
+    if generation >= source.experiment.generations or TRAINED_POLICY.is_finished(store, source.experiment, generation):
         return False
-    return not runs_of(instance, source.name, partition_name(generation), IN_PROGRESS_RUN_STATUSES)
+    return not runs_of(instance, source.name, partition_name(generation), UNDER_WAY)
 
 
 def _why_nothing(instance: DagsterInstance, source: ExperimentSource) -> str:
@@ -89,7 +95,7 @@ def _why_nothing(instance: DagsterInstance, source: ExperimentSource) -> str:
     newest = next(iter(runs_of(instance, source.name)), None)
     if newest is None:
         return f"nothing was run yet: materialize generation {partition_name(0)} to start the loop"
-    generation = newest.tags.get(PARTITION_NAME_TAG)
+    generation = newest.tags.get(PARTITION_TAG)
     what = f"generation {generation}" if generation else "preparation of the base policy"
     if newest.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
         failed = newest.status is DagsterRunStatus.FAILURE
@@ -100,11 +106,10 @@ def _why_nothing(instance: DagsterInstance, source: ExperimentSource) -> str:
 
 def next_generation(source: ExperimentSource, generation: int, cause: str) -> RunRequest:
     """The run of one generation; `cause` keeps the same event from asking twice."""
-    stages = [s for s in looped_stages(source.experiment) if is_evaluated(s, source.experiment, generation)]
     return RunRequest(
         run_key=f"{source.name}-{partition_name(generation)}-{cause}",
         partition_key=partition_name(generation),
-        asset_selection=[AssetKey([source.name, stage.name]) for stage in stages],
+        asset_selection=[AssetKey([source.name, stage.name]) for stage in due_stages(source.experiment, generation)],
     )
 
 

@@ -1,7 +1,7 @@
 """The child of a Dagster step: runs one `tbrm` command, and tells Dagster about it through Pipes.
 
-`python -m assets.processes.child rollouts --experiment … --generation …` calls the very command that
-`tbrm rollouts …` calls, so a stage is the same whoever starts it. This module does not import Dagster.
+`python -m assets.processes.child rollouts --experiment … --generation …` calls the same command as `tbrm rollouts …`,
+so a stage does the same whoever starts it. This module does not import Dagster.
 """
 
 import math
@@ -44,7 +44,7 @@ def run_command(arguments: list[str], context: PipesContext) -> int:
 
 
 def main() -> int:
-    settle()  # a job of a cluster finds itself on another machine than its launcher's
+    settle()  # a job of a cluster runs on another machine than its launcher, with other cores
     with open_dagster_pipes() as context:
         return run_command(sys.argv[1:], context)
 

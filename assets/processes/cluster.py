@@ -1,14 +1,17 @@
 """Stages as jobs of Slurm or of Ray's job server, followed from here to their end.
 
-Both are the scheduler's own command line tools under the supervisor, so the contract of `Launcher` holds for them too:
-a job ends when Dagster's process does. (dagster-ray's Pipes client leaves its job running when its caller is killed.)
+Each job is submitted by the scheduler's own command, which runs under the supervisor. So the contract of `Launcher`
+holds here too: the job ends when Dagster's process does. (The Pipes client of dagster-ray leaves its job running when
+its caller is killed.)
 """
 
 import json
+import os
 import sys
 import uuid
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dagster_pipes import (
@@ -20,8 +23,8 @@ from dagster_pipes import (
 )
 from pydantic import Field
 
-from assets.experiment.stages import BASE_POLICY, TRAINED_POLICY
-from assets.processes.launcher import Ended, Launcher, Say, follow, nothing
+from assets.processes.launcher import Ended, Launcher, Process, follow
+from assets.processes.warm_start import UNBUFFERED
 from pipeline.config import Experiment
 
 _JOB = Path(__file__).with_name("cluster_job.py")
@@ -48,21 +51,17 @@ class ClusterLauncher(Launcher):
         del job
         return []
 
-    def run(
-        self,
-        command: Sequence[str],
-        env: Mapping[str, str],
-        log: Path,
-        processes: int = 1,
-        grace_s: float = 0.0,
-        say: Say = nothing,
-    ) -> Ended:
+    def run(self, process: Process) -> Ended:
         job = f"tbrm-{uuid.uuid4().hex[:12]}"
-        env, take = _messages_from_stdout(env)
-        submit = self.submit(job, command, {"PYTHONUNBUFFERED": "1", **env})
-        ending = {"ask": self.ask(job) if grace_s else [], "cancel": self.cancel(job), "grace_s": grace_s}
+        env, take = _messages_from_stdout(process.env)
+        submit = self.submit(job, process.command, {**UNBUFFERED, **env})
+        ask = self.ask(job) if process.grace_s else []
+        ending = {"ask": ask, "cancel": self.cancel(job), "grace_s": process.grace_s}
         follower = [sys.executable, "-I", "-S", str(_JOB), json.dumps(ending), *submit]
-        return follow(follower, self.grace_s + grace_s, env, log, take, say, child_first=True)
+        # The job settles by itself how many threads it computes with: its machine may have other cores than this one.
+        environment = {**os.environ, **UNBUFFERED, **env}
+        grace_s = self.grace_s + process.grace_s
+        return follow(replace(process, command=follower), environment, grace_s, child_first=True, take=take)
 
 
 class SlurmLauncher(ClusterLauncher):
@@ -110,17 +109,20 @@ class RayJobLauncher(ClusterLauncher):
         return [sys.executable, "-m", "ray.scripts.scripts", "job", verb, *address]
 
 
-def launcher_of(experiment: Experiment, stage: str, otherwise: Launcher) -> Launcher:
-    """What runs the stage with this asset name: the cluster of `launch`, or `otherwise`."""
+def launcher_of(experiment: Experiment, stage: str, trains: bool, otherwise: Launcher) -> Launcher:
+    """What runs the stage with this asset name: the cluster of `launch` where it names the stage, else `otherwise`.
+
+    A stage that `trains` gets as many machines as the training wants.
+    """
     launch = experiment.launch
     options = next((list(o) for name, o in launch.stages.items() if name == stage), None) if launch else None
     if launch is None or options is None:
         return otherwise
     if launch.by == "slurm":
-        warm = experiment.policy.warm_start is not None
-        trains = stage == TRAINED_POLICY.name or (stage == BASE_POLICY.name and warm)
-        machines = experiment.training.machines if trains and experiment.training.machines_by == "slurm" else 1
-        return SlurmLauncher(options=options, machines=machines)
+        training = experiment.training
+        return SlurmLauncher(
+            options=options, machines=training.machines if trains and training.machines_by == "slurm" else 1
+        )
     return RayJobLauncher(options=options, address=launch.address)
 
 

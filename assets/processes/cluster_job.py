@@ -1,8 +1,8 @@
 """Follow one job of a cluster, and end it when told to: `cluster_job.py ENDING_AS_JSON SUBMIT…`.
 
-Standard library only and started by its path, under the supervisor: when Dagster's process is gone, even by SIGKILL,
-the supervisor ends this one, and this one ends the job on the other machine: `ask` are commands that tell it to save
-what it has and end, within `grace_s`; `cancel` is the command that ends it in any case.
+It uses the standard library only, is started by its path, and runs under the supervisor. When Dagster's process is
+gone, even by SIGKILL, the supervisor ends this one, and this one ends the job on the other machine. The commands `ask`
+tell the job to save what it has and to end within `grace_s`; the command `cancel` ends it in any case.
 """
 
 import json
@@ -46,7 +46,7 @@ def _ends(job: subprocess.Popen[bytes], seconds: float) -> bool:
 
 
 def _run(command: Sequence[str]) -> None:
-    # Whoever read our output may be gone: a word into that pipe would end the command before its work.
+    # The reader of our output may be gone: then a command that writes into the pipe would be ended before its work.
     subprocess.run(command, timeout=_COMMAND_S, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
 
 

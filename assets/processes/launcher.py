@@ -1,4 +1,4 @@
-"""Where a stage's process runs. A launcher owns the whole process tree of a stage until it has ended."""
+"""Where the process of a stage runs. A launcher owns the whole process tree of a stage until it has ended."""
 
 import os
 import signal
@@ -8,23 +8,37 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from dagster import ConfigurableResource
 from pydantic import Field
 
-from assets.processes.warm_start import UNBUFFERED, start_warm
-from pipeline.run.threads import thread_settings
+from assets.processes.warm_start import stage_environment, start_warm
 
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _TAIL_LINES = 40
 Say = Callable[[str], None]
 
 
-def nothing(_text: str) -> None:
-    """Said to nobody."""
+@dataclass(frozen=True)
+class Process:
+    """What a launcher runs: the command of a stage, and what it is given."""
+
+    command: Sequence[str]
+    log: Path
+    """File that keeps its output."""
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Variables over those of the environment."""
+    workers: int = 1
+    """Equal workers that the command starts on its machine: they share the cores."""
+    grace_s: float = 0.0
+    """Seconds that the command needs to save what it has and to end the processes it started. When the stage is ended
+    from outside, the command alone is sent SIGTERM and gets this time. With 0 every process is sent SIGTERM, and gets
+    the launcher's own time."""
+    say: Say = lambda _text: None
+    """Is told when the stage is being ended."""
 
 
 @dataclass(frozen=True)
@@ -37,32 +51,19 @@ class Ended:
 
     @property
     def killed(self) -> bool:
-        """Ended by a signal it did not ask for: out of memory, a lost node. Trying again may help."""
+        """Whether a signal ended it, as when memory runs out or a machine is lost. Trying again may help."""
         return 128 < self.code <= 128 + signal.SIGRTMAX
 
 
 class Launcher(ConfigurableResource[Any], ABC):
-    """Runs one stage command to its end. A cluster's launcher submits a job and follows it; the contract is the same:
+    """Runs the process of a stage to its end, on this machine or as a job of a cluster.
 
-    `run` returns when no process of the stage is left; interrupted by any exception it first ends all of them.
+    `run` returns when no process of the stage is left. When an exception interrupts it, it first ends all of them.
     """
 
     @abstractmethod
-    def run(
-        self,
-        command: Sequence[str],
-        env: Mapping[str, str],
-        log: Path,
-        processes: int = 1,
-        grace_s: float = 0.0,
-        say: Say = nothing,
-    ) -> Ended:
-        """Run `command` with `env` added to the environment, its output kept in `log`.
-
-        `processes` says how many equal workers the command will start on this machine (it divides the cores). Ended
-        from outside all its processes get SIGTERM, and the launcher's own time to end. With `grace_s` the first of them
-        alone gets it, with so much time to save what it has and end the others. `say` is told so.
-        """
+    def run(self, process: Process) -> Ended:
+        """Run a stage to its end."""
 
 
 class LocalLauncher(Launcher):
@@ -73,68 +74,59 @@ class LocalLauncher(Launcher):
     )
     grace_s: float = Field(default=10.0, gt=0, description="Seconds between SIGTERM and SIGKILL when a stage is ended.")
 
-    def run(
-        self,
-        command: Sequence[str],
-        env: Mapping[str, str],
-        log: Path,
-        processes: int = 1,
-        grace_s: float = 0.0,
-        say: Say = nothing,
-    ) -> Ended:
-        settings = {**thread_settings(processes, self.threads), **env}
-        return follow(command, max(self.grace_s, grace_s), settings, log, say=say, child_first=grace_s > 0)
+    def run(self, process: Process) -> Ended:
+        environment = {**stage_environment(os.environ, process.workers, self.threads), **process.env}
+        return follow(process, environment, max(self.grace_s, process.grace_s), child_first=process.grace_s > 0)
 
 
 def follow(
-    command: Sequence[str],
+    process: Process,
+    environment: Mapping[str, str],
     grace_s: float,
-    env: Mapping[str, str],
-    log: Path,
+    child_first: bool,
     take: Callable[[bytes], bool] = lambda _line: False,
-    say: Say = nothing,
-    child_first: bool = False,
 ) -> Ended:
-    """Run `command` under the supervisor to its end, with `env` over our environment; output to `log` and to stdout.
+    """Run a process under the supervisor, in this whole `environment`; its output goes to the log and to our stdout.
 
-    Lines for which `take` is true are not output. Interrupted by any exception it first ends the whole tree; with
-    `child_first` only the command itself is asked, which ends what it has started.
+    Lines for which `take` is true are left out of the output. When an exception interrupts this function, it first ends
+    the whole tree, within `grace_s`; with `child_first` only the command itself is asked, which ends what it started.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, **UNBUFFERED, **env}
+    options = (process.command, grace_s, environment)
+    process.log.parent.mkdir(parents=True, exist_ok=True)
     read_end, write_end = os.pipe()
     try:
-        started = start_warm(command, grace_s, environment, write_end, child_first)
-        process, our_end = started or start_supervised(command, grace_s, environment, write_end, child_first)
+        started = start_warm(*options, write_end, child_first)
+        stage, our_end = started or start_supervised(*options, write_end, child_first)
     finally:
         os.close(write_end)
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    reader = threading.Thread(target=_keep, args=(os.fdopen(read_end, "rb"), log, tail, take), daemon=True)
+    reader = threading.Thread(target=_keep, args=(os.fdopen(read_end, "rb"), process.log, tail, take), daemon=True)
     reader.start()
     ended_by_itself = False
     try:
-        code = process.wait()
+        code = stage.wait()
         ended_by_itself = True
     finally:
         # Closing the pipe makes the supervisor end the tree; after a normal end it changes nothing.
         os.close(our_end)
         if not ended_by_itself:
-            say(f"the stage is being ended: it has up to {grace_s:g} s to end its work and save what it has")
-        process.wait()
+            process.say(f"the stage is being ended: it has up to {grace_s:g} s to end its work and save what it has")
+        stage.wait()
         reader.join(timeout=5.0)
-    return Ended(code if code >= 0 else 128 - code, tuple(tail), log)
+    return Ended(code if code >= 0 else 128 - code, tuple(tail), process.log)
 
 
 def start_supervised(
     command: Sequence[str],
     grace_s: float,
     env: Mapping[str, str],
-    stdout: IO[bytes] | int,
+    output: IO[bytes] | int | None,
     child_first: bool = False,
 ) -> tuple[subprocess.Popen[bytes], int]:
     """Start `command` under the supervisor; returns its process, and a file descriptor that holds it alive.
 
-    Closing that descriptor, or the end of this process, ends the whole tree: SIGTERM, after `grace_s` SIGKILL.
+    Its output goes to `output`; None: to where ours goes. When that descriptor is closed, or this process ends, the
+    supervisor ends the whole tree: by SIGTERM, and by SIGKILL after `grace_s`.
     """
     options = ["--child-first"] if child_first else []
     caller_end, our_end = os.pipe()
@@ -142,8 +134,8 @@ def start_supervised(
         [sys.executable, "-I", "-S", str(_SUPERVISOR), str(caller_end), str(grace_s), *options, *command],
         env=env,
         stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=subprocess.STDOUT,
+        stdout=output,
+        stderr=None if output is None else subprocess.STDOUT,
         pass_fds=(caller_end,),
         start_new_session=True,
     )

@@ -1,4 +1,4 @@
-"""The rollout service of an experiment under `tbrm run`: started, looked after, and ended with it."""
+"""The rollout service of an experiment under `tbrm run`: it keeps the sampling engine from generation to generation."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ _POLL_S = 0.05
 
 
 class RolloutService:
-    """One service process under a supervisor, which ends it and its children with this process, however that ends."""
+    """One service process under a supervisor, which ends it and its children when this process ends in any way."""
 
     def __init__(self, experiment: Experiment, store: Store, command: Sequence[str], log: Path) -> None:
         self.path = socket_path(root_for_workers(store), experiment.name)
@@ -31,7 +31,7 @@ class RolloutService:
         self._our_end = -1
 
     def ensure(self) -> None:
-        """See to it that the service answers: start it, or start it again. Raises TbrmError when it does not."""
+        """Start the service, or start it again where it does not answer. Raises TbrmError when it still does not."""
         if self._process is not None and not self._answers():
             self.close()
         if self._process is None:
@@ -55,7 +55,7 @@ class RolloutService:
         self.starts += 1
 
     def _answers(self) -> bool:
-        """Whether it says within `_ANSWER_S` that it is well; a process that has just begun needs some seconds."""
+        """Whether the service answers within `_ANSWER_S`; one that was just started needs some seconds."""
         assert self._process is not None
         deadline = time.monotonic() + _ANSWER_S
         while self._process.poll() is None and (left := deadline - time.monotonic()) > 0:

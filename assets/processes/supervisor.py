@@ -37,7 +37,7 @@ def descendants(root: int) -> list[int]:
     found: list[int] = []
     layer = children.get(root, [])
     while layer:
-        # Through zombies too: one whose threads are still ending has not handed its children on yet.
+        # The children of a zombie too: while some of its threads are still ending, they have no other parent yet.
         found += [pid for pid in layer if pid not in ended]
         layer = [child for pid in layer for child in children.get(pid, [])]
     return found
@@ -53,7 +53,8 @@ def _signal_all(child: int, number: int) -> list[int]:
     for pid in below:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-    if not _ON_LINUX:  # no /proc to walk. There is one: a second signal would end what the first made a process start
+    # Only where there is no /proc to walk: a second signal would end what a process starts to tidy up after the first.
+    if not _ON_LINUX:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child, number)
     return below
@@ -66,9 +67,10 @@ def _reap() -> None:
 
 
 def _end_tree(child: int, grace_s: float, child_first: bool = False) -> None:
-    """SIGTERM to every descendant, SIGKILL to those still there after `grace_s` seconds; returns when none is left.
+    """Send SIGTERM to every descendant, and SIGKILL to those still there after `grace_s` seconds, until none is left.
 
-    With `child_first` the child alone is sent SIGTERM, and ends in order what it has started; the others afterwards.
+    With `child_first` the child alone is sent SIGTERM, so that it ends in order what it has started. What is then left
+    gets SIGTERM too.
     """
     deadline = time.monotonic() + grace_s
     if child_first:
@@ -90,20 +92,20 @@ def _end_tree(child: int, grace_s: float, child_first: bool = False) -> None:
 
 
 def supervise(caller_pipe: int, grace_s: float, child_first: bool = False) -> int | None:
-    """Fork. Returns None in the child, which goes on to do the work, in a session of its own.
+    """Fork into a child that does the work, in a session of its own, and a supervisor that owns all that it starts.
 
-    The other one owns all that the child starts and runs it to its end. It returns the child's exit status, 128 + n
-    when signal n ended it or this process.
+    Returns None in the child, at once. In the supervisor it returns when no process is left: the child's exit status,
+    or 128 + n when signal n ended the child or told the supervisor to end it.
     """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     supervisor = os.getpid()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # one that comes now is for after the fork
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # a signal that comes now is delivered after the fork
     child = os.fork()
     if child == 0:
         os.setsid()
         os.close(caller_pipe)
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != supervisor:  # it ended before we asked
+        if os.getppid() != supervisor:  # the supervisor ended before we asked for the signal of its death
             os._exit(1)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         return None
@@ -129,7 +131,7 @@ def main(caller_pipe: int, grace_s: float, command: list[str]) -> int:
     command = command[child_first:]
     code = supervise(caller_pipe, grace_s, child_first)
     if code is None:
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, and programs expect not to be
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and other programs expect them
             signal.signal(number, signal.SIG_DFL)
         os.execvp(command[0], command)
     return code

@@ -2,13 +2,13 @@
 
 Run as `-m assets.processes.warm_parent REQUESTS LIFE`.
 
-Importing torch, transformers and DeepSpeed takes longer than most stages of a small experiment. `warm_start`
-starts such a process and asks it through the socket REQUESTS, which takes connections, or, of a parent with one user,
-is a line on which they come. LIFE is the read end of a pipe that whoever started it holds open: when that process is
-gone, however it went, the kernel ends this one.
+Importing torch, transformers and DeepSpeed takes longer than most stages of a small experiment. `warm_start` starts
+such a process and sends it requests over the socket REQUESTS. A parent that many processes share listens on it; the
+parent of one process receives connected sockets through it. LIFE is the read end of a pipe, whose other end is held
+open by the process that started this one. When that process ends, however it does, the kernel ends this one.
 
-A fork inherits memory, not threads. So this process imports and nothing else: where an import has started a thread, or
-torch sees an accelerator (whose driver no fork may inherit), it ends, and stages are started cold.
+A fork inherits memory, but no threads. So this process only imports. It ends, and stages are started cold, where an
+import has started a thread or torch sees an accelerator, whose driver does not survive a fork.
 """
 
 import atexit
@@ -30,10 +30,9 @@ from typing import Any
 from setproctitle import setproctitle
 
 from assets.processes.supervisor import supervise
+from assets.processes.warm_start import STARTED
 from pipeline.cli.main import load_command
 
-STARTED = b"+"
-"""Says that the stage is under way: from here on only its exit status follows."""
 _IMPORTED = (
     "dagster_pipes",
     "evals.run.stage",
@@ -53,7 +52,7 @@ _COMMANDS = ("base-policy", "rollouts", "rewards", "ref-logprobs", "logged-label
 
 
 def main(requests: socket.socket, life: int) -> int:
-    """Serve until the launcher's process closes `requests`. A forked stage comes back from here with its exit code."""
+    """Fork stages until nobody can ask for one any more. In a fork this returns the exit code of its stage."""
     _end_with(life)
     atexit.register(_leave)  # before all others, so that it is called after them
     if _sees_an_accelerator():
@@ -62,7 +61,7 @@ def main(requests: socket.socket, life: int) -> int:
     if len(list(Path("/proc/self/task").iterdir())) > 1:
         return 1
     gc.collect()
-    gc.freeze()  # what is here stays: collecting it in a fork would only copy its pages
+    gc.freeze()  # a collection in a fork would copy the pages of all that was imported
     listens = requests.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     while True:
         connection = requests.accept()[0] if listens else _handed_over(requests)
@@ -84,7 +83,10 @@ def _handed_over(requests: socket.socket) -> socket.socket | None:
 
 
 def _stage(connection: socket.socket) -> int:
-    """In a fork: become the supervisor of one stage, which tells its exit status and ends; or, below it, that stage."""
+    """In a fork: become the supervisor of one stage, and, in a fork of that, the stage itself.
+
+    The supervisor sends the stage's exit status and ends in here; the stage returns from here to its end.
+    """
     request, (caller_pipe, output) = _receive(connection)
     command: list[str] = request["command"]  # python -m MODULE …
     connection.sendall(STARTED)
@@ -140,24 +142,24 @@ def _sees_an_accelerator() -> bool:
 
 
 def _end_with(life: int) -> None:
-    """Let the kernel end this process when the last write end of the pipe is closed: no import has to be waited for."""
+    """Let the kernel end this process when the last write end of the pipe is closed, even during an import."""
     fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
-    if select.select([life], [], [], 0)[0]:  # it was closed before
+    if select.select([life], [], [], 0)[0]:  # the pipe was closed before this process asked for the signal
         os.kill(os.getpid(), signal.SIGIO)
 
 
 @dataclass
 class _Ending:
     code: int = 1
-    """Exit status; that of an uncaught exception when nothing else is known. Negative: a signal, as of Ctrl-C."""
+    """Exit status, at first that of an uncaught exception. -n: the process ends itself by signal n, as after Ctrl-C."""
 
 
 _ending = _Ending()
 
 
 def _leave() -> None:
-    """End at once when all functions for the exit were called: taking apart what was imported takes seconds."""
+    """End at once after all other exit functions: Python would spend seconds on taking apart what was imported."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

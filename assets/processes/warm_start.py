@@ -1,7 +1,7 @@
 """Starts stages as forks of a warm parent: one that a process above keeps for many runs, or one of this process's own.
 
-`tbrm ui` keeps one for all runs that it starts, so that a click starts a stage in a fraction of a second. A process
-that nobody above keeps one for, such as `tbrm run`, begins its own with its first stage.
+`tbrm ui` keeps one for all runs that it starts, so that a click starts a stage in a fraction of a second. Where no
+process above keeps one, as under `tbrm run`, a process starts its own with its first stage.
 """
 
 import atexit
@@ -21,7 +21,8 @@ from typing import Any
 
 from pipeline.run.threads import thread_settings
 
-_STARTED = b"+"  # as assets.processes.warm_parent says it
+STARTED = b"+"
+"""The parent's first answer: the stage is under way. After it only the stage's exit status follows."""
 SHARED = "TBRM_WARM_PARENT"
 """Variable with the folder of a warm parent that a process above keeps."""
 _SOCKET, _ALIKE = "requests", "alike.json"
@@ -29,24 +30,24 @@ _OF_ONE_RUN = (
     *("DAGSTER_", "SF_PARTNER", "TBRM_", "PYTHONWARNINGS", "SLURM_CONF"),
     *("PWD", "OLDPWD", "SHLVL", "_=", "PYTEST_CURRENT_TEST"),
 )
-"""Beginnings of variables that may differ from one stage to the next: nothing that is imported reads them, or, as of
-warnings, only what is printed. Dagster sets SF_PARTNER when it is imported."""
+"""Beginnings of variables that may differ from one stage to the next. No imported library reads them, or they change
+only what is printed, as those for warnings do. Dagster sets SF_PARTNER when it is imported."""
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 """Of the warm parent: keeps NumPy and Arrow from starting threads when they are imported."""
 _END_S = 10.0
 UNBUFFERED = {"PYTHONUNBUFFERED": "1"}
-"""Over the environment of every stage: its output comes while it works."""
+"""Makes the output of a Python process come while it works."""
 
 
 class WarmStage:
-    """A stage's supervisor, which is no child of ours: it tells the exit status through `connection`, and ends."""
+    """The supervisor of a stage that was forked warm. It is not our child, but sends the exit status to us."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection, self._told = connection, b""
         self._code: int | None = None
 
     def wait(self) -> int:
-        """The exit status, when no process of the stage is left; -9 when the supervisor was killed before it told."""
+        """Wait until no process of the stage is left; its exit status, or -9 when the supervisor itself was killed."""
         while self._code is None:
             part = self._connection.recv(16)
             self._told += part
@@ -74,10 +75,10 @@ _parent: _Parent | None = None
 def start_warm(
     command: Sequence[str], grace_s: float, environment: Mapping[str, str], output: int, child_first: bool = False
 ) -> tuple[WarmStage, int] | None:
-    """Start `command` in a fork, its output to `output`; see `launcher.start_supervised`. None: start it cold.
+    """Start `command` in a fork, its output to `output`, as `launcher.start_supervised` does. None: start it cold.
 
-    That is where no process can be forked warm (see `warm_parent`), for what is not `python -m MODULE …`, and for
-    another environment or set of cores than the parent's: libraries read those when they are loaded.
+    It is None where the parent cannot fork (see `warm_parent`), for a command other than `python -m MODULE …`, and for
+    an environment or a set of cores other than the parent's, because libraries read those when they are loaded.
     """
     if list(command[:2]) != [sys.executable, "-m"] or not sys.platform.startswith("linux"):
         return None
@@ -94,7 +95,7 @@ def start_warm(
         try:
             socket.send_fds(ours, [len(request).to_bytes(8)], [caller_end, output])
             ours.sendall(request)
-            if ours.recv(1) != _STARTED:
+            if ours.recv(1) != STARTED:
                 return None
         except OSError:
             return None
@@ -108,7 +109,8 @@ def start_warm(
 def keep_warm(environment: Mapping[str, str]) -> Generator[dict[str, str]]:
     """A warm parent for all stages with this `environment` until the block ends; yields the variable that names it.
 
-    Its socket lies in a folder that only this user can enter. One that a process above keeps already is used instead.
+    Its socket lies in a folder that only this user can enter. Where a process above keeps a parent already, this one
+    starts none and yields nothing.
     """
     if SHARED in environment or not sys.platform.startswith("linux"):
         yield {}
@@ -125,9 +127,12 @@ def keep_warm(environment: Mapping[str, str]) -> Generator[dict[str, str]]:
             process.wait()
 
 
-def stage_environment(given: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a local stage of one process that is started under the environment `given`."""
-    return {**given, **UNBUFFERED, **thread_settings(given=given)}
+def stage_environment(given: Mapping[str, str], workers: int = 1, threads: int = 0) -> dict[str, str]:
+    """The environment of a stage on this machine that is started under the environment `given`.
+
+    Its output comes while it works, and its equal `workers` share the cores, unless each is to have so many `threads`.
+    """
+    return {**given, **UNBUFFERED, **thread_settings(workers, threads, given=given)}
 
 
 def _line_to_a_parent(environment: Mapping[str, str]) -> socket.socket | None:
@@ -139,7 +144,7 @@ def _line_to_a_parent(environment: Mapping[str, str]) -> socket.socket | None:
             shared = socket.socket(socket.AF_UNIX)
             try:
                 shared.connect(str(folder / _SOCKET))
-            except OSError:  # it has ended, as it does on a machine with a GPU; so would ours
+            except OSError:  # that parent has ended, as it does on a machine with a GPU, where ours would end too
                 shared.close()
                 return None
             return shared
@@ -149,19 +154,19 @@ def _line_to_a_parent(environment: Mapping[str, str]) -> socket.socket | None:
         if parent.alike != alike:
             ours.close()
             return None
-        with contextlib.suppress(OSError):  # it has ended: nobody answers
+        with contextlib.suppress(OSError):  # the parent has ended: then nobody answers on the connection
             socket.send_fds(parent.requests, [b"+"], [theirs.fileno()])
     return ours
 
 
 def _alike(environment: Mapping[str, str]) -> Any:
-    """What a stage must have in common with its parent, as JSON gives it back."""
+    """What a stage must have in common with its parent: variables and cores, in the types that JSON gives back."""
     told = {name: value for name, value in environment.items() if not f"{name}=".startswith(_OF_ONE_RUN)}
     return [told, sorted(os.sched_getaffinity(0))]
 
 
 def _ours(environment: Mapping[str, str], alike: Any) -> _Parent:
-    """The warm parent of this very process; a fork of it has none yet."""
+    """The warm parent of this process, started at the first call. A fork of this process starts one of its own."""
     global _parent
     if _parent is None or _parent.owner != os.getpid():
         ours, theirs = socket.socketpair()
@@ -189,7 +194,7 @@ def _start_parent(requests: socket.socket, environment: Mapping[str, str]) -> tu
 
 
 def _end(parent: _Parent) -> None:
-    """Let the parent end by itself, so that its processor time counts as ours."""
+    """Wait until the parent has ended by itself, so that the system counts its processor time as ours."""
     if parent.owner == os.getpid():
         parent.requests.close()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -37,7 +37,7 @@ def study(name: str, size: str, out: Path, workers: int | None, store: Store) ->
 
 
 def _lines(name: str, store: Store) -> list[str]:
-    from assets.studies.empirical import finished_runs
+    from assets.studies.loop import finished_runs
     from assets.studies.registry import find
 
     halves = find(name)

@@ -6,15 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from assets.studies.agreement import agreement
-from assets.studies.costs_page import costs_figure, costs_table
-from assets.studies.empirical import run_arms
-from assets.studies.empirical_page import arms_figure, arms_table
-from assets.studies.exact import ExactStudy, draw_page, rounded, write_page
-from assets.studies.iteration_page import ITERATION
-from assets.studies.sources_page import sources_table
+from assets.studies.iteration import ITERATION
+from assets.studies.loop import run_arms
+from assets.studies.pages import (
+    ExactStudy,
+    agreement,
+    arms_figure,
+    arms_table,
+    costs_figure,
+    costs_table,
+    draw_page,
+    rounded,
+    sources_table,
+    write_page,
+)
 from assets.studies.spec import Size, Study, load_study, studies_folder
-from assets.studies.theory_page import THEORY
+from assets.studies.theory import THEORY
 from pipeline.config.training import OBJECTIVE_NEEDS
 from pipeline.errors import ConfigError
 from pipeline.store import Store
@@ -24,7 +31,7 @@ EXACT: dict[str, ExactStudy] = {study.name: study for study in (THEORY, ITERATIO
 
 @dataclass(frozen=True)
 class Halves:
-    """What a name stands for."""
+    """A study's half on tables and its half on trained policies; None where it has no such half."""
 
     exact: ExactStudy | None
     policies: Study | None
@@ -49,7 +56,7 @@ def run_study(
 ) -> list[Path]:
     """Run what is not finished, `workers` runs at a time, then write the page into `folder`. Returns its files.
 
-    Where results of the same size lie in `folder` already, it says whether the new ones agree with them. Raises
+    Where `folder` has results of the same size already, `told` hears whether the new ones agree with them. Raises
     ConfigError for a size that the study does not have.
     """
     halves = find(name)

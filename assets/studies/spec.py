@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError
 from pipeline.policies.refs import PolicyRef
 
 _BASE_SEED, _RUN_SEED = 2_000, 1_000
-"""Seed 0 of warm starts and of runs: problems of a run are not those that its base policy has imitated."""
+"""Added to the seed of a warm start and of a run, so that a run's problems are not those that its base has imitated."""
 
 
 class Arm(Config):
@@ -94,8 +94,8 @@ def load_study(name: str) -> Study:
 def base_experiment(size: Size, base: str, seed: int) -> Experiment:
     """The experiment whose policy[0] is the base policy `base` of a seed. Studies with equal settings share it.
 
-    A warm start is repeated for every seed: policies that imitate the same data differ, from seed to seed as from
-    machine to machine, by more than the runs that start from one of them.
+    A warm start is repeated for every seed, because policies that imitate the same data differ between seeds (and
+    between machines) by more than the runs that start from one of them.
     """
     tree, seed = _merged(_tree(size), size.bases[base]), ground_seed(size, base, seed)
     if warm := tree["policy"].get("warm_start"):

@@ -1,6 +1,7 @@
-"""The registry: every benchmark and suite known by name."""
+"""The registry: every benchmark and suite known by name, and how what a folder holds differs from it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from evals.benchmarks.gym import GYM
@@ -74,3 +75,50 @@ def load_problems_of(benchmark: Benchmark, source: ProblemSource) -> list[Proble
 def problems_hash(problems: list[Problem]) -> str:
     """Content hash of a problem set: ids, questions and answers in their order; 16 hex digits."""
     return text_hash("\x1e".join("\x1f".join((p.id, p.text, p.answer)) for p in problems))[:16]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One benchmark; `rows` and `content_hash` are those found, None where the problems were not loaded."""
+
+    benchmark: Benchmark
+    rows: int | None
+    content_hash: str | None
+    differs: str
+    flawed: dict[str, str]
+    """Why, by problem id."""
+
+    def to_json(self) -> dict[str, object]:
+        known = self.benchmark
+        return {
+            "name": known.name,
+            "title": known.title,
+            "origin": known.origin,
+            "protocol": known.protocol.model_dump(exclude_none=True),
+            "expected_rows": list(known.rows),
+            "expected_hash": known.content_hash,
+            "rows": self.rows,
+            "content_hash": self.content_hash,
+            "differs": self.differs,
+            "flawed": self.flawed,
+            "remarks": list(known.remarks),
+        }
+
+
+def list_benchmarks(folder: str | None) -> list[Listed]:
+    """Every known benchmark. Without a folder nothing is loaded, and so nothing downloaded. Raises ConfigError."""
+    return [_listed(benchmark, folder) for benchmark in known_benchmarks(folder).values()]
+
+
+def _listed(benchmark: Benchmark, folder: str | None) -> Listed:
+    if folder is None:
+        return Listed(benchmark, None, None, "", {})
+    try:
+        problems = load_problems_of(benchmark, ProblemSource(folder))
+    except TbrmError as error:
+        return Listed(benchmark, None, None, str(error), {})
+    found = problems_hash(problems)
+    differs = benchmark.content_hash is not None and found != benchmark.content_hash
+    flawed = {problem.id: reason for problem in problems if (reason := benchmark.flaw(problem))}
+    remark = f"problems {found}, our figures are made with {benchmark.content_hash}" if differs else ""
+    return Listed(benchmark, len(problems), found, remark, flawed)

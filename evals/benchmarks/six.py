@@ -1,12 +1,13 @@
 """The six benchmarks of the paper's Table 1: where they lie on the hub, and what is wrong with them."""
 
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from evals.benchmarks.hub import HubSource, read_hub
-from evals.benchmarks.local import read_jsonl
-from evals.benchmarks.types import AVG_32, GREEDY, Benchmark, ProblemSource, Row, no_flaw
+from evals.benchmarks.sources import read_hub, read_jsonl
+from evals.benchmarks.types import AVG_32, GREEDY, Benchmark, HubSource, ProblemSource, Row, no_flaw
+from pipeline.config.evaluation import Protocol
 from pipeline.errors import TbrmError
 from pipeline.prompts import Problem
 from pipeline.rewards.text import final_boxes
@@ -44,10 +45,6 @@ def _aime25_id(row: Row, number: int) -> str:
     return f"aime25-{'I' if number < 15 else 'II'}-{number % 15 + 1:02d}"
 
 
-def _plain(field: str, row: Row) -> str:
-    return str(row[field])
-
-
 def _torus(problem: Problem) -> str | None:
     wrong = problem.id == "aime24-II-08" and "internally tangent" not in problem.text
     return "says that the spheres touch the torus outside twice" if wrong else None
@@ -70,124 +67,114 @@ def _load(name: str, file: str, hub: HubSource, source: ProblemSource) -> list[P
     raise TbrmError(f"benchmark {name}: there is neither {path} nor {snapshot}; name their folder with --source")
 
 
-def _origin(hub: HubSource) -> str:
-    return f"{hub.id}@{str(hub.revision)[:12]}"
+def _on_hub(
+    name: str,
+    title: str,
+    protocol: Protocol,
+    rows: tuple[int, ...],
+    content_hash: str,
+    remarks: tuple[str, ...],
+    hub: HubSource,
+    flaw: Callable[[Problem], str | None] = no_flaw,
+    file: str | None = None,
+) -> Benchmark:
+    """A benchmark of the hub; `file` names its JSONL file in a folder, where that is not the benchmark's name."""
+    load = partial(_load, name, file or name, hub)
+    return Benchmark(name, title, load, protocol, hub.origin, rows, content_hash, flaw, remarks, hub=hub)
 
-
-_AIME24 = HubSource(
-    id="math-ai/aime24",
-    revision="83a7f387baaa524a8bda0022eac0541582297103",
-    question="problem",
-    answer=lambda row: integer(boxed(row["solution"])),
-    identify=partial(exam_id, "aime24"),
-)
-_AIME25 = HubSource(
-    id="math-ai/aime25",
-    revision="563bb8404243c5f09de6ec262f2db674fe5bce9b",
-    question="problem",
-    answer=lambda row: integer(row["answer"]),
-    identify=_aime25_id,
-)
-_AMC23 = HubSource(
-    id="math-ai/amc23",
-    revision="80815d37005feb82cd7f8fbc6901d5d3eff43057",
-    question="question",
-    answer=lambda row: integer(row["answer"]),
-    identify=lambda row, number: exam_id("amc23", row, number),
-)
-_MATH500 = HubSource(
-    id="HuggingFaceH4/MATH-500",
-    revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
-    question="problem",
-    answer=partial(_plain, "answer"),
-    identify=lambda row, number: f"math500/{str(row['unique_id']).removesuffix('.json')}",
-)
-_MINERVA = HubSource(
-    id="math-ai/minervamath",
-    revision="ee46ddc498933b1977577953250ca5c66be64f96",
-    question="question",
-    answer=partial(_plain, "answer"),
-    identify=lambda row, number: f"minerva_math-{number:03d}",
-)
-_OLYMPIAD = HubSource(
-    id="math-ai/olympiadbench",
-    revision="4faaf1e6ec17d11a4218a9bf4c049ecaf954dd84",
-    question="question",
-    answer=lambda row: str(row["final_answer"][0]).strip("$"),
-    identify=lambda row, number: f"olympiadbench-{row['id']}",
-)
 
 SIX = (
-    Benchmark(
+    _on_hub(
         "aime24",
         "AIME 2024",
-        partial(_load, "aime24", "aime24", _AIME24),
         AVG_32,
-        _origin(_AIME24),
         (30,),
         "fb4a117c8529a82e",
-        _torus,
         ("some copies misstate II-8",),
-        hub=_AIME24.place,
+        HubSource(
+            id="math-ai/aime24",
+            revision="83a7f387baaa524a8bda0022eac0541582297103",
+            question="problem",
+            answer=lambda row: integer(boxed(row["solution"])),
+            identify=partial(exam_id, "aime24"),
+        ),
+        flaw=_torus,
     ),
-    Benchmark(
+    _on_hub(
         "aime25",
         "AIME 2025",
-        partial(_load, "aime25", "aime25", _AIME25),
         AVG_32,
-        _origin(_AIME25),
         (30,),
         "1a119ca4dec831e1",
-        no_flaw,
         ("two wordings are in use; answers are equal",),
-        hub=_AIME25.place,
+        HubSource(
+            id="math-ai/aime25",
+            revision="563bb8404243c5f09de6ec262f2db674fe5bce9b",
+            question="problem",
+            answer=lambda row: integer(row["answer"]),
+            identify=_aime25_id,
+        ),
     ),
-    Benchmark(
+    _on_hub(
         "amc23",
         "AMC 2023",
-        partial(_load, "amc23", "amc23", _AMC23),
         AVG_32,
-        _origin(_AMC23),
         (40,),
         "3df401db19d14098",
-        no_flaw,
         ("40 of the 50 problems of AMC 12, recast to integer answers", "23 of them are in DAPO-Math-17k"),
-        hub=_AMC23.place,
+        HubSource(
+            id="math-ai/amc23",
+            revision="80815d37005feb82cd7f8fbc6901d5d3eff43057",
+            question="question",
+            answer=lambda row: integer(row["answer"]),
+            identify=partial(exam_id, "amc23"),
+        ),
     ),
-    Benchmark(
+    _on_hub(
         "math500",
         "MATH500",
-        partial(_load, "math500", "math500", _MATH500),
         GREEDY,
-        _origin(_MATH500),
         (500,),
         "901656c2ebf4e83c",
-        no_flaw,
         ("6 problems are in DAPO-Math-17k",),
-        hub=_MATH500.place,
+        HubSource(
+            id="HuggingFaceH4/MATH-500",
+            revision="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
+            question="problem",
+            answer=lambda row: str(row["answer"]),
+            identify=lambda row, number: f"math500/{str(row['unique_id']).removesuffix('.json')}",
+        ),
     ),
-    Benchmark(
+    _on_hub(
         "minerva",
         "Minerva Math",
-        partial(_load, "minerva", "minerva_math", _MINERVA),
         GREEDY,
-        _origin(_MINERVA),
         (272,),
         "30e68cadfb16001b",
-        no_flaw,
         ("69 problems show an earlier part with its answer; copies that took that answer have 23 wrong ones",),
-        hub=_MINERVA.place,
+        HubSource(
+            id="math-ai/minervamath",
+            revision="ee46ddc498933b1977577953250ca5c66be64f96",
+            question="question",
+            answer=lambda row: str(row["answer"]),
+            identify=lambda row, number: f"minerva_math-{number:03d}",
+        ),
+        file="minerva_math",
     ),
-    Benchmark(
+    _on_hub(
         "olympiadbench",
         "OlympiadBench",
-        partial(_load, "olympiadbench", "olympiadbench", _OLYMPIAD),
         GREEDY,
-        _origin(_OLYMPIAD),
         (675, 674),
         "90dbab65d8ee7ffa",
-        _relay,
         ("14 of 675 need an undefined T", "5 are in DAPO-Math-17k"),
-        hub=_OLYMPIAD.place,
+        HubSource(
+            id="math-ai/olympiadbench",
+            revision="4faaf1e6ec17d11a4218a9bf4c049ecaf954dd84",
+            question="question",
+            answer=lambda row: str(row["final_answer"][0]).strip("$"),
+            identify=lambda row, number: f"olympiadbench-{row['id']}",
+        ),
+        flaw=_relay,
     ),
 )

@@ -21,6 +21,24 @@ class ProblemSource:
     experiment: Experiment | None = None
 
 
+@dataclass(frozen=True)
+class HubSource:
+    """A data set repository. `answer` reads the gold answer of a row, `identify` names row number n (from 0)."""
+
+    id: str
+    revision: str | None
+    question: str
+    answer: Callable[[Row], str]
+    identify: Callable[[Row, int], str]
+    split: str = "test"
+    config: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """Repository and commit, for people."""
+        return f"{self.id}@{str(self.revision)[:12]}"
+
+
 def no_flaw(problem: Problem) -> str | None:
     """A benchmark without known defects."""
     del problem
@@ -34,7 +52,7 @@ class Benchmark:
     (None: not fixed). `flaw` tells why a problem cannot be answered as stated, None for a sound one: flawed problems
     are asked and counted as the paper does, and a second accuracy leaves them out. `verifiers` and `tasks` are the
     built-in verifiers and the tasks of reasoning-gym that its problems may name, besides those of the experiment.
-    `hub` is the repository and its commit that the problems come from, where no folder has them.
+    `hub` is where the problems come from when no folder has them.
     """
 
     name: str
@@ -48,4 +66,4 @@ class Benchmark:
     remarks: tuple[str, ...] = ()
     verifiers: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
-    hub: tuple[str, str | None] | None = None
+    hub: HubSource | None = None

@@ -7,9 +7,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from evals.benchmarks.hub import HubSource, read_hub
-from evals.benchmarks.local import checked, problem_of, read_rows
-from evals.benchmarks.types import GREEDY, Benchmark, ProblemSource
+from evals.benchmarks.sources import checked, problem_of, read_hub, read_rows
+from evals.benchmarks.types import GREEDY, Benchmark, HubSource, ProblemSource
 from pipeline.config.base import Config
 from pipeline.config.evaluation import Protocol
 from pipeline.config.load import read_yaml
@@ -75,33 +74,36 @@ def read_definition(path: Path) -> Benchmark:
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or 'benchmark'}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"{path} is not a benchmark definition:\n" + "\n".join(lines)) from error
+    hub = _hub_source(found.hub, found.columns, found.name) if found.hub else None
     return Benchmark(
         name=found.name,
         title=found.title or found.name,
-        load=partial(_load, found, path),
+        load=partial(_load, found, path, hub),
         protocol=found.protocol,
-        origin=f"{found.hub.id}@{found.hub.revision[:12]}" if found.hub else f"{path.name}: {found.problems}",
+        origin=hub.origin if hub else f"{path.name}: {found.problems}",
         rows=(found.rows,) if found.rows else (),
         content_hash=found.content_hash,
         verifiers=(*((found.verifier,) if found.verifier else ()), *found.row_verifiers),
         tasks=found.reasoning_gym_tasks,
-        hub=(found.hub.id, found.hub.revision) if found.hub else None,
+        hub=hub,
     )
 
 
-def _load(found: BenchmarkDefinition, path: Path, source: ProblemSource) -> list[Problem]:
+def _hub_source(hub: HubDefinition, columns: Columns, name: str) -> HubSource:
+    return HubSource(
+        id=hub.id,
+        revision=hub.revision,
+        question=columns.problem,
+        answer=lambda row: str(row[columns.answer]),
+        identify=lambda row, number: str(row.get(columns.id, f"{name}-{number:04d}")),
+        split=hub.split,
+        config=hub.config,
+    )
+
+
+def _load(found: BenchmarkDefinition, path: Path, hub: HubSource | None, source: ProblemSource) -> list[Problem]:
     del source
-    if found.hub is not None:
-        columns = found.columns
-        hub = HubSource(
-            id=found.hub.id,
-            revision=found.hub.revision,
-            question=columns.problem,
-            answer=lambda row: str(row[columns.answer]),
-            identify=lambda row, number: str(row.get(columns.id, f"{found.name}-{number:04d}")),
-            split=found.hub.split,
-            config=found.hub.config,
-        )
+    if hub is not None:
         return read_hub(hub, found.name)
     file = path.parent / str(found.problems)
     problems = [

@@ -111,7 +111,7 @@ def draw(chart: Chart) -> Drawing:
         lines.append(Line(one.name, colour % COLOURS, colour // COLOURS, path, marks, one.faint))
     return Drawing(
         chart,
-        # What is faint lies behind.
+        # Faint lines are drawn first, so that they lie behind the others.
         sorted(lines, key=lambda line: not line.faint),
         [Tick(x_at(x), f"{x:g}") for x in nice_ticks(left, right, whole=True) if left <= x <= right],
         [Tick(y_at(y), short(y)) for y in y_ticks],
@@ -157,7 +157,7 @@ def _mark(point: Point, name: str, x: float, y_at: Callable[[float], float], bot
 
 
 def _heights(series: Series) -> list[float]:
-    """Values that the axis must hold. Of single updates the middle 96%: one wild update would flatten all else."""
+    """Values that the axis must hold. Of a faint series the middle 96%: one wild update would flatten the rest."""
     if series.faint:
         ys = sorted(p.y for p in _finite(series.points))
         return ys[len(ys) // 50 : len(ys) - len(ys) // 50]

@@ -10,8 +10,8 @@ import pyarrow.compute
 
 from evals.report.chart import Chart, Point, Series, thinned
 from evals.report.history import GenerationRecord
-from evals.run.scores import Scores
 from evals.statistics.intervals import Interval, accuracy_interval, mean_interval, share_interval
+from evals.statistics.scores import Scores
 from pipeline.errors import StoreError
 from pipeline.store import Store
 

@@ -1,18 +1,23 @@
-"""From the store to the page."""
+"""The report of an experiment: one HTML file, with everything in it and nothing fetched."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import markupsafe
 
+from evals.patterns.detectors import PATTERNS, Pattern
+from evals.patterns.rates import Example, Group, pattern_groups
 from evals.report import chart
+from evals.report.chart import Chart, Drawing, Point, Series
 from evals.report.curves import curves, read_updates, sampled_lengths
 from evals.report.history import GenerationRecord, read_history
-from evals.report.patterns import pattern_section
 from evals.report.provenance import SEEDS, provenance
 from evals.report.samples import side_by_side
 from evals.report.tables import (
+    Table,
     accuracy_tables,
     benchmark_table,
     change_table,
@@ -20,11 +25,21 @@ from evals.report.tables import (
     generation_table,
     with_interval,
 )
-from evals.run.scores import read_scores
+from evals.statistics.scores import read_scores
 from pipeline.config import Experiment
 from pipeline.errors import TbrmError
 from pipeline.store import Store
 from pipeline.terminal import visible
+
+
+@dataclass(frozen=True)
+class PatternSection:
+    """Everything that the section shows."""
+
+    meanings: Sequence[Pattern]
+    drawing: Drawing
+    table: Table
+    examples: Sequence[Example]
 
 
 def write_report(experiment: Experiment, store: Store, out: Path) -> Path:
@@ -109,5 +124,52 @@ def _facts(experiment: Experiment, history: list[GenerationRecord]) -> list[tupl
 
 
 def _shown(value: Any) -> Any:
-    """Every value on its way into the page; what a template made itself is markup already."""
+    """Make control characters visible in every value that is put into the page. Markup of the templates stays."""
     return visible(value) if isinstance(value, str) and not isinstance(value, markupsafe.Markup) else value
+
+
+def pattern_section(store: Store, name: str) -> PatternSection | None:
+    """Rates over generations; None where no response shows any pattern, as in bare arithmetic."""
+    if not (store.generations(name, "rollouts") or store.generations(name, "scores")):
+        return None
+    groups = [group for group in pattern_groups(store, name) if group.rates]
+    if not any(interval.value for group in groups for interval in group.rates.values()):
+        return None
+    series = [
+        Series(
+            p.name,
+            [
+                Point(
+                    float(g.label),
+                    *(100 * v for v in (g.rates[p.name].value, g.rates[p.name].low, g.rates[p.name].high)),
+                )
+                for g in groups
+            ],
+        )
+        for p in PATTERNS
+    ]
+    rows = [
+        [
+            group.label,
+            f"{group.responses:,} of {group.available:,}",
+            f"{group.prompts:,}",
+            *(group.rates[p.name].percent() for p in PATTERNS),
+        ]
+        for group in groups
+    ]
+    header = ["g", "responses", "prompts", *(f"{p.name} %" for p in PATTERNS)]
+    return PatternSection(
+        PATTERNS,
+        chart.draw(Chart("Reasoning patterns", "% of responses", series, 0.0, 1.0, "95% intervals over prompts")),
+        Table("Share of responses in % with 95% intervals over prompts.", header, rows),
+        _ends(groups),
+    )
+
+
+def _ends(groups: Sequence[Group]) -> list[Example]:
+    """Of each pattern the example of the first and of the last generation that has one."""
+    found: list[Example] = []
+    for pattern in PATTERNS:
+        having = [e for group in groups for e in group.examples if e.pattern == pattern.name]
+        found += [having[0], having[-1]] if len(having) > 1 else having
+    return found

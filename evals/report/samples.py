@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from evals.report.curves import AllScores
-from evals.run.scores import Scores, read_entries
+from evals.statistics.scores import Scores, read_entries
+from pipeline.replay import partition_of
 from pipeline.store import Store
 
 PROBLEMS, POLICIES, CHARACTERS = 6, 4, 6_000
@@ -61,7 +62,7 @@ def evenly(values: Sequence[int], limit: int) -> list[int]:
 
 
 def choose(scores: Sequence[Scores]) -> dict[str, str]:
-    """Problem id -> why it is shown: two learned, two lost, one never and one always solved, where there are such."""
+    """Problem id -> why it is shown: at most two learned, two lost, one never and one always solved."""
     first, last = scores[0], scores[-1]
     after = dict(zip(last.problem_ids, last.correct[:, 0] >= 1, strict=True))
     before = {p: bool(c) for p, c in zip(first.problem_ids, first.correct[:, 0] >= 1, strict=True) if p in after}
@@ -127,11 +128,10 @@ def _first_responses(
 
 def _prompts(store: Store, responses: str, chosen: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Problem id -> (prompt as the policy saw it, gold answer)."""
-    dataset, table, generation = responses.rsplit("/", 2)
-    partition = store.partition(dataset, table, int(generation.removeprefix("generation=")))
+    columns = ["problem_id", "sample_index", "prompt_text", "answer"]
     return {
         row["problem_id"]: (row["prompt_text"], row["answer"])
-        for _, rows in partition.iter_shards(["problem_id", "sample_index", "prompt_text", "answer"])
+        for _, rows in partition_of(store, responses).iter_shards(columns)
         for row in _rows(rows, chosen)
     }
 

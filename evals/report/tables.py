@@ -9,12 +9,11 @@ from typing import Any
 from evals.report.chart import short
 from evals.report.curves import AllScores, Lengths
 from evals.report.history import GenerationRecord
-from evals.report.leaderboard import describe_protocol
-from evals.report.paper import COLUMNS, GYM_COLUMNS, GYM_TABLE, TABLE_1
-from evals.run.scores import Scores
+from evals.report.leaderboard import COLUMNS, GYM_COLUMNS, GYM_TABLE, TABLE_1, describe_protocol
 from evals.statistics.compare import compare_scores
 from evals.statistics.intervals import Interval
 from evals.statistics.metrics import summarize
+from evals.statistics.scores import Scores
 from pipeline.errors import StoreError
 from pipeline.store import Store
 

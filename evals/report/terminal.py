@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from evals.benchmarks.registry import Listed
 from evals.patterns.detectors import PATTERNS
 from evals.patterns.rates import Group
-from evals.report.leaderboard import Standing, columns, describe_protocol
-from evals.report.paper import COLUMNS, TABLE_1
-from evals.run.scores import Scores
+from evals.report.leaderboard import COLUMNS, TABLE_1, Standing, columns, describe_protocol
 from evals.statistics.compare import Comparison
 from evals.statistics.metrics import summarize
+from evals.statistics.scores import Scores
 from pipeline.console import PlainConsole
 from pipeline.terminal import visible
 
@@ -72,6 +72,27 @@ def print_leaderboard(found: Sequence[Standing], paper: bool) -> None:
         PlainConsole(soft_wrap=True, highlight=False).print(f"{name}: {protocol}")
 
 
+def print_benchmarks(found: Sequence[Listed]) -> None:
+    """Every benchmark with its protocol, and how what was found differs from the registry."""
+    table = Table("name", "title", "rows", "content hash", "protocol", "from", "remarks")
+    for one in found:
+        known = one.benchmark
+        protocol = known.protocol
+        heat = "greedy" if not protocol.temperature else f"T={protocol.temperature:g}"
+        rows = " or ".join(map(str, known.rows)) if one.rows is None else str(one.rows)
+        flawed = f"{len(one.flawed)} cannot be answered as stated" if one.flawed else ""
+        table.add_row(
+            known.name,
+            known.title,
+            rows,
+            one.content_hash or known.content_hash or "",
+            f"Avg@{protocol.samples} {heat}",
+            known.origin,
+            "; ".join(part for part in (one.differs, flawed, *known.remarks) if part),
+        )
+    print_table(table)
+
+
 def print_patterns(groups: Sequence[Group], examples: bool) -> None:
     """Share of responses in percent that shows each pattern, by group; below, one example of each where asked for."""
     table = Table("group", "responses", "prompts", *(f"{pattern.name} %" for pattern in PATTERNS))
@@ -102,5 +123,5 @@ def _cell(standing: Standing, name: str) -> str:
 def print_table(table: Table) -> None:
     """Print a table as wide as the terminal, or 200 columns into a file."""
     console = PlainConsole()
-    # A pipe has no width of its own: tables are not cut to a guess.
+    # A pipe has no width of its own, and a table must not be cut to a guessed one.
     PlainConsole(width=None if console.is_terminal else 200, highlight=False).print(table)

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evals.benchmarks import SUITES, ProblemSource, find_benchmark, load_problems_of, problems_hash
+from evals.benchmarks.registry import SUITES, find_benchmark, load_problems_of, problems_hash
+from evals.benchmarks.types import ProblemSource
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.base import Config
 from pipeline.config.evaluation import EvaluationConfig, Protocol
@@ -54,13 +55,6 @@ class FullProtocol:
     max_tokens: int
     max_problems: int | None
     template: str
-
-    def describe(self) -> str:
-        """`Avg@32, T=1`, and what departs from the ordinary."""
-        parts = [f"Avg@{self.samples}", "greedy" if self.temperature == 0 else f"T={self.temperature:g}"]
-        parts += [f"top-p {self.top_p:g}"] if self.top_p < 1 else []
-        parts += [f"first {self.max_problems} problems"] if self.max_problems else []
-        return ", ".join(parts)
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,23 @@
 """The evaluation stage: responses of policy[k] to the benchmarks, graded into `scores/generation=<k>`."""
 
-# pyright: reportUnknownParameterType=false
-# (pyarrow ships no types)
-
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from dataclasses import replace as changed_copy
 
-import pyarrow as pa
-
 from evals.run.answers import Answerer
-from evals.run.grading import grade_responses, verifier_versions
+from evals.run.grading import grade_responses, report_of, verifier_versions, write_scores
 from evals.run.plan import Entry, Setting, plan_entries, rewards_for, setting_of
 from evals.run.responses import Sampler, write_responses
-from evals.run.scores import EntryRecord, measured_policies, read_entries, scores_of_table
-from evals.run.targets import Target
-from evals.statistics.metrics import summarize
+from evals.run.targets import Target, foreign_target
+from evals.statistics.scores import EntryRecord, measured_policies, read_entries
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.experiment import check_generation
 from pipeline.errors import StoreError
 from pipeline.policies.refs import PolicyRef, check_undamaged, resolve_published
 from pipeline.rewards import GradeItem, Grader
-from pipeline.run.report import StageReport
-from pipeline.store import Manifest, Partition, Stat, Store
+from pipeline.run.report import Metric, StageReport
+from pipeline.store import Store
 
 
 def run_evaluate(
@@ -54,8 +47,8 @@ def evaluate(
 
     Further entries join those that the partition holds; an entry whose protocol or verifier changed needs `replace`.
     Scores of another policy, which was published under the same number before, are moved aside.
-    A killed run goes on at the first missing shard of responses. `answerer` answers instead of the policy's own engine:
-    responses made elsewhere go through the same harness.
+    A killed run goes on at the first missing shard of responses. `answerer` answers instead of the policy's own engine,
+    so that responses made elsewhere go through the same harness.
     Raises TbrmError for unknown benchmarks or verifiers, StoreError for a changed entry without `replace`.
     """
     started = time.monotonic()
@@ -64,7 +57,7 @@ def evaluate(
     if not todo:
         return report_of("evaluate", partition.manifest(), started, skipped=True)
     if there and measured_policies(partition) != {target.policy.policy_id}:
-        there, replace = {}, True  # of a policy that this one took the place of: kept aside, and none of them joins
+        there, replace = {}, True  # these scores are of a policy that this one replaced: they are moved aside whole
     changed = [entry.name for entry in todo if entry.name in there]
     if changed and not replace:
         raise StoreError(
@@ -121,26 +114,6 @@ def _open(
     return there, keys, todo
 
 
-def write_scores(
-    partition: Partition,
-    tables: Sequence[pa.Table],
-    records: Sequence[EntryRecord],
-    parents: dict[str, str],
-    replace: bool,
-) -> Manifest:
-    """Commit graded responses; headline numbers of each entry, with their intervals, go into the manifest's stats."""
-    config_hash = stage_hash(*(record.key for record in records))
-    with partition.writer(config_hash, parents, replace) as writer:
-        for index, table in enumerate(tables):
-            writer.write(index, table)
-        stats: dict[str, Stat] = {}
-        for record in records:
-            rows = pa.concat_tables([tables[index] for index in record.shards])
-            stats |= summarize(scores_of_table(rows, record)).to_stats(record.name)
-        stats["entries"] = json.dumps([asdict(record) for record in records], sort_keys=True)
-        return writer.commit(len(tables), stats)
-
-
 def _scored_key(entry: Entry, setting: Setting, target: Target) -> str:
     """Names the scores of an entry: its responses, and how they are graded."""
     items = [GradeItem("", "", problem.verifier, problem.extra) for problem in entry.problems]
@@ -159,13 +132,38 @@ def _renumbered(records: Sequence[EntryRecord]) -> list[EntryRecord]:
     return moved
 
 
-def report_of(stage: str, manifest: Manifest, started: float, skipped: bool) -> StageReport:
+def pinned_targets(experiment: Experiment) -> Sequence[Target]:
+    """The pinned policies. Held-out problems and templates are the experiment's; tables lie under `evaluated/`."""
+    pinned = experiment.evaluation.pinned if experiment.evaluation else ()
+    return [foreign_target(path, experiment.named_servers) for path in pinned]
+
+
+def run_pinned(experiment: Experiment, store: Store, replace: bool = False) -> StageReport:
+    """Measure every pinned policy that is not scored by the same protocols yet. Raises TbrmError like `evaluate`."""
+    started = time.monotonic()
+    setting = setting_of(experiment)
+    entries = plan_entries(setting)
+    reports = [evaluate(setting, store, target, entries, replace) for target in pinned_targets(experiment)]
+    metrics: dict[str, Metric] = {}
+    for report in reports:
+        name = report.dataset.rpartition("/")[2]
+        metrics |= {f"{name}_{key}": value for key, value in report.metrics.items() if "_accuracy" in key}
     return StageReport(
-        stage,
-        manifest.dataset,
-        manifest.generation,
-        manifest.rows,
+        "evaluate",
+        experiment.name,
+        0,
+        sum(report.rows for report in reports),
         time.monotonic() - started,
-        skipped,
-        {name: value for name, value in manifest.stats.items() if name != "entries"},
+        all(report.skipped for report in reports),
+        metrics,
     )
+
+
+def pinned_are_scored(experiment: Experiment, store: Store) -> bool:
+    """Whether there is nothing to measure."""
+    setting = setting_of(experiment)
+    targets = pinned_targets(experiment)
+    if not targets:
+        return True
+    entries = plan_entries(setting)
+    return all(is_scored(setting, store, target, entries) for target in targets)

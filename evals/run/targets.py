@@ -32,9 +32,9 @@ class Target:
 
 
 def target_of(store: Store, text: str, named: Sequence[str] = ()) -> Target:
-    """The policy that `text` names; servers among `named`, those of an experiment's YAML, get the key.
+    """The policy that `text` names. Only a server in `named`, which an experiment's YAML has, is sent the API key.
 
-    Raises TbrmError when it is no generation and cannot be a policy.
+    Raises TbrmError for a text that names neither a generation nor anything else that can be a policy.
     """
     found = _GENERATION.fullmatch(text)
     if found:

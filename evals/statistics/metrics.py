@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.run.scores import Scores
 from evals.statistics.intervals import Interval, accuracy_interval, mean_interval, share_interval
+from evals.statistics.scores import Scores
 from pipeline.store import Stat
 
 

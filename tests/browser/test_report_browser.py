@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.report import write_report
+from evals.report.page import write_report
 from pipeline.config import Experiment
 from pipeline.store import Store
 

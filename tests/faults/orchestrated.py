@@ -103,12 +103,12 @@ def end_run(trial: Trial) -> None:
 
 def end_launcher(trial: Trial) -> None:
     """SIGKILL or SIGTERM to the supervisor that launched the stage."""
-    _strike(trial, lambda command: command.find("supervisor.py", "processes.child", without=""))
+    _strike(trial, lambda command: command.find("supervisor.py", "assets.processes.child", without=""))
 
 
 def end_stage(trial: Trial) -> None:
     """SIGKILL or SIGTERM to the stage's process."""
-    _strike(trial, lambda command: command.find("processes.child"))
+    _strike(trial, lambda command: command.find("assets.processes.child"))
 
 
 def end_rank(trial: Trial) -> None:
@@ -170,7 +170,7 @@ def _strike(
     delay = trial.rng.uniform(0.0, _STAGE_S)
     trial.outcome.instant = f"{delay:.3f} s after the start of {stage} {LAST}"
     command = Command(trial.folder, "run", NAME, *options)
-    command.wait_for(f"processes.child {stage} ")
+    command.wait_for(f"assets.processes.child {stage} ")
     time.sleep(delay)
     trial.note_committed()
     while not (found := victims(command)[:1]) and command.process.poll() is None:

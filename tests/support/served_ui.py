@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from assets.app.token import ui_token
+from assets.app.access import ui_token
 from tests.support.tiny import listen_to_ctrl_c, one_thread_from_a_warm_parent
 
 LOCATION = {"repositoryLocationName": "assets.definitions", "repositoryName": "__repository__"}
@@ -88,7 +88,7 @@ class Ui:
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 command = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if str(self.root) in command and "processes.child" in command:
+                if str(self.root) in command and "assets.processes.child" in command:
                     found.append(command)
         return found
 

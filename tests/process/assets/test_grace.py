@@ -1,6 +1,7 @@
 """What is ended from outside gets its time: a training saves, a job of a cluster is asked before it is cancelled."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,10 +13,10 @@ import pytest
 from dagster import AssetKey, DagsterInstance
 
 from assets.definitions import build_definitions
-from assets.graph.experiments import read_experiments
-from assets.graph.resources import StoreLocation
+from assets.experiment.source import read_experiments
+from assets.graph.step import StoreLocation
 from assets.processes import cluster_job
-from assets.processes.launcher import Ended, LocalLauncher, follow
+from assets.processes.launcher import Ended, LocalLauncher, Process, follow
 from tests.support.tiny import write_tiny
 
 SAVES = "trap 'sleep 0.5; echo saved; exit 3' TERM; echo ready; while true; do sleep 0.05; done"
@@ -48,7 +49,7 @@ def test_a_stage_gets_the_time_it_needs_and_the_run_is_told(tmp_path: Path, stop
     log, said = tmp_path / "log", list[str]()
     stop_when(log, "ready")
     with pytest.raises(_Stopped):
-        LocalLauncher(grace_s=0.1).run(["sh", "-c", SAVES], {}, log, grace_s=20, say=said.append)
+        LocalLauncher(grace_s=0.1).run(Process(["sh", "-c", SAVES], log, grace_s=20, say=said.append))
     assert log.read_text().endswith("saved\n")
     assert said == ["the stage is being ended: it has up to 20 s to end its work and save what it has"]
 
@@ -62,7 +63,7 @@ def test_only_the_follower_of_a_job_is_told_to_end(tmp_path: Path, stop_when: An
     outer = f"import signal, time; signal.signal(signal.SIGTERM, lambda *_: print('outer', flush=True))\n{inner}"
     stop_when(log, "ready")
     with pytest.raises(_Stopped):
-        follow([sys.executable, "-S", "-c", outer], 20, {}, log, child_first=True)
+        follow(Process([sys.executable, "-S", "-c", outer], log), os.environ, 20, child_first=True)
     assert "outer" in log.read_text()
     assert "inner" not in log.read_text()
 
@@ -88,9 +89,9 @@ class Recorder(LocalLauncher):
 
     file: str
 
-    def run(self, command: Any, *_: Any) -> Ended:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def run(self, process: Process) -> Ended:
         with Path(self.file).open("a") as file:
-            file.write(f"{command[3]} {_[3]:g}\n")
+            file.write(f"{process.command[3]} {process.grace_s:g}\n")
         return Ended(1, (), Path(self.file))
 
 

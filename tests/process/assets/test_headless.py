@@ -42,7 +42,7 @@ def stage_processes(folder: Path) -> list[str]:
             line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if str(folder) in line and "processes.child" in line:
+        if str(folder) in line and "assets.processes.child" in line:
             lines.append(line)
     return lines
 
@@ -153,7 +153,7 @@ def test_a_fork_runs_from_its_policy_on(finished: Path) -> None:
 def test_killed_and_started_again_it_finishes(tmp_path: Path, stage: str) -> None:
     write_tiny(tmp_path, generations=1)
     process = tbrm(tmp_path, "run", "tiny")
-    wait_for_stage(tmp_path, f"processes.child {stage} ", process.pid)
+    wait_for_stage(tmp_path, f"assets.processes.child {stage} ", process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     deadline = time.monotonic() + 20
@@ -171,7 +171,7 @@ def test_killed_and_started_again_it_finishes(tmp_path: Path, stage: str) -> Non
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     write_tiny(tmp_path, generations=1)
     first = tbrm(tmp_path, "run", "tiny")
-    wait_for_stage(tmp_path, "processes.child", first.pid)
+    wait_for_stage(tmp_path, "assets.processes.child", first.pid)
     second = tbrm(tmp_path, "run", "tiny")
     output, _ = second.communicate(timeout=60)
     first.send_signal(signal.SIGINT)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from assets.processes.launcher import LocalLauncher
+from assets.processes.launcher import LocalLauncher, Process
 from pipeline.run.threads import usable_cores
 from tests.support.openmp import DISPLAY, SAID_NOTHING, displayed, undecided
 from tests.support.tiny import write_tiny
@@ -38,7 +38,7 @@ def test_a_command_that_a_user_types(tmp_path: Path, own: dict[str, str], expect
 def test_a_stage_that_a_launcher_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
     for name in SAID_NOTHING:
         monkeypatch.delenv(name, raising=False)
-    ended = LocalLauncher().run([sys.executable, "-c", "import torch"], DISPLAY, tmp_path / "log", processes)
+    ended = LocalLauncher().run(Process([sys.executable, "-c", "import torch"], tmp_path / "log", DISPLAY, processes))
     assert ended.code == 0
     expected = (max(1, usable_cores() // processes), "PASSIVE")
     assert set(displayed((tmp_path / "log").read_text())) == {expected}

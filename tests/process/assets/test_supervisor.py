@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from assets.processes.launcher import LocalLauncher
+from assets.processes.launcher import LocalLauncher, Process
 from assets.processes.supervisor import __file__ as supervisor
 from assets.processes.supervisor import descendants
 
@@ -51,13 +51,14 @@ pytestmark = pytest.mark.skipif(not _PROC.exists(), reason="the process tree is 
 
 def test_output_and_exit_status_come_back(tmp_path: Path) -> None:
     code = "import sys; print('one'); print('two', file=sys.stderr); sys.exit(3)"
-    ended = LocalLauncher().run([sys.executable, "-c", code], {}, tmp_path / "log")
+    ended = LocalLauncher().run(Process([sys.executable, "-c", code], tmp_path / "log"))
     assert (ended.code, ended.tail, ended.killed) == (3, ("one", "two"), False)
     assert (tmp_path / "log").read_text() == "one\ntwo\n"
 
 
 def test_a_killed_stage_is_told_apart(tmp_path: Path) -> None:
-    ended = LocalLauncher().run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], {}, tmp_path / "log")
+    command = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    ended = LocalLauncher().run(Process(command, tmp_path / "log"))
     assert ended.code == 137
     assert ended.killed
 
@@ -65,14 +66,14 @@ def test_a_killed_stage_is_told_apart(tmp_path: Path) -> None:
 def test_threads_are_set_deliberately(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     show = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
-    assert LocalLauncher(threads=7).run(show, {}, tmp_path / "a").tail == ("7",)
+    assert LocalLauncher(threads=7).run(Process(show, tmp_path / "a")).tail == ("7",)
     cores = len(os.sched_getaffinity(0))
-    assert LocalLauncher().run(show, {}, tmp_path / "b", processes=2).tail == (str(max(1, cores // 2)),)
+    assert LocalLauncher().run(Process(show, tmp_path / "b", workers=2)).tail == (str(max(1, cores // 2)),)
 
 
 def test_what_a_stage_leaves_behind_is_ended(tmp_path: Path) -> None:
     mark = f"mark-{os.getpid()}-left"
-    ended = LocalLauncher().run([sys.executable, "-c", STUBBORN, mark, "0"], {}, tmp_path / "log")
+    ended = LocalLauncher().run(Process([sys.executable, "-c", STUBBORN, mark, "0"], tmp_path / "log"))
     assert ended.code == 0
     assert marked(mark) == []
 
@@ -80,9 +81,9 @@ def test_what_a_stage_leaves_behind_is_ended(tmp_path: Path) -> None:
 def test_nothing_outlives_a_caller_killed_with_sigkill(tmp_path: Path) -> None:
     mark = f"mark-{os.getpid()}-orphan"
     caller = f"""
-import sys; from pathlib import Path; from assets.processes.launcher import LocalLauncher
+import sys; from pathlib import Path; from assets.processes.launcher import LocalLauncher, Process
 command = [sys.executable, "-c", {STUBBORN!r}, {mark!r}, "300"]
-LocalLauncher(grace_s=0.5).run(command, {{}}, Path({str(tmp_path / "log")!r}))
+LocalLauncher(grace_s=0.5).run(Process(command, Path({str(tmp_path / "log")!r})))
 """
     process = subprocess.Popen([sys.executable, "-c", caller], stdout=subprocess.PIPE)
     assert process.stdout

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from assets.processes import warm_start
-from assets.processes.launcher import LocalLauncher
+from assets.processes.launcher import LocalLauncher, Process
 from assets.processes.supervisor import descendants
 from tests.process.assets.test_supervisor import marked, wait_until_none
 
@@ -25,7 +25,7 @@ ACT = [sys.executable, "-m", "tests.process.assets.acts"]
 def acted(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Any:
     """How the act ended."""
     os.environ.pop("PYTEST_CURRENT_TEST", None)  # another environment for each test
-    return LocalLauncher(grace_s=0.5).run([*ACT, *arguments], env or {}, log)
+    return LocalLauncher(grace_s=0.5).run(Process([*ACT, *arguments], log, env or {}))
 
 
 def shown(log: Path, env: dict[str, str] | None = None) -> dict[str, Any]:
@@ -128,8 +128,8 @@ def test_what_it_leaves_behind_is_ended(tmp_path: Path) -> None:
 
 
 CALLER = """
-import sys; from pathlib import Path; from assets.processes.launcher import LocalLauncher
-LocalLauncher(grace_s=float(sys.argv[2])).run([sys.executable, *sys.argv[3:]], {}, Path(sys.argv[1]))
+import sys; from pathlib import Path; from assets.processes.launcher import LocalLauncher, Process
+LocalLauncher(grace_s=float(sys.argv[2])).run(Process([sys.executable, *sys.argv[3:]], Path(sys.argv[1])))
 """
 
 

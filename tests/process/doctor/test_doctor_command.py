@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from assets.doctor.gpus import find_gpus
+from assets.doctor.machine import find_gpus
 from tests.support.tiny import finish, tbrm, write_tiny
 
 NVML = r"""

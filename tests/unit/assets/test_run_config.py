@@ -12,12 +12,11 @@ from dagster import AssetKey, DagsterInstance
 from dagster._config import ConfigType, Field  # pyright: ignore[reportPrivateUsage]
 
 from assets.definitions import build_definitions
-from assets.experiment.evaluated import EVALUATION_JOB, PolicyEvaluation
-from assets.experiment.importing import ImportConfig
 from assets.experiment.run_config import A_RUN_MAY_SET, ONLY_THE_YAML_SETS, check_overrides
-from assets.graph.experiments import read_experiments
-from assets.graph.resources import StoreLocation
-from assets.processes.launcher import Ended, Launcher, Say, nothing
+from assets.experiment.source import read_experiments
+from assets.graph.by_hand import EVALUATION_JOB, ImportConfig, PolicyEvaluation
+from assets.graph.step import StoreLocation
+from assets.processes.launcher import Ended, Launcher, Process
 from pipeline.config import Experiment, load_experiment
 from pipeline.config.base import Config
 from pipeline.errors import TbrmError
@@ -110,18 +109,10 @@ class Recorder(Launcher):
 
     file: str
 
-    def run(
-        self,
-        command: Any,
-        env: Mapping[str, str],
-        log: Path,
-        processes: int = 1,
-        grace_s: float = 0.0,
-        say: Say = nothing,
-    ) -> Ended:
+    def run(self, process: Process) -> Ended:
         with Path(self.file).open("a") as file:
-            file.write(json.dumps(command[3:]) + "\n")
-        return Ended(1, (), log)
+            file.write(json.dumps(process.command[3:]) + "\n")
+        return Ended(1, (), process.log)
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from assets.app.token import token_file, ui_token
-from assets.app.ui import link
+from assets.app.access import link, token_file, ui_token
 from pipeline.errors import TbrmError
 
 

@@ -2,10 +2,8 @@
 
 import pytest
 
-from assets.doctor.gpus import Gpu, Gpus, visible_of
-from assets.doctor.needs import disk_bytes, training_memory
-from assets.doctor.row import Row, will_stop
-from assets.doctor.verdicts import (
+from assets.doctor.findings import (
+    Row,
     device_rows,
     disk_row,
     gpu_row,
@@ -15,7 +13,10 @@ from assets.doctor.verdicts import (
     nccl_row,
     policy_rows,
     version_rows,
+    will_stop,
 )
+from assets.doctor.machine import Gpu, Gpus, visible_of
+from assets.doctor.needs import disk_bytes, training_memory
 from pipeline.config import Experiment, load_experiment
 from pipeline.policies.facts import ModelFacts
 

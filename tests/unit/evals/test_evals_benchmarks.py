@@ -7,9 +7,9 @@ from typing import Any
 import datasets
 import pytest
 
-from evals.benchmarks import ProblemSource, find_benchmark, known_benchmarks, load_problems_of, problems_hash
-from evals.benchmarks.listing import list_benchmarks
+from evals.benchmarks.registry import find_benchmark, known_benchmarks, list_benchmarks, load_problems_of, problems_hash
 from evals.benchmarks.six import boxed, integer
+from evals.benchmarks.types import ProblemSource
 from pipeline.errors import ConfigError, TbrmError
 from pipeline.prompts import Problem
 

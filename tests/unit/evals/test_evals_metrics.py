@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evals.run.scores import Scores
 from evals.statistics.metrics import majority_correct, pass_at_k, summarize
+from evals.statistics.scores import Scores
 
 
 def make_scores(correct: list[list[float]], extracted: list[list[str | None]] | None = None, **more: Any) -> Scores:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from evals.report.chart import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Chart, Point, Series, draw, nice_ticks, short, thinned
 from evals.report.curves import clustered_mean
 from evals.report.history import GenerationRecord
-from evals.report.paper import COLUMNS
+from evals.report.leaderboard import COLUMNS
 from evals.report.samples import CHARACTERS, evenly, shortened
 from evals.report.tables import accuracy_tables, with_interval
 from evals.statistics.intervals import Interval

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from evals.report.markdown import paper_markdown
+from evals.report.leaderboard import paper_markdown
 from pipeline.cli.main import tbrm
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from assets.experiment.alike import check_whole
-from evals.run.scores import is_measured, read_scores
+from assets.experiment.source import check_whole
 from evals.run.stage import run_evaluate
+from evals.statistics.scores import is_measured, read_scores
 from pipeline.cli.main import tbrm
 from pipeline.config import Experiment, changed_experiment, load_experiment
 from pipeline.errors import StoreError, TbrmError

@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assets.graph.experiments import read_experiments
-from evals.benchmarks.local import read_jsonl
+from assets.experiment.source import read_experiments
+from evals.benchmarks.sources import read_jsonl
 from evals.benchmarks.user import read_definition
 from pipeline.config import load_experiment
 from pipeline.config.load import build_experiment, find_experiment

@@ -5,11 +5,9 @@ import re
 
 import pytest
 
-from assets.studies.agreement import agreement
-from assets.studies.empirical_page import arms_figure, arms_table
 from assets.studies.estimate import ASSUMED, SHAPES, arm_hours, generation_seconds
+from assets.studies.pages import agreement, arms_figure, arms_table, sources_table
 from assets.studies.registry import EXACT, find, names
-from assets.studies.sources_page import sources_table
 from assets.studies.spec import Arm, arm_experiment, base_experiment, load_study, studies_folder
 from pipeline.config import load_experiment
 from pipeline.errors import ConfigError

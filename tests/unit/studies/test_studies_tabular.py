@@ -5,13 +5,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from assets.studies.bandit import choices, descend
-from assets.studies.coverage import BETA, behaviour, fit_sample, problem
-from assets.studies.descent import Method, best_curve
 from assets.studies.digits import digits_so_far
 from assets.studies.identities import largest_errors
-from assets.studies.layered import random_layered
-from assets.studies.tabular import Tree, cells, scores_at, state_values, tabular_scores, trajectories, weighted
+from assets.studies.iteration import Method, best_curve, choices, descend
+from assets.studies.tabular import (
+    Tree,
+    cells,
+    random_layered,
+    scores_at,
+    state_values,
+    tabular_scores,
+    trajectories,
+    weighted,
+)
+from assets.studies.theory import BETA, behaviour, fit_sample, problem
 from pipeline.config.training import ObjectiveName, TrainingConfig
 from pipeline.scoring.packing import lay_out
 from trainer.objectives import get

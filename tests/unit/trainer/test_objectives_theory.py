@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from assets.studies.change_of_measure import random_ratios
+from assets.studies.identities import random_ratios
 from assets.studies.tabular import Response, Tree, optimal_table, state_values, tabular_scores, trajectories
 from pipeline.config.training import ObjectiveName, TrainingConfig
 from pipeline.scoring.packing import lay_out

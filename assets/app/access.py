@@ -1,16 +1,39 @@
-"""The token of `tbrm ui`: a file in Dagster's home that only its owner reads, so that a link keeps working."""
+"""How `tbrm ui` is reached: its address and port, and its token, in a file of Dagster's home that only its owner reads.
+
+The token stays the same, so that a link that was printed once keeps working.
+"""
 
 import contextlib
 import os
 import re
 import secrets
+import socket
 import stat
 from pathlib import Path
 
 from pipeline.errors import TbrmError
 
+HOST = "127.0.0.1"
+DEFAULT_PORT = 3000
 _BYTES = 32
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32,256}")
+
+
+def check_port(port: int) -> None:
+    """Raise TbrmError when something listens on the port already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise TbrmError(
+                f"port {port} of {HOST} is in use ({error.strerror}): is the UI open already? Else take --port"
+            ) from error
+
+
+def link(home: Path, port: int, path: str = "") -> str:
+    """Address of a page of the UI with this DAGSTER_HOME, token included. Raises TbrmError like `ui_token`."""
+    return f"http://{HOST}:{port}/{path}?token={ui_token(home)}"
 
 
 def token_file(home: Path) -> Path:

@@ -1,4 +1,4 @@
-"""One `tbrm` command run for a Dagster step: its process tree, its report, and its failure in its own words."""
+"""One `tbrm` command run for a Dagster step: what the step is given, the command's report, its own error message."""
 
 import sys
 import time
@@ -9,26 +9,60 @@ from typing import Any
 
 from dagster import (
     AssetExecutionContext,
+    ConfigurableResource,
     Failure,
+    InputContext,
+    IOManager,
     MetadataValue,
+    OutputContext,
     PipesEnvContextInjector,
     PipesTempFileMessageReader,
     RetryRequested,
     open_pipes_session,
 )
+from pydantic import Field
 
-from assets.graph.resources import stage_log
-from assets.pages.metadata import fenced
+from assets.experiment.pages import fenced
 from assets.processes.child import PROGRESS_EVERY_S
-from assets.processes.launcher import Ended, Launcher
+from assets.processes.launcher import Ended, Launcher, Process
+from pipeline.store import Store, open_store
 
-# Only a process that was killed (memory, a lost machine) is worth starting again; a wrong input stays wrong. This is no
-# RetryPolicy of the asset because Dagster would then start a stage again that a user has just terminated.
+# Only a process that was killed (by a full memory, with its machine) is started again; a wrong input stays wrong. A
+# RetryPolicy of the asset would also start a stage again that a user has just terminated.
 _RETRIES = 1
 _RETRY_AFTER_S = 5.0
 _LINES_SAID = 3
 PROGRESS_TAG = "tbrm/progress_every_s"
-"""Run tag: seconds between progress lines, for who follows a run closely."""
+"""Run tag: seconds between progress lines. `tbrm run` asks for more of them where it shows a bar."""
+
+
+class StoreLocation(ConfigurableResource[Any]):
+    """Root of the tables. The same root for the code location, the daemon and every stage's process."""
+
+    root: str = Field(default="", description="Path or fsspec URL; empty: $TBRM_ROOT, else ./data.")
+
+    def open(self) -> Store:
+        return open_store(self.root or None)
+
+    def arguments(self) -> list[str]:
+        """Options that make a `tbrm` command use this store."""
+        return ["--root", self.open().root]
+
+
+class NothingPassedOn(IOManager):
+    """Steps pass no values to one another: their results are in the store.
+
+    Dagster's default IO manager takes its folder from run config, where a run could choose it. With Dagster's
+    `mem_io_manager` no run could be re-executed from failure.
+    """
+
+    def handle_output(self, context: OutputContext, obj: Any) -> None:
+        raise TypeError(
+            f"{context.step_key} returned a value; stages write to the store and return a MaterializeResult"
+        )
+
+    def load_input(self, context: InputContext) -> Any:
+        raise TypeError(f"{context.name} was not passed on by its step; read it from the store")
 
 
 @dataclass(frozen=True)
@@ -58,9 +92,9 @@ class Finished:
 
 
 def run_command(
-    context: AssetExecutionContext, arguments: Sequence[str], launcher: Launcher, workers: int, grace_s: float = 0.0
+    context: AssetExecutionContext, arguments: Sequence[str], launcher: Launcher, workers: int = 1, grace_s: float = 0.0
 ) -> Finished:
-    """Run `tbrm *arguments` to its end; progress goes to the run's log. `grace_s`: see `Launcher.run`.
+    """Run `tbrm *arguments` to its end; progress goes to the run's log. `workers`, `grace_s`: see `Process`.
 
     Raises Failure with the command's own message; RetryRequested, once, when its process was killed.
     """
@@ -73,12 +107,14 @@ def run_command(
         extras={PROGRESS_EVERY_S: float(context.run.tags.get(PROGRESS_TAG, "5"))},
     ) as session:
         ended = launcher.run(
-            [sys.executable, "-m", "assets.processes.child", *arguments],
-            session.get_bootstrap_env_vars(),
-            stage_log(context),
-            workers,
-            grace_s,
-            context.log.info,
+            Process(
+                command=[sys.executable, "-m", "assets.processes.child", *arguments],
+                log=_log(context),
+                env=session.get_bootstrap_env_vars(),
+                workers=workers,
+                grace_s=grace_s,
+                say=context.log.info,
+            )
         )
     messages: Sequence[Mapping[str, Any]] = session.get_custom_messages()
     report = next((m["report"] for m in messages if "report" in m), None)
@@ -106,4 +142,12 @@ def _failure(arguments: Sequence[str], messages: Iterable[Mapping[str, Any]], en
             **_traces(arguments, ended.log),
         },
         allow_retries=False,
+    )
+
+
+def _log(context: AssetExecutionContext) -> Path:
+    """The file for the output of a step's command, beside Dagster's own logs of the run."""
+    storage = Path(context.instance.storage_directory())
+    return (
+        storage / context.run.run_id / "stages" / f"{context.op_execution_context.op.name}.{context.retry_number}.log"
     )

@@ -1,9 +1,10 @@
-"""Benchmarks in a folder: one JSONL file each, with the fields id, problem and answer."""
+"""Reading problems: from a JSONL file with the fields id, problem and answer, or from a repository on the hub."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from evals.benchmarks.types import Row
+from evals.benchmarks.types import HubSource, Row
 from pipeline.errors import TbrmError
 from pipeline.prompts import Problem
 from pipeline.prompts.files import json_lines
@@ -47,3 +48,30 @@ def problem_of(row: Row, where: str, name: str, number: int, verifier: str | Non
     named = row.get("verifier") or verifier
     identifier = str(row.get("id", f"{name}-{number:04d}"))
     return Problem(identifier, str(row["problem"]), str(row["answer"]), name, str(named) if named else None, extra)
+
+
+def read_hub(hub: HubSource, name: str, snapshot: Path | None = None) -> list[Problem]:
+    """The problems of a repository, or of its copy in the folder `snapshot`. Raises TbrmError."""
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    where = str(snapshot or hub.id)
+    revision = None if snapshot else hub.revision
+    try:
+        rows: Any = datasets.load_dataset(where, hub.config, split=hub.split, revision=revision)
+    except (OSError, ValueError, DatasetsError) as error:
+        raise TbrmError(
+            f"benchmark {name} cannot be loaded from {where}, split {hub.split}: {error}. Without access to the hub, "
+            "name a folder of JSONL files with `evaluation.source` or --source"
+        ) from error
+    return checked([_problem(row, number, hub, name, where) for number, row in enumerate(rows)], where)
+
+
+def _problem(row: Row, number: int, hub: HubSource, name: str, where: str) -> Problem:
+    try:
+        return Problem(hub.identify(row, number), str(row[hub.question]), hub.answer(row), name)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise TbrmError(
+            f"{where} row {number}: {type(error).__name__} {error}; the row has {', '.join(row)}. "
+            f"The repository is not what benchmark {name} expects"
+        ) from error

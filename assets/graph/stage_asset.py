@@ -1,10 +1,12 @@
-"""One asset from one stage: run its command in a process tree of its own, check what it left, report it."""
+"""One asset from one stage: its command runs in a process tree of its own, then the result is checked and shown."""
 
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
     AssetCheckSpec,
     AssetDep,
     AssetExecutionContext,
@@ -15,25 +17,25 @@ from dagster import (
     MetadataValue,
     PartitionsDefinition,
     ResourceParam,
+    TableColumn,
+    TableColumnConstraints,
+    TableSchema,
     asset,
 )
 from pydantic import Field
 
-from assets.experiment.checks import BLOCKING, CHECKS
-from assets.experiment.publish import report_published
+from assets.experiment.checks import BLOCKING, Verdict
+from assets.experiment.pages import COLUMN_MEANINGS
 from assets.experiment.run_config import check_overrides
-from assets.experiment.stages import BASE_POLICY, TRAINED_POLICY, Stage, is_finished
-from assets.graph.experiments import ExperimentSource, read_experiment
-from assets.graph.resources import StoreLocation
-from assets.pages.metadata import describe, table_metadata
+from assets.experiment.source import ExperimentSource, read_experiment
+from assets.experiment.stages import Stage
+from assets.graph.history import EXPERIMENT_TAG, report_published
+from assets.graph.step import StoreLocation, run_command
 from assets.processes.cluster import launcher_of
 from assets.processes.launcher import Launcher
-from assets.processes.stage_run import run_command
-from pipeline.config import changed_experiment
+from pipeline.config import Experiment, changed_experiment
 from pipeline.errors import TbrmError
-from pipeline.store import Store, open_store
-
-_OF_NO_GENERATION = ("base-policy", "logged-labels")
+from pipeline.store import SCHEMAS, Store, open_store
 
 
 class StageConfig(Config):
@@ -62,17 +64,17 @@ def stage_asset(
         partitions_def=partitions,
         kinds=set(stage.kinds),
         owners=["team:tbrm"],
-        tags={"tbrm/experiment": source.name, "tbrm/stage": stage.name},
-        description=describe(stage, source.experiment),
-        metadata=table_metadata(stage),
+        tags={EXPERIMENT_TAG: source.name, "tbrm/stage": stage.name},
+        description=stage.describe(source.experiment),
+        metadata={"dagster/column_schema": column_schema(stage.table)} if stage.table else {},
         check_specs=[
             AssetCheckSpec(
                 name,
                 asset=[source.name, stage.name],
-                description=CHECKS[stage.name, name].__doc__,
+                description=check.__doc__,
                 blocking=name in BLOCKING,
             )
-            for name in stage.checks
+            for name, check in stage.checks.items()
         ],
         pool=stage.pool,
         code_version="1",
@@ -80,7 +82,7 @@ def stage_asset(
     def compute(  # pyright: ignore[reportUnknownParameterType]
         context: AssetExecutionContext, config: StageConfig, launcher: ResourceParam[Launcher], store: StoreLocation
     ) -> MaterializeResult:  # pyright: ignore[reportMissingTypeArgument]
-        # Dagster reads the annotation and knows only the bare class.
+        # Dagster reads the annotation of the result, and knows only the class without its parameter.
         return run_stage(context, source, stage, config, launcher, store)
 
     return compute
@@ -97,36 +99,33 @@ def run_stage(
     """Run one stage of one generation to its end. Raises Failure with the stage's own message when it fails."""
     generation = int(context.partition_key) if stage.partitioned else 0
     store = location.open()
-    run = _source_of_stage(context, source, config, store)
+    run = _source_of_run(context, source, config, store)
     experiment = run.experiment
     if "policy" in stage.after:
         report_published(context.instance, store, experiment, generation)
-    arguments = [stage.command, *run.arguments(), *location.arguments()]
-    if stage.options is not None:
-        arguments += stage.options
-    elif stage.command not in _OF_NO_GENERATION:
-        arguments += ["--generation", str(generation + stage.offset)]
+    arguments = [stage.command, *run.arguments(), *location.arguments(), *stage.arguments(generation)]
     if config.replace:
         arguments.append("--replace")
-    runs_it = launcher_of(experiment, stage.name, launcher)
-    workers = experiment.training.processes if stage is TRAINED_POLICY else 1
-    trains = stage is TRAINED_POLICY or (stage is BASE_POLICY and experiment.policy.warm_start is not None)
-    grace_s = experiment.training.stop_grace_s if trains else 0.0
-    finished = run_command(context, arguments, runs_it, workers, grace_s)
-    if not is_finished(stage, store, experiment, generation):
+    training, trains = experiment.training, stage.trains(experiment)
+    finished = run_command(
+        context,
+        arguments,
+        launcher_of(experiment, stage.name, trains, launcher),
+        workers=training.processes if trains else 1,
+        grace_s=training.stop_grace_s if trains else 0.0,
+    )
+    if not stage.is_finished(store, experiment, generation):
         raise finished.refused("the stage ended normally, but its result is not committed in the store")
-    if stage is BASE_POLICY:
-        report_published(context.instance, store, experiment, 0)
     try:
         checks = [
-            CHECKS[stage.name, name](store, experiment, generation).to_result(name, [source.name, stage.name])
-            for name in stage.checks
+            check_result([source.name, stage.name], name, check(store, experiment, generation))
+            for name, check in stage.checks.items()
         ]
         described = table_metadata(stage, store, experiment, generation)
     except TbrmError as error:
         raise Failure(f"the result cannot be read back: {error}", allow_retries=False) from error
-    if stage is TRAINED_POLICY:
-        report_published(context.instance, store, experiment, generation + 1)
+    if stage.publishes is not None:
+        report_published(context.instance, store, experiment, generation + stage.publishes)
     return MaterializeResult(
         asset_key=[source.name, stage.name],
         metadata={**finished.metadata(), **described, "configuration": MetadataValue.path(run.path)},
@@ -134,12 +133,53 @@ def run_stage(
     )
 
 
-def _source_of_stage(
+def check_result(key: list[str], name: str, verdict: Verdict) -> AssetCheckResult:
+    """A verdict for Dagster: a failed check is an error where it is blocking, else a warning."""
+    return AssetCheckResult(
+        passed=verdict.passed,
+        asset_key=key,
+        check_name=name,
+        severity=AssetCheckSeverity.ERROR if name in BLOCKING else AssetCheckSeverity.WARN,
+        description=verdict.description,
+        metadata=dict(verdict.numbers),
+    )
+
+
+def column_schema(table: str) -> TableSchema:
+    """Columns of a table of the store, as Dagster's pages show them."""
+    return TableSchema(
+        [
+            TableColumn(f.name, str(f.type), COLUMN_MEANINGS.get(f.name), TableColumnConstraints(nullable=f.nullable))
+            for f in SCHEMAS[table]
+        ]
+    )
+
+
+def table_metadata(stage: Stage, store: Store, experiment: Experiment, generation: int) -> dict[str, Any]:
+    """What the store says of a stage's result: columns, rows, bytes and manifest of its table; and its page."""
+    generation += stage.offset
+    page = {name: MetadataValue.md(text) for name, text in stage.page(store, experiment.name, generation).items()}
+    if stage.table is None:
+        return dict(page)
+    partition = store.partition(experiment.name, stage.table, generation)
+    manifest = partition.manifest()
+    return {
+        "dagster/column_schema": column_schema(stage.table),
+        "dagster/row_count": manifest.rows,
+        "dagster/uri": partition.path,
+        "bytes": manifest.bytes,
+        "shards": len(manifest.shards),
+        "manifest_hash": manifest.hash,
+        **page,
+    }
+
+
+def _source_of_run(
     context: AssetExecutionContext, source: ExperimentSource, config: StageConfig, store: Store
 ) -> ExperimentSource:
-    """The experiment as its file said it when this run began, with this stage's overrides.
+    """The experiment as its file said it when this run began, with the overrides of this stage.
 
-    A change of the file needs no reload of the definitions, and none while a run is under way reaches its stages.
+    So a change of the file needs no reload of the definitions, and does not reach the stages of a run under way.
     """
     try:
         whole = source if source.kept else _kept_for_run(context.run.run_id, source.path, source.overrides, store.root)
@@ -154,5 +194,5 @@ def _source_of_stage(
 
 @lru_cache(maxsize=16)
 def _kept_for_run(run_id: str, path: str, overrides: tuple[str, ...], root: str) -> ExperimentSource:
-    """All steps of a run are made in one process, which asks the file once."""
+    """Read once a run: all steps of a run are made in one process."""
     return read_experiment(path, overrides).keep(open_store(root))

@@ -1,22 +1,42 @@
-"""What GPUs, versions and the policy's size mean for an experiment: pure functions of what was found."""
+"""What the doctor finds, a row each; and what GPUs, versions and the policy's size mean for an experiment."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
 
-from assets.doctor.gpus import Gpu, Gpus
+from assets.doctor.machine import Gpu, Gpus
 from assets.doctor.needs import GB, disk_bytes, training_memory
-from assets.doctor.row import Row
 from pipeline.config import Experiment
 from pipeline.config.cluster import LaunchedStage
 from pipeline.policies.facts import ModelFacts
 from pipeline.policies.load_save import MOST_ON_CPU
 from pipeline.sampling.engines import vllm_samples
 
+State = Literal["ok", "warning", "stop"]
 _BF16 = (8, 0)
 """First compute capability with bfloat16."""
 _CUDA_TAKES = 1_500_000_000
 """Bytes of a CUDA context, NCCL and the allocator's slack."""
 _SHARED_MEMORY = 1_000_000_000
 """Bytes of /dev/shm with which NCCL starts on one machine; containers often give 64 MB."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """`stop`: a run would fail by this. Whatever is not `ok` says in `next_step` what to do."""
+
+    check: str
+    state: State
+    found: str
+    next_step: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def will_stop(rows: Iterable[Row]) -> bool:
+    """Whether one of the rows stops a run."""
+    return any(row.state == "stop" for row in rows)
 
 
 def gpu_row(gpus: Gpus, needed: bool) -> Row:

@@ -1,0 +1,111 @@
+"""Where an experiment comes from: a YAML file, resolved and kept in the store before anything of it runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Experiment, experiments_folder, find_experiment, load_experiment
+from pipeline.errors import StoreError, TbrmError
+from pipeline.policies.refs import pointer_path
+from pipeline.reference import DECIDES as REF_LOGPROBS
+from pipeline.rewards.stage import DECIDES as REWARDS
+from pipeline.run.configurations import (
+    Difference,
+    configuration_file,
+    differences,
+    keep_configuration,
+    mixed,
+    read_configuration,
+)
+from pipeline.sampling.rollouts import DECIDES as ROLLOUTS
+from pipeline.store import Store
+from trainer.stages.base_policy import differences_of_base
+from trainer.stages.settings import TABLE, differences_of, trained_generations
+
+
+@dataclass(frozen=True)
+class ExperimentSource:
+    """A valid experiment and the file (with overrides) that it was read from."""
+
+    path: str
+    experiment: Experiment
+    overrides: tuple[str, ...] = ()
+    kept: bool = False
+    """Whether the file is one that the store keeps: it is resolved and named by its content, so it never changes."""
+
+    @property
+    def name(self) -> str:
+        return self.experiment.name
+
+    def keep(self, store: Store) -> "ExperimentSource":
+        """The same experiment from a resolved file in the store: a later edit of the YAML does not reach its stages."""
+        path = configuration_file(store, keep_configuration(store, self.experiment))
+        return ExperimentSource(path, self.experiment, kept=True)
+
+    def arguments(self) -> list[str]:
+        """Command-line options that make a `tbrm` command see this experiment."""
+        return ["--experiment", self.path, *(part for override in self.overrides for part in ("--set", override))]
+
+
+@dataclass(frozen=True)
+class BrokenSource:
+    """A file that is no valid experiment, and why. It is shown as an asset of its own; the others load without it."""
+
+    path: Path
+    error: str
+
+
+def read_experiments(folder: Path | None = None) -> tuple[list[ExperimentSource], list[BrokenSource]]:
+    """Read every `*.yaml` of `folder` (default: `experiments/`), sorted by file name."""
+    good: dict[str, ExperimentSource] = {}
+    broken: list[BrokenSource] = []
+    for path in sorted((folder or experiments_folder()).glob("*.yaml")):
+        try:
+            source = read_experiment(str(path))
+        except TbrmError as error:
+            broken.append(BrokenSource(path, str(error)))
+            continue
+        if source.name in good:
+            broken.append(
+                BrokenSource(path, f"{path}: name {source.name!r} is taken by {good[source.name].path}; rename one")
+            )
+        else:
+            good[source.name] = source
+    return list(good.values()), broken
+
+
+def read_experiment(name_or_path: str, overrides: Sequence[str] = ()) -> ExperimentSource:
+    """One experiment by name or path. Raises ConfigError."""
+    path = str(find_experiment(name_or_path).resolve())
+    return ExperimentSource(path, load_experiment(path, overrides), tuple(overrides))
+
+
+def check_whole(store: Store, experiment: Experiment) -> None:
+    """Raise StoreError naming every field in which something of the experiment was made by other settings."""
+    found: list[tuple[str, list[int], list[Difference]]] = []
+    if store.fs.exists(pointer_path(store, experiment.name, 0)):
+        found.append(("policy[0]", [], differences_of_base(store, experiment)))
+    now = experiment.model_dump(mode="json")
+    for table, decides in (("rollouts", ROLLOUTS), ("rewards", REWARDS), ("ref_logprobs", REF_LOGPROBS)):
+        found += _of_table(store, experiment.name, table, now, decides)
+    by_words: dict[str, tuple[list[int], list[Difference]]] = {}
+    for generation in trained_generations(store, experiment.name):
+        different = differences_of(store, experiment, generation)
+        by_words.setdefault(str([str(one) for one in different]), ([], different))[0].append(generation)
+    found += [(TABLE, generations, different) for generations, different in by_words.values()]
+    if wrong := [one for one in found if one[2]]:
+        raise StoreError(mixed(experiment.name, wrong))
+
+
+def _of_table(
+    store: Store, name: str, table: str, now: Mapping[str, Any], decides: Sequence[str]
+) -> list[tuple[str, list[int], list[Difference]]]:
+    by_file: dict[str, list[int]] = {}
+    for generation in store.generations(name, table):
+        if made_by := store.partition(name, table, generation).manifest().configuration:
+            by_file.setdefault(made_by, []).append(generation)
+    return [
+        (table, generations, differences(read_configuration(store, made_by), now, decides))
+        for made_by, generations in by_file.items()
+    ]
