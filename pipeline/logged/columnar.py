@@ -61,7 +61,9 @@ def columnar_rows(path: Path, limit: int) -> Iterator[RawRow]:
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     if path.suffix.lower() == ".parquet":
         # Columns are read as streams: whole, those of a large row group would be held beside each other.
-        yield from pq.ParquetFile(path, buffer_size=_STREAMED_BYTES).iter_batches(batch_size=BATCH_ROWS)
+        file = pq.ParquetFile(path, buffer_size=_STREAMED_BYTES)
+        for group in range(file.num_row_groups):  # asked for all groups at once, Arrow frees none before the last
+            yield from file.iter_batches(batch_size=BATCH_ROWS, row_groups=[group])
         return
     source = pa.memory_map(str(path), "rb")
     if source.read(6) == b"ARROW1":

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import TbrmError
 from pipeline.logged import importer, reader, rows
+from pipeline.logged.columnar import columnar_rows
 from pipeline.logged.reader import Seen
 from pipeline.logged.rows import find_files, read_rows
 from pipeline.store import open_store
@@ -231,6 +233,19 @@ def test_lists_of_numbers_in_columns_are_as_good_as_in_text(tmp_path: Path, toke
     assert stats["bad_rows"] == 0
     assert rows_of(columns, "rollouts") == rows_of(text, "rollouts")
     assert rows_of(columns, "rewards") == rows_of(text, "rewards")
+
+
+def test_a_parquet_file_of_many_row_groups_is_held_one_at_a_time(tmp_path: Path) -> None:
+    """Asked for all row groups at once, Arrow would keep what it has decoded of each until the last one is read."""
+    path, ids = tmp_path / "log.parquet", np.random.default_rng(0).integers(0, 50_000, 100 * 16_384, np.int32)
+    lists = pa.ListArray.from_arrays(np.arange(0, len(ids) + 1, 16_384, dtype=np.int32), ids)
+    with pq.ParquetWriter(path, pa.schema([("completion_ids", lists.type)])) as writer:
+        for _ in range(12):
+            writer.write_table(pa.table({"completion_ids": lists}))
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in columnar_rows(path, 2**20)]
+    assert len(held) == 1_200
+    assert max(held) < 4 * ids.nbytes
 
 
 def test_a_value_that_python_cannot_hold_is_a_bad_row(tmp_path: Path) -> None:
