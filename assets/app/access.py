@@ -69,7 +69,7 @@ def ui_token(home: Path) -> str:
 
 
 def _make(path: Path) -> None:
-    """Write a new token, unless another process is faster: a link appears whole, or not at all."""
+    """Write a new token, unless another process has just done so. A hard link appears with the whole file."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_urlsafe(_BYTES) + "\n")

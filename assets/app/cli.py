@@ -61,7 +61,7 @@ def run(experiment: str, root: str | None, overrides: Sequence[str], name: str |
     page = f"runs/{last}" if last else f"locations/assets.definitions/asset-groups/{source.name}"
     try:
         click.echo(f"then {link(home, DEFAULT_PORT, page)}")
-    except TbrmError as error:  # nobody can come in by this link, but the runs are done
+    except TbrmError as error:  # this link lets nobody in, but the runs are done
         click.echo(f"then http://127.0.0.1:{DEFAULT_PORT}/{page}\nwarning: {error}")
 
 

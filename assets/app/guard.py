@@ -37,7 +37,7 @@ _NEVER_IN_A_FRAME = "frame-ancestors 'none'"
 
 @dataclass(frozen=True)
 class Access:
-    """Who may come in. `token` None: whoever reaches the port, because a proxy in front of it asks who they are.
+    """Who may come in: whoever has the `token`. None: whoever reaches the port, because a proxy asks who they are.
 
     `hosts` are further values of Host and Origin, `name` or `name:port`, beside those of this machine. `remedy` says
     where the token is to be had.

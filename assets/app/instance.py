@@ -18,7 +18,7 @@ POSTGRES_URL = "TBRM_POSTGRES_URL"
 _TABLES_LOCK = 0x7462726D
 """Key of the advisory lock under which Dagster's tables are made: `tbrm` in ASCII."""
 _LITTLE_ROOM = 1 << 20
-"""Bytes left on a disk that is full for SQLite: it writes pages, and a journal of them."""
+"""A disk with fewer bytes left is full for SQLite, which writes pages and a journal of them."""
 _TEMPLATE = Path(__file__).resolve().parents[2] / "dagster.yaml"
 _OURS = "# Written by tbrm at every start, from the repository's dagster.yaml. Delete this line to keep changes.\n"
 _POSTGRES = f"""
@@ -61,14 +61,14 @@ def prepare_home(store: Store) -> Path:
 def open_instance(store: Store) -> DagsterInstance:
     """The Dagster instance that belongs to a store root; a context manager. Its tables are made when there are none."""
     home = prepare_home(store)
-    # Dagster makes its tables without a lock: two runs that start at once on an empty database fail one another.
+    # Dagster makes its tables without a lock: two runs that start at once on an empty database make each other fail.
     with _alone(home):
         return DagsterInstance.from_config(str(home))
 
 
 @contextlib.contextmanager
 def storage_errors(home: Path) -> Generator[None]:
-    """What Dagster's database refuses within, in words: TbrmError for a full or read-only disk, or a lost server."""
+    """Say in words why Dagster's database fails in the block: TbrmError for a full disk, a lost server and the like."""
     from sqlalchemy.exc import DBAPIError
 
     try:

@@ -65,8 +65,8 @@ def run_loop(
 ) -> str | None:
     """Run every generation that is not finished yet; each is one Dagster run. Returns the id of the last run, if any.
 
-    The caller holds the experiment's lock. Raises StoreError, before anything runs, where the store has what other
-    settings made; TbrmError with the failed stage's own message.
+    The caller holds the experiment's lock. Raises StoreError, before anything runs, where the store has results
+    of other settings; TbrmError with the failed stage's own message.
     """
     store = location.open()
     check_whole(store, source.experiment)

@@ -1,4 +1,4 @@
-"""What is asked of disks, networks and other processes: each check may take its time, and runs beside the others."""
+"""Checks of disks, networks and other processes. Each may take its time, and runs beside the others."""
 
 import socket
 import tempfile
@@ -33,7 +33,7 @@ def published_generations(store: Store, experiment: Experiment) -> int:
 
 
 def policy_facts(store: Store, experiment: Experiment) -> ModelFacts:
-    """Of the newest published policy where its folder is here, else of `policy.base`. Raises TbrmError, HubSilent."""
+    """Facts of the newest policy whose folder is here, else of `policy.base`. Raises TbrmError, HubSilent."""
     newest = published_generations(store, experiment) - 1
     if newest >= 0:
         folder = local_root(store) / published(store, experiment.name, newest)["folder"]
@@ -43,7 +43,7 @@ def policy_facts(store: Store, experiment: Experiment) -> ModelFacts:
 
 
 def check_store(store: Store) -> list[Row]:
-    """Whether it can be written: by writing, where its folder or bucket is there."""
+    """Whether the store can be written; tried by writing where its folder or bucket exists."""
     if store.is_local and not Path(store.base).is_dir():
         there = machine.existing(Path(store.base))
         try:
@@ -79,7 +79,7 @@ def check_sandbox(try_out: Callable[[], Protections] = protections_here) -> list
 
 
 def check_benchmarks(experiment: Experiment) -> list[Row]:
-    """Whether the problems of every benchmark can be had."""
+    """Whether the problems of every benchmark can be loaded."""
     evaluation = experiment.evaluation
     if evaluation is None:
         return []
@@ -189,7 +189,7 @@ def check_postgres(environment: Mapping[str, str]) -> list[Row]:
 def independent_checks(
     experiment: Experiment | None, store: Store, port: int, environment: Mapping[str, str]
 ) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
-    """(name of its row, check) of everything that waits for nobody else."""
+    """(name of its row, check) of every check that needs no result of another."""
     yield "store", partial(check_store, store)
     yield "sandbox", check_sandbox
     yield "ports", partial(check_ports, port)

@@ -34,7 +34,7 @@ from pipeline.store import Store
 DEADLINE_S = 4.0
 """Seconds that checks get together; the command's own start comes on top."""
 _VITAL = frozenset(("store", "policy", "gpu", "prompts"))
-"""Checks without which nothing runs: when one of them gives no answer, the run is advised against all the same."""
+"""Checks without which nothing runs: no answer from one of them counts as a reason not to start a run."""
 
 
 def examine(
@@ -99,7 +99,7 @@ def _of_experiment(
 
 
 def _side_by_side(looks: Mapping[str, Callable[[], Any]], deadline_s: float) -> tuple[dict[str, Any], dict[str, str]]:
-    """(results by name, why there is none by name). A check that is not done in time goes on, and is not heard."""
+    """(results by name, why there is none by name). The result of a check that is late is ignored."""
     answers: dict[str, Any] = {}
     failed: dict[str, str] = {}
 

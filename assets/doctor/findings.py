@@ -48,7 +48,7 @@ def gpu_row(gpus: Gpus, needed: bool) -> Row:
 
 
 def version_rows(gpus: Gpus, torch_cuda: tuple[int, int] | None, torch: str | None, unfit: Sequence[str]) -> list[Row]:
-    """Whether what is installed fits together, and the driver."""
+    """Whether the installed packages fit together, and fit the driver."""
     rows = [Row("versions", "ok", f"torch {torch}, and what it needs")]
     if unfit:
         step = "`pip install -c constraints.txt -e .` with the extras that you use"
@@ -178,7 +178,7 @@ def disk_row(experiment: Experiment, facts: ModelFacts, published: int, free: in
 
 
 def policy_rows(experiment: Experiment, facts: ModelFacts) -> list[Row]:
-    """What the policy is, and whether its tokenizer and template do."""
+    """What the policy is, and whether its tokenizer and the template can be used."""
     size = f"{facts.parameters / 1e6:,.0f}M parameters" if facts.parameters is not None else "of unknown size"
     rows = [Row("policy", "ok", f"{facts.where}: {size}")]
     template = experiment.prompts.template
@@ -202,7 +202,7 @@ def launched_rows(experiment: Experiment) -> list[Row]:
 
 
 def machine_rows(experiment: Experiment, environment: Mapping[str, str]) -> Iterator[Row]:
-    """Whether several machines can be had from where the training runs."""
+    """Whether the training can get several machines from where it runs."""
     machines = experiment.training.machines if experiment.training.machines_by == "slurm" else 1
     if machines > 1 and runs_here(experiment, "trained_policy") and "SLURM_JOB_ID" not in environment:
         step = (

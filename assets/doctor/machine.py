@@ -192,7 +192,7 @@ def _found(nvml: Any, environment: Mapping[str, str]) -> Gpus:
 
 
 def visible_of(every: Sequence[Gpu], chosen: str | None) -> list[Gpu]:
-    """What CUDA_VISIBLE_DEVICES leaves: it ends at the first entry that names no device."""
+    """The GPUs that CUDA_VISIBLE_DEVICES names: those before the first entry that names no device."""
     if chosen is None:
         return list(every)
     found: list[Gpu] = []

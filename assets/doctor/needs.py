@@ -16,7 +16,7 @@ from pipeline.config.training import OBJECTIVE_NEEDS
 GB = 1e9
 _MASTER, _MOMENTS, _FP32 = 4, 8, 4
 _STEP = {"float32": 12, "bfloat16": 8}
-"""Bytes a parameter that the optimizer's step takes for as long as it lasts, by the policy's type."""
+"""Bytes a parameter that are taken only during the optimizer's step, by the policy's type."""
 _LIBRARIES = 600e6
 """Bytes of a process before it has a model: torch, transformers and DeepSpeed."""
 _LOGITS_COPIES = 3

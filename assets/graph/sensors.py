@@ -37,7 +37,7 @@ _EVENTS_A_TICK = 50
 
 
 def publish_sensor(source: ExperimentSource) -> SensorDefinition:
-    """`<experiment>_publish`: after trained_policy[g], its checks passed, generation g+1 runs."""
+    """`<experiment>_publish`: runs generation g+1 when trained_policy[g] is there and its checks have passed."""
 
     @sensor(
         name=f"{source.name}_publish",
@@ -91,7 +91,7 @@ def is_wanted(instance: DagsterInstance, store: Store, source: ExperimentSource,
 
 
 def _why_nothing(instance: DagsterInstance, source: ExperimentSource) -> str:
-    """What the loop waits for: its newest run says."""
+    """What the loop waits for, as its newest run tells."""
     newest = next(iter(runs_of(instance, source.name)), None)
     if newest is None:
         return f"nothing was run yet: materialize generation {partition_name(0)} to start the loop"

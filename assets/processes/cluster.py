@@ -83,15 +83,15 @@ class SlurmLauncher(ClusterLauncher):
         return ["scancel", "--quiet", f"--name={job}"]
 
     def ask(self, job: str) -> list[list[str]]:
-        # SIGUSR1, as by `--signal` of srun: at SIGTERM, which every process of the job gets, a `srun` in it would kill
-        # what it has started. (A plain scancel sends SIGTERM, and SIGKILL after Slurm's own KillWait, 30 s by default.)
+        # Not SIGTERM: every process of the job would get it, and a `srun` among them would kill what it has started.
+        # (A plain scancel sends SIGTERM, and SIGKILL after Slurm's own KillWait, 30 s by default.)
         return [[*self.cancel(job), "--state=PENDING"], [*self.cancel(job), "--signal=USR1"]]
 
 
 class RayJobLauncher(ClusterLauncher):
     """`ray job submit`: the job gets `env` and the folder of this process, nothing else of its environment.
 
-    (A runtime environment is readable in Ray's dashboard: no place for the keys that ours may hold.)
+    (A runtime environment is readable in Ray's dashboard, and ours may hold keys.)
     """
 
     address: str = Field(default="", description="Of Ray's job server; empty: $RAY_API_SERVER_ADDRESS.")
@@ -127,7 +127,7 @@ def launcher_of(experiment: Experiment, stage: str, trains: bool, otherwise: Lau
 
 
 def _messages_from_stdout(env: Mapping[str, str]) -> tuple[dict[str, str], Callable[[bytes], bool]]:
-    """Let the job write its Pipes messages among its output; returns what takes them out of it again.
+    """Let the job write its Pipes messages among its output; returns the function that takes them out again.
 
     Dagster reads them from a file on this machine, where the job, on another, cannot write.
     """

@@ -30,7 +30,7 @@ class Process:
     log: Path
     """File that keeps its output."""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Variables over those of the environment."""
+    """Variables that are set over those of our environment."""
     workers: int = 1
     """Equal workers that the command starts on its machine: they share the cores."""
     grace_s: float = 0.0

@@ -43,7 +43,7 @@ class RolloutService:
     def close(self) -> None:
         """End the service; returns when none of its processes is left."""
         if self._process is not None:
-            os.close(self._our_end)  # which tells the supervisor
+            os.close(self._our_end)  # then the supervisor ends the service
             self._process.wait()
             self._process = None
             self.path.unlink(missing_ok=True)

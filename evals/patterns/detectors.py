@@ -1,7 +1,7 @@
 """Detectors of reasoning patterns in responses (paper, App. F.2 and H.2): readable rules, shown evidence.
 
-The paper judges verification, backtracking, decomposition and enumeration; how is not printed in a form that a program
-could repeat. These are our rules for English mathematical text. Each is a list of named regular expressions; one match
+The paper judges verification, backtracking, decomposition and enumeration, but prints no rules that a program could
+repeat. These are our rules for English mathematical text. Each is a list of named regular expressions; one match
 makes the pattern present, and the match is kept as evidence. They see words, not thoughts: a response that verifies
 without saying so is missed, and one that says so without doing it is counted. docs/patterns.md says how often.
 """
@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 LIMIT = 200_000
-"""Characters of a response that are looked at. A rule starts at few places and looks a bounded way: text that is made
-to be slow to read is not."""
+"""At most so many characters of a response are looked at. Each rule starts at few places and looks a bounded distance
+ahead, so that no text, however contrived, makes it slow."""
 _OUTPUT = re.compile(r"```output.{0,4000}?```", re.DOTALL)
 
 

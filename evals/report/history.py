@@ -82,7 +82,7 @@ def _seconds(
     store: Store, dataset: str, generation: int, manifests: Mapping[str, Manifest], trained: Manifest | None
 ) -> dict[str, float]:
     found = dict(manifests) | ({"trained_policy": trained} if trained else {})
-    if "scores" in found:  # what an evaluation costs is its responses, which are kept apart from their grades
+    if "scores" in found:  # an evaluation's seconds stand with its responses, which are kept apart from their grades
         del found["scores"]
         entries = read_entries(store.partition(dataset, "scores", generation)).values()
         found |= {entry.responses: partition_of(store, entry.responses).manifest() for entry in entries}

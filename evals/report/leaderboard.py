@@ -78,7 +78,7 @@ def columns(found: Sequence[Standing]) -> list[str]:
 
 
 def describe_protocol(scores: Scores) -> str:
-    """`Avg@32 T=1 ≤2048 tokens, qwen-math`."""
+    """`Avg@32 T=1, 2048 tokens, qwen-math`."""
     protocol = scores.protocol
     heat = "greedy" if protocol["temperature"] == 0 else f"T={protocol['temperature']:g}"
     subset = f", first {protocol['max_problems']}" if protocol.get("max_problems") else ""

@@ -165,7 +165,8 @@ def _key(grader: Grader, record: EntryRecord, responses: Partition, verifier: st
 def _declaring(rewards: RewardsConfig, sources: Sequence[Partition], verifier: str | None) -> RewardsConfig:
     """`rewards` with the built-in verifiers and the tasks that the stored problems name, or with the given `verifier`.
 
-    `evaluate` wrote them, from benchmarks that declare what their problems name. Functions stay what the YAML names.
+    `evaluate` wrote the problems, from benchmarks that declare the verifiers which their problems name. A function is a
+    verifier only where the YAML names it.
     """
     if verifier and verifier != "reasoning_gym":
         return rewards.declaring({verifier}, ())

@@ -84,7 +84,7 @@ def setting_of(experiment: Experiment) -> Setting:
     sampling = experiment.rollouts or RolloutsConfig()
     return Setting(
         evaluation=experiment.evaluation or EvaluationConfig(),
-        engine=sampling.how(),  # not who acts there: the policy that is measured does
+        engine=sampling.how(),  # but not `rollouts.policy`: here the policy that is measured answers
         rewards=declared_rewards(experiment),
         policy=experiment.policy,
         template=experiment.prompts.template,

@@ -73,7 +73,7 @@ def evaluate(
     records = list(_renumbered(kept))
     sampled = [(entry, *write_responses(store, target, entry, setting, sampler)) for entry in todo]
     sampler.close()
-    with Grader(rewards_for(setting, todo)) as grader:  # `_open` has looked at what each entry's problems name
+    with Grader(rewards_for(setting, todo)) as grader:  # `_open` has checked which verifiers the problems name
         for entry, responses, manifest in sampled:
             graded = list(grade_responses(grader, responses))
             first = len(tables)

@@ -132,7 +132,7 @@ def _correlation(left: Floats, right: Floats) -> float:
 
 
 def _around(mean: float, low: float, high: float) -> Interval:
-    """The interval, open to 0 or 1 when that is all that was seen, and never beside its own estimate."""
+    """The interval, down to 0 or up to 1 where nothing else was observed; it always holds its own estimate."""
     return Interval(mean, 0.0 if mean <= 0 else min(low, mean), 1.0 if mean >= 1 else max(high, mean))
 
 

@@ -47,7 +47,7 @@ class EntryRecord:
     remark: str = ""
     """How the problems differ from those that the registry knows."""
     policy_id: str = ""
-    """The policy that was measured. Empty in scores written before this was noted: their rows name it."""
+    """The policy that was measured. Empty in scores of an earlier version, whose rows name it."""
 
     @property
     def shards(self) -> range:
