@@ -17,7 +17,7 @@ from trainer.engine.deepspeed import World, join_world
 from trainer.engine.models import Models, build_models
 from trainer.job import TrainJob
 from trainer.loop.metrics import Clock
-from trainer.loop.start_scores import looks_back, token_scores
+from trainer.loop.scores import looks_back, token_scores
 from trainer.loop.update import Batch, update_once
 
 

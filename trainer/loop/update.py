@@ -18,7 +18,7 @@ from trainer.engine.models import Models
 from trainer.job import TrainJob
 from trainer.loop.each_pack import turns
 from trainer.loop.metrics import Clock, batch_metrics, peak_memory_gb
-from trainer.loop.start_scores import TokenScores
+from trainer.loop.scores import TokenScores
 from trainer.objectives import get
 
 _NAMED_TRAJECTORIES = 5

@@ -29,7 +29,7 @@ from trainer.job import METRICS_FILE, RESULT_FILE, TrainJob, read_metrics
 from trainer.launch.processes import ERROR_FILE
 from trainer.loop.control import control_cosine, measures_control
 from trainer.loop.metrics import Clock, events
-from trainer.loop.start_scores import looks_back, start_scores
+from trainer.loop.scores import looks_back, start_scores
 from trainer.loop.update import Batch, update_once
 from trainer.stages.carry import trained_parts
 

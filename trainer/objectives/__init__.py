@@ -9,18 +9,18 @@ from torch import Tensor
 from pipeline.config.training import OBJECTIVE_NEEDS, ObjectiveName, ObjectiveNeeds, TrainingConfig
 from pipeline.scoring.batch import PackedBatch, Scores, Trajectory
 from pipeline.scoring.packing import pair_units, unit_pairs
+from trainer.objectives.actor_critic import sac_single
+from trainer.objectives.alignment import daa_point
 from trainer.objectives.brm import brm
 from trainer.objectives.daa_pair import daa_pair
-from trainer.objectives.daa_point import daa_point
 from trainer.objectives.filtered_imitation import filtered_imitation
-from trainer.objectives.grpo import grpo
 from trainer.objectives.imitation import imitation
+from trainer.objectives.policy_gradient import grpo
 from trainer.objectives.ppo import ppo
+from trainer.objectives.residuals import tbrm
 from trainer.objectives.sac_multi import sac_multi
-from trainer.objectives.sac_single import sac_single
+from trainer.objectives.soft_q import sql_single
 from trainer.objectives.sql_multi import sql_multi
-from trainer.objectives.sql_single import sql_single
-from trainer.objectives.tbrm import tbrm
 from trainer.objectives.tbrm_iterative import tbrm_iterative
 
 Term = Literal["trajectories", "pairs", "tokens"]

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from pipeline.config.training import TrainingConfig
 from pipeline.scoring.batch import PackedBatch, Scores
-from trainer.objectives.common import given, log_ratio, one_step_residual
+from trainer.objectives.base import given, log_ratio, one_step_residual
 
 
 def brm(scores: Scores, batch: PackedBatch, options: TrainingConfig) -> tuple[Tensor, dict[str, Tensor]]:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pipeline.config.training import TrainingConfig
 from pipeline.scoring.batch import PackedBatch, Scores
-from trainer.objectives.common import given
+from trainer.objectives.base import given
 
 _FARTHEST = 20.0
 """Largest |difference of log-probs| in nats that is exponentiated."""

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pipeline.config.training import TrainingConfig
 from pipeline.scoring.batch import PackedBatch, Scores
-from trainer.objectives.common import log_ratio
+from trainer.objectives.base import log_ratio
 
 
 def daa_pair(scores: Scores, batch: PackedBatch, options: TrainingConfig) -> tuple[Tensor, dict[str, Tensor]]:

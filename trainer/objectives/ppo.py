@@ -5,8 +5,8 @@ from torch import Tensor
 
 from pipeline.config.training import TrainingConfig
 from pipeline.scoring.batch import PackedBatch, Scores
+from trainer.objectives.base import given, log_ratio, next_value
 from trainer.objectives.clipped import clipped_gain, old_logprobs
-from trainer.objectives.common import given, log_ratio, next_value
 
 
 def ppo(scores: Scores, batch: PackedBatch, options: TrainingConfig) -> tuple[Tensor, dict[str, Tensor]]:

@@ -33,7 +33,7 @@ from trainer.data.trajectories import write_trajectories
 from trainer.job import TrainJob, train_policy
 from trainer.loop.metrics import summary
 from trainer.stages.carry import carried
-from trainer.stages.commit import committed, finish, place, tidy, training_tree, write_manifest
+from trainer.stages.policy_folder import committed, finish, place, tidy, training_tree, write_manifest
 from trainer.stages.settings import NOT_IN_HASH, check_alike, differences_of, standing_on
 
 STATE = "training_state"

@@ -18,7 +18,7 @@ from trainer.data.tables import logged_tables
 from trainer.data.trajectories import write_trajectories
 from trainer.job import TrainJob, train_policy
 from trainer.loop.metrics import summary
-from trainer.stages.commit import finish, forget, place
+from trainer.stages.policy_folder import finish, forget, place
 from trainer.stages.settings import NOT_IN_HASH
 from trainer.stages.train import STATE
 

@@ -12,7 +12,7 @@ from pipeline.config.training import TrainingConfig
 from pipeline.scoring.batch import GroupStats
 from pipeline.scoring.packing import lay_out
 from trainer.objectives import get
-from trainer.objectives.grpo import group_advantages
+from trainer.objectives.policy_gradient import group_advantages
 from trainer.objectives.ppo import gae
 
 TREE = Tree(actions=4, horizon=4)

@@ -6,7 +6,7 @@ from torch import Tensor
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
 from pipeline.scoring.batch import PackedBatch, Scores
-from trainer.objectives.common import given, log_ratio, trajectory_loss
+from trainer.objectives.base import given, log_ratio, trajectory_loss
 
 
 def tbrm(scores: Scores, batch: PackedBatch, options: TrainingConfig) -> tuple[Tensor, dict[str, Tensor]]:

@@ -6,8 +6,8 @@ from torch import Tensor
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
 from pipeline.scoring.batch import PackedBatch, Scores
+from trainer.objectives.base import log_ratio
 from trainer.objectives.clipped import clipped_gain, k3, old_logprobs
-from trainer.objectives.common import log_ratio
 
 _EPSILON = 1e-6
 """Keeps the advantage finite where all rollouts of a prompt were rewarded alike; it is 0 there."""
