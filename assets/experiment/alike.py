@@ -9,7 +9,7 @@ from pipeline.policies.refs import pointer_path
 from pipeline.run.configurations import Difference, differences, mixed, read_configuration
 from pipeline.store import Store
 from trainer.stages.base_policy import differences_of_base
-from trainer.stages.settings import TABLE, differences_of, trained_generations
+from trainer.stages.policy_folder import TABLE, differences_of, trained_generations
 
 
 def check_whole(store: Store, experiment: Experiment) -> None:

@@ -1,29 +1,33 @@
-"""Direct alignment, pointwise (KTO, DRO, policy mirror descent; our reading): V comes from the prompt's own rewards."""
+"""Direct alignment (our reading): V(x) comes from the rewards of the prompt's own responses, or cancels between two."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from pipeline.config.training import TrainingConfig
-from pipeline.errors import TbrmError
 from pipeline.scoring.batch import PackedBatch, Scores
-from trainer.objectives.base import log_ratio, trajectory_loss
+from trainer.objectives.base import column, group_stats, log_ratio, objective, trajectory_loss
 
 
-def daa_point(scores: Scores, batch: PackedBatch, options: TrainingConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """Σ_i ( V̂(x) + Σ_h (lp_h - ref_h) - r(τ_i)/β )², V̂(x) = log (1/n) Σ_j exp(r_j/β) over the prompt's n rollouts.
+@objective("daa_point")
+def daa_point(scores: Scores, batch: PackedBatch, options: TrainingConfig) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Pointwise (KTO, DRO, policy mirror descent): Σ_i ( V̂(x) + Σ_h (lp_h - ref_h) - r(τ_i)/β )².
 
-    Metrics: residual, value_first (V̂), logratio.
+    V̂(x) = log (1/n) Σ_j exp(r_j/β) over the n responses to the prompt, [B].
     """
-    value = _soft_values(batch)
+    return trajectory_loss(column([group.soft_value for group in group_stats(batch)], batch), scores, batch, options)
+
+
+@objective("daa_pair")
+def daa_pair(scores: Scores, batch: PackedBatch, options: TrainingConfig) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Pairwise (DPO, IPO): Σ over pairs ( [Σ_h(lp_h - ref_h)](τ_1) - [Σ_h(lp_h - ref_h)](τ_2) - (r_1 - r_2)/β )².
+
+    The pairs are `batch.pairs` [P, 2]. Metrics: residual (of a pair, at its first response; NaN elsewhere), logratio.
+    """
     ratio = batch.per_trajectory(log_ratio(scores, batch))
-    loss, residual = trajectory_loss(value + ratio - batch.reward / options.beta, batch, options)
-    return loss, {"residual": residual.detach(), "value_first": value, "logratio": ratio.detach()}
-
-
-def _soft_values(batch: PackedBatch) -> Tensor:
-    values: list[float] = []
-    for trajectory in batch.trajectories:
-        if trajectory.group is None:
-            raise TbrmError(f"trajectory {trajectory.trajectory_id} of {trajectory.source} has no group of rollouts")
-        values.append(trajectory.group.soft_value)
-    return torch.tensor(values, dtype=torch.float64, device=batch.reward.device)
+    gap = ratio - batch.reward / options.beta
+    one, other = batch.pairs.unbind(1)
+    residual = gap.index_select(0, one) - gap.index_select(0, other)
+    shown = torch.full_like(gap, float("nan")).index_copy(0, one, residual).detach()
+    return residual.square().sum(), {"residual": shown, "logratio": ratio.detach()}
