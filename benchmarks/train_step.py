@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from pipeline.scoring.batch import GroupStats, Trajectory
-from trainer.data.groups import group_stats
+from trainer.data.trajectories import group_stats
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "train_step.json"
@@ -114,7 +114,8 @@ def our_step(case: Case, folder: Path) -> Step:
     from trainer.engine.models import build_models
     from trainer.job import TrainJob
     from trainer.loop.metrics import Clock
-    from trainer.loop.update import Batch, update_once
+    from trainer.loop.scores import Batch
+    from trainer.loop.update import update_once
 
     training = TrainingConfig.model_validate(
         {
@@ -128,7 +129,7 @@ def our_step(case: Case, folder: Path) -> Step:
     model = PolicyConfig(base=str(folder), dtype="float32")
     job = TrainJob("benchmark", folder, folder, model, training, 10, 0, "")
     world = join_world()
-    models = build_models(job, world, critic=False, resume=None)
+    models = build_models(job, world, resume=None)
     clock = Clock()
     return lambda rows: float(update_once(job, models, world, Batch(rows, None), clock, 0, 0)["loss"])
 

@@ -2,23 +2,23 @@
 
 import dataclasses
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.policy import PolicyConfig
 from pipeline.config.training import TrainingConfig
-from trainer.launch.processes import run_processes
 
-JOB_FILE, METRICS_FILE, RESULT_FILE = "job.json", "metrics.jsonl", "result.json"
+JOB_FILE, METRICS_FILE, RESULT_FILE, ERROR_FILE = "job.json", "metrics.jsonl", "result.json", "error.txt"
+TRAJECTORIES, START_SCORES_FILE = "trajectories.arrow", "start_scores.npz"
+"""Names of the files in a job's folder."""
 
 
 @dataclass(frozen=True)
 class TrainJob:
     """Train a policy for `updates` updates on the trajectories in `state`.
 
-    `state` is the job's own folder on a file system that all its processes share. It holds the trajectories
+    `state` is the job's own folder, on a file system that all its processes share. It holds the trajectories
     (`write_trajectories`), checkpoints, metrics, and at the end the exported policy in `state/policy`.
     """
 
@@ -76,25 +76,6 @@ class TrainResult:
     """Whether the optimizer state of the generation before was continued."""
     seconds: dict[str, float]
     """Wall time by segment."""
-
-
-def train_policy(job: TrainJob) -> TrainResult:
-    """Run the job to its end, from its newest good checkpoint if there is one.
-
-    One process on this machine trains inside the calling process; several are started by torchrun, on several machines
-    by one agent each. Raises TbrmError when training diverges, is stopped by SIGTERM (after writing a
-    checkpoint), runs out of GPU memory, or finds a checkpoint of another configuration.
-    """
-    job.state.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(job.out, ignore_errors=True)
-    if job.training.processes == job.training.machines == 1:
-        from trainer.loop.worker import work
-
-        work(job)
-    else:
-        run_processes(job.training, job.save())
-    tree = json.loads((job.state / RESULT_FILE).read_text(encoding="utf-8"))
-    return TrainResult(policy=job.out, metrics=read_metrics(job.state / METRICS_FILE), **tree)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

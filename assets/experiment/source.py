@@ -21,7 +21,7 @@ from pipeline.run.configurations import (
 from pipeline.sampling.rollouts import DECIDES as ROLLOUTS
 from pipeline.store import Store
 from trainer.stages.base_policy import differences_of_base
-from trainer.stages.settings import TABLE, differences_of, trained_generations
+from trainer.stages.policy_folder import TABLE, differences_of, trained_generations
 
 
 @dataclass(frozen=True)

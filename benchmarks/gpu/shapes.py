@@ -10,7 +10,7 @@ import torch
 from pipeline.config.policy import PolicyConfig
 from pipeline.config.training import TrainingConfig
 from pipeline.scoring.batch import GroupStats, Trajectory
-from trainer.data.groups import group_stats
+from trainer.data.trajectories import group_stats
 from trainer.job import TrainJob
 
 PROMPT_TOKENS = 100

@@ -113,7 +113,7 @@ def train_tiny(folder: str) -> None:
     from pipeline.config.policy import PolicyConfig
     from pipeline.policies.tiny import save_tiny_arith
     from trainer.data.trajectories import SCHEMA, write_trajectories
-    from trainer.job import train_policy
+    from trainer.loop.worker import train_policy
 
     state = Path(folder)
     save_tiny_arith(state / "start", 0)

@@ -11,14 +11,13 @@ import torch
 
 from benchmarks.gpu.measure import free_memory, peak_gb, synchronize
 from benchmarks.gpu.shapes import ModelShape, Sizes, job_of, model_folder, one_trajectory, trajectories
-from pipeline.config.training import OBJECTIVE_NEEDS
 from pipeline.scoring.batch import Trajectory
 from trainer.engine.deepspeed import World, join_world
 from trainer.engine.models import Models, build_models
 from trainer.job import TrainJob
 from trainer.loop.metrics import Clock
-from trainer.loop.start_scores import looks_back, token_scores
-from trainer.loop.update import Batch, update_once
+from trainer.loop.scores import Batch, token_scores
+from trainer.loop.update import update_once
 
 
 def tbrm(sizes: Sizes, work: Path) -> Iterator[dict[str, Any]]:
@@ -147,7 +146,7 @@ def _objective(sizes: Sizes, work: Path, objective: str, n: int) -> Iterator[dic
 
 def _models(job: TrainJob) -> tuple[Models, World]:
     world = join_world()
-    return build_models(job, world, OBJECTIVE_NEEDS[job.training.objective].critic, None), world
+    return build_models(job, world, None), world
 
 
 def _parameters(models: Models) -> int:
@@ -174,9 +173,7 @@ def _timed(
             if number == int(warm):
                 clock = Clock()
             start = None
-            if looks_back(
-                job.training
-            ):  # a job does this once for all of a generation; here each update is a generation
+            if job.training.looks_back:  # a job does this once for a generation; here each update is a generation
                 with clock.time("old_prob"):
                     start = token_scores(job, models, batch, world)
             rows.append(update_once(job, models, world, Batch(batch, start), clock, number, number))

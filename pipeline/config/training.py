@@ -1,32 +1,16 @@
 """How a generation is trained: the objective, the updates, and how the job uses the machine."""
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.config.base import Config, DecidesNothing
-
-ObjectiveName = Literal[
-    "tbrm",
-    "brm",
-    "tbrm_iterative",
-    "sql_single",
-    "sql_multi",
-    "sac_single",
-    "sac_multi",
-    "daa_point",
-    "daa_pair",
-    "grpo",
-    "ppo",
-    "imitation",
-    "filtered_imitation",
-]
 
 
 @dataclass(frozen=True)
 class ObjectiveNeeds:
-    """What an objective asks of the data and of the machine, beyond the trajectories themselves."""
+    """What an objective asks of the data, the batch and the job, and which options apply to it."""
 
     value: Literal["none", "first", "all"] = "none"
     """Where V_θ = logsumexp of the logits is computed: nowhere, at the first response token, at every one."""
@@ -44,27 +28,46 @@ class ObjectiveNeeds:
     """The entropy of π_θ at every response token."""
     reference: bool = True
     """The stored reference log-probs."""
+    mean_over: Literal["trajectories", "pairs", "tokens"] = "trajectories"
+    """What the loss of a batch is the mean over."""
+    batch_of: Literal["prompts", "trajectories"] = "prompts"
+    """What `prompt_batch` counts: prompts, with all their responses, or single trajectories."""
+    trajectory_residual: bool = False
+    """The loss is one squared residual for each trajectory, so that `length_normalized` and `residual_clip` apply."""
+    value_offset: bool = False
+    """The residual holds V_θ(s_1), so that `value_offset` applies."""
 
 
 OBJECTIVE_NEEDS: dict[str, ObjectiveNeeds] = {
-    "tbrm": ObjectiveNeeds(value="first"),
+    "tbrm": ObjectiveNeeds(value="first", trajectory_residual=True, value_offset=True),
     "brm": ObjectiveNeeds(value="all"),
-    "tbrm_iterative": ObjectiveNeeds(frozen_target=True),
+    "tbrm_iterative": ObjectiveNeeds(frozen_target=True, trajectory_residual=True),
     "sql_single": ObjectiveNeeds(frozen_target=True),
     "sql_multi": ObjectiveNeeds(frozen_target=True),
     "sac_single": ObjectiveNeeds(critic="soft_values"),
     "sac_multi": ObjectiveNeeds(critic="soft_values"),
-    "daa_point": ObjectiveNeeds(groups=True),
-    "daa_pair": ObjectiveNeeds(groups=True, pairs=True),
+    "daa_point": ObjectiveNeeds(groups=True, trajectory_residual=True),
+    "daa_pair": ObjectiveNeeds(groups=True, pairs=True, mean_over="pairs"),
     "grpo": ObjectiveNeeds(groups=True, behavior_logprobs=True),
-    "ppo": ObjectiveNeeds(behavior_logprobs=True, critic="returns", entropy=True),
-    "imitation": ObjectiveNeeds(reference=False),
+    "ppo": ObjectiveNeeds(behavior_logprobs=True, critic="returns", entropy=True, mean_over="tokens"),
+    "imitation": ObjectiveNeeds(reference=False, batch_of="trajectories"),
     "filtered_imitation": ObjectiveNeeds(value="first"),
 }
-"""One row per objective of the method; kept free of torch so that a wrong experiment is refused in a second."""
+"""One row for each objective. Its loss is the function in `trainer/objectives/` that is registered under the same name.
 
-RESIDUAL_OBJECTIVES = frozenset(("tbrm", "tbrm_iterative", "daa_point"))
-"""Objectives whose loss is one squared residual for each trajectory: the only ones the residual options apply to."""
+The rows stand here because configuration knows neither torch nor the trainer: so a wrong experiment is refused in a
+second. Nothing else knows an objective by its name.
+"""
+
+
+def _known(name: str) -> str:
+    if name not in OBJECTIVE_NEEDS:
+        *most, last = (repr(known) for known in OBJECTIVE_NEEDS)
+        raise ValueError(f"Input should be {', '.join(most)} or {last}")
+    return name
+
+
+ObjectiveName = Annotated[str, AfterValidator(_known)]
 
 
 class MonitorConfig(Config):
@@ -204,29 +207,43 @@ class TrainingConfig(Config):
     monitor: DecidesNothing[MonitorConfig] = MonitorConfig()
     """Further places for the metrics; all off."""
 
+    @property
+    def needs(self) -> ObjectiveNeeds:
+        """What the objective asks for."""
+        return OBJECTIVE_NEEDS[self.objective]
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether the objective needs the scores of θ_t, the policy at the start of the generation: V or log-probs."""
+        return self.needs.frozen_target or (self.needs.behavior_logprobs and self.old_logprobs == "recomputed")
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.offload == "all" and self.zero_stage != 3:
             raise ValueError(f"offload: all moves split weights to the CPU: set zero_stage: 3, not {self.zero_stage}")
         if self.offload == "optimizer" and self.zero_stage == 0:
             raise ValueError("offload: optimizer needs zero_stage 1, 2 or 3")
-        if self.sequence_parallel > 1 and OBJECTIVE_NEEDS[self.objective].critic:
+        if self.sequence_parallel > 1 and self.needs.critic:
             raise ValueError(f"sequence_parallel: the critic of {self.objective} cannot be shared yet; set it to 1")
         together = self.processes * self.machines
         if together % self.sequence_parallel:
             raise ValueError(f"sequence_parallel: {self.sequence_parallel} does not divide processes: {together}")
         if any(not 0 <= b < 1 for b in self.adam_betas):
             raise ValueError(f"adam_betas must lie in [0, 1), got {self.adam_betas}")
-        if self.objective not in RESIDUAL_OBJECTIVES and (self.length_normalized or self.residual_clip is not None):
+        if not self.needs.trajectory_residual and (self.length_normalized or self.residual_clip is not None):
+            having = sorted(name for name, needs in OBJECTIVE_NEEDS.items() if needs.trajectory_residual)
             raise ValueError(
                 f"length_normalized and residual_clip act on one residual per trajectory, which {self.objective} does "
-                f"not have; objectives that do: {', '.join(sorted(RESIDUAL_OBJECTIVES))}"
+                f"not have; objectives that do: {', '.join(having)}"
             )
-        if self.temperature != 1.0 and OBJECTIVE_NEEDS[self.objective].behavior_logprobs:
+        if self.temperature != 1.0 and self.needs.behavior_logprobs:
             raise ValueError(
                 f"{self.objective} divides by behaviour log-probs, which are stored at temperature 1: temperature must "
                 f"be 1, not {self.temperature:g}"
             )
-        if self.value_offset == "reference" and self.objective != "tbrm":
-            raise ValueError(f"value_offset: reference shifts V_θ(s_1) of tbrm; {self.objective} trains no such value")
+        if self.value_offset == "reference" and not self.needs.value_offset:
+            having = ", ".join(name for name, needs in OBJECTIVE_NEEDS.items() if needs.value_offset)
+            raise ValueError(
+                f"value_offset: reference shifts V_θ(s_1) of {having}; {self.objective} trains no such value"
+            )
         return self

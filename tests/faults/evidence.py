@@ -9,7 +9,7 @@ from pipeline.policies.refs import PolicyRef, check_undamaged, read_policy_json,
 from pipeline.store import Partition, Store, open_store
 from pipeline.store.manifest import MANIFEST, Manifest, parse_manifest
 from tests.faults.experiment import NAME
-from trainer.stages.commit import LOGS
+from trainer.stages.policy_folder import LOGS
 
 _POLICIES = ("base_policy", "trained_policy")
 

@@ -10,11 +10,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.policy import PolicyConfig
+from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
 from pipeline.store import sync_folder
 
 CHECKPOINT_JSON = "checkpoint.json"
 PREFIX = "update-"
+POLICY, CRITIC = "policy", "critic"
+"""The parts of a checkpoint, one for each DeepSpeed engine."""
 _TEMP = "_tmp."
 
 
@@ -30,11 +34,18 @@ class Checkpoint:
     world_size: int
     zero_stage: int
     parts: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What was trained, by DeepSpeed engine, as `trainer.stages.carry.trained_parts` says it."""
+    """What was trained, by DeepSpeed engine, as `trained_parts` says it."""
     policy_id: str | None = None
     """Identity of the exported policy, when this is the final checkpoint of a generation."""
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     """SHA-256 of each file, by its path in the folder."""
+
+
+def trained_parts(model: PolicyConfig, training: TrainingConfig) -> dict[str, str]:
+    """What a job trains, by DeepSpeed engine: a checkpoint's part fits a job that trains the same one."""
+    weights = f"{model.dtype} weights" if training.lora is None else f"{model.dtype} adapters ({training.lora})"
+    critic = training.needs.critic
+    return {POLICY: weights} | ({CRITIC: critic} if critic else {})
 
 
 def checkpoint_path(root: Path, update: int) -> Path:
@@ -64,7 +75,7 @@ def write_checkpoint(checkpoint: Checkpoint, save: Callable[[Path], None], leade
 
 @contextmanager
 def _named_write_errors(path: Path) -> Generator[None]:
-    """Whatever a library makes of a write that the disk refused, the disk's own word comes out."""
+    """Raise TbrmError with the disk's own reason where a library turned a refused write into another error."""
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -88,36 +88,23 @@ def join_world(sequence_parallel: int = 1, timeout_s: float = 3_600.0) -> World:
 
 
 def load_deepspeed() -> None:
-    """Import it for the device that there is, without what it says meanwhile."""
+    """Import DeepSpeed for the device that there is, and let it report errors only."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    with _no_compiler_noise():
-        importlib.import_module("deepspeed")
+    importlib.import_module("deepspeed")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
 
 def leave_world(world: World) -> None:
-    """Who stood alone leaves no process group behind.
+    """End the process group of a job of one process, because this process may go on to other work.
 
-    vLLM, sampling next in this process, would end the group it finds, and DeepSpeed then train on with what is left.
+    vLLM, when it samples next in this process, would otherwise end the group that it finds, and DeepSpeed would train
+    on with what is left of it.
     """
     if world.size == 1:
         from deepspeed.comm import destroy_process_group
 
         destroy_process_group()
-
-
-@contextlib.contextmanager
-def _no_compiler_noise() -> Generator[None]:
-    """Importing DeepSpeed probes for libraries nobody here uses, and the probes' linker errors look like ours."""
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def deepspeed_config(

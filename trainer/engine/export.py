@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from pipeline.config.training import LoraConfig
 from pipeline.errors import TbrmError, written
 
 # Everything but weights that makes the folder loadable is copied from the policy the training started from.
@@ -21,6 +22,8 @@ _NOT_COPIED = (
     "model.safetensors.index.json",
 )
 _FORWARD_CHECK_PARAMETERS = 200_000_000
+_BASE, _DOWN, _UP = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"
+"""How peft names the tensors of a layer with an adapter."""
 
 
 def export_policy(model: Any, state: Mapping[str, torch.Tensor], origin: Path, out: Path) -> dict[str, int]:
@@ -91,3 +94,18 @@ def verify_forward(model: Any, folder: Path, token_ids: list[int]) -> None:
     difference = float((mine - theirs).abs().max())
     if not difference <= (1e-4 if model.dtype == torch.float32 else 0.1):
         raise TbrmError(f"{folder} loads to another model than the trained one (logits differ by {difference:.3g})")
+
+
+def merged(state: Mapping[str, torch.Tensor], config: LoraConfig) -> dict[str, torch.Tensor]:
+    """The weights of the plain model: W + (alpha / rank) B A for each layer with an adapter, in the type of W."""
+    plain: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        if ".lora_" in name:
+            continue
+        layer, _, kind = name.partition(_BASE)
+        down, up = state.get(layer + _DOWN), state.get(layer + _UP)
+        if kind == "weight" and down is not None and up is not None:
+            change = (up.float() @ down.float()) * (config.alpha / config.rank)
+            tensor = (tensor.float() + change).to(tensor.dtype)
+        plain[name.replace(_BASE, ".")] = tensor
+    return plain

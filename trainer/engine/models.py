@@ -1,4 +1,4 @@
-"""The models of a job: the policy, and for `ppo` and `sac_*` a critic, each in its own DeepSpeed engine."""
+"""The models of a job: the policy, and a critic where the objective needs one, each in its own DeepSpeed engine."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
+from pipeline.config.training import LoraConfig, TrainingConfig
 from pipeline.errors import TbrmError, written
 from pipeline.policies.load_save import load_model
 from pipeline.scoring.backbone import hidden_states
 from pipeline.scoring.batch import PackedBatch, Scores, ValueAt
 from pipeline.scoring.scoring import score
 from pipeline.scoring.ulysses import Share
-from trainer.engine.checkpoint import Checkpoint
+from trainer.engine.checkpoint import CRITIC, POLICY, Checkpoint, trained_parts
 from trainer.engine.deepspeed import (
     World,
     deepspeed_config,
@@ -25,9 +25,7 @@ from trainer.engine.deepspeed import (
     to_universal,
     wrap,
 )
-from trainer.engine.lora import add_adapters
 from trainer.job import TrainJob
-from trainer.stages.carry import CRITIC, POLICY, trained_parts
 
 PREFIX = "model."
 """Prefix of the policy's parameter names inside its wrapper."""
@@ -50,7 +48,7 @@ class PolicyModule(torch.nn.Module):
             self.model,
             batch,
             value=value,
-            entropy=OBJECTIVE_NEEDS[options.objective].entropy,
+            entropy=options.needs.entropy,
             temperature=options.temperature,
             chunk_tokens=options.head_chunk_tokens,
             share=share,
@@ -70,7 +68,7 @@ class CriticModule(torch.nn.Module):
         super().__init__()
         self.backbone = model.get_decoder()
         self.head = torch.nn.Linear(model.config.hidden_size, 1, dtype=model.dtype)
-        self.unit = training.beta if OBJECTIVE_NEEDS[training.objective].critic == "soft_values" else 1.0
+        self.unit = training.beta if training.needs.critic == "soft_values" else 1.0
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
 
@@ -90,7 +88,7 @@ class Models:
     critic: Any | None
 
 
-def build_models(job: TrainJob, world: World, critic: bool, resume: Checkpoint | None) -> Models:
+def build_models(job: TrainJob, world: World, resume: Checkpoint | None) -> Models:
     """Engines with the weights of `job.start`, ready for `load_models`.
 
     A checkpoint of another number of processes or ZeRO stage is converted first, by rank 0. Raises TbrmError for one
@@ -119,7 +117,7 @@ def build_models(job: TrainJob, world: World, critic: bool, resume: Checkpoint |
                 "cannot convert them. Set the stage as it was"
             )
         if world.leader:
-            for tag in (POLICY, CRITIC) if critic and CRITIC in resume.parts else (POLICY,):
+            for tag in (POLICY, CRITIC) if training.needs.critic and CRITIC in resume.parts else (POLICY,):
                 to_universal(resume.path, tag)
         torch.distributed.barrier()
 
@@ -129,7 +127,7 @@ def build_models(job: TrainJob, world: World, critic: bool, resume: Checkpoint |
         if training.activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if training.lora is not None:
-            add_adapters(model, training.lora)
+            _add_adapters(model, training.lora)
         module = module_of(model)
         if training.zero_stage == 3 and isinstance(module, PolicyModule):
             _share_head(module)
@@ -137,11 +135,28 @@ def build_models(job: TrainJob, world: World, critic: bool, resume: Checkpoint |
 
     policy = engine(lambda model: PolicyModule(model, training), training.learning_rate, job.label)
     value = None
-    if critic:
+    if training.needs.critic:
         value = engine(
             lambda model: CriticModule(model, training), training.critic_learning_rate, f"{job.label} critic"
         )
     return Models(policy, value)
+
+
+def _add_adapters(model: Any, config: LoraConfig) -> None:
+    """Give `model` adapters that start at zero, and freeze everything else. Raises TbrmError without peft."""
+    try:
+        import peft
+    except ImportError as error:
+        raise TbrmError(
+            "training.lora needs peft: `pip install 'tbrm[lora]'`, or remove `lora` from the YAML"
+        ) from error
+
+    targets = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
+    settings = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets, task_type="CAUSAL_LM")  # pyright: ignore[reportArgumentType]
+    try:
+        peft.inject_adapter_in_model(settings, model)
+    except ValueError as error:
+        raise TbrmError(f"training.lora.target_modules: {error}") from error
 
 
 def save_models(models: Models, folder: Path) -> None:

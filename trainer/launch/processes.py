@@ -17,8 +17,8 @@ from typing import Protocol
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
 from pipeline.run.threads import thread_settings
+from trainer.job import ERROR_FILE
 
-ERROR_FILE = "error.txt"
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """Signals that ask for a checkpoint and an end. SIGUSR1 is for Slurm, whose SIGTERM ends `srun` in the job as well."""
 _OF_THE_STEP = (

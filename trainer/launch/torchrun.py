@@ -15,7 +15,8 @@ from torch.distributed.run import main as torchrun
 
 from pipeline.run.threads import settle
 from pipeline.sandbox.kernel import die_with_parent
-from trainer.launch.processes import ERROR_FILE, STOPPING
+from trainer.job import ERROR_FILE
+from trainer.launch.processes import STOPPING
 
 _ENDING = (*STOPPING, signal.SIGHUP, signal.SIGQUIT)
 _HERE = "--nproc-per-node="

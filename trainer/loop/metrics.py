@@ -1,24 +1,41 @@
-"""What is reported of every update: the batch, the residual, the distance from the reference, speed, memory."""
+"""What is reported of every update: batch, residual, distance from the reference, time, arithmetic, memory."""
 
+import json
 import resource
 import time
 from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.config.training import TrainingConfig
 from pipeline.run.report import Metric
 from pipeline.scoring.batch import Trajectory
+from trainer.job import read_metrics
 
 SEGMENTS = ("old_prob", "update_policy", "ppo_value", "ppo_update_value", "diagnostics", "other")
 """The paper's, as far as they are spent in training: ref_prob and rollout are stages of their own. `old_prob` is spent
 before the first update, `diagnostics` there and on the control's cosine; what is left of an update (reading, packing,
 reporting) is `other`."""
+_PEAK_TFLOPS = {
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.0,
+    "H200": 989.0,
+    "GH200": 989.0,
+    "A100": 312.0,
+    "A10G": 70.0,
+    "L40S": 362.0,
+    "L4": 121.0,
+    "B200": 2_250.0,
+}
+"""Dense bf16 tensor-core peaks of the data sheets; the first name that the device's name contains."""
 
 
 @dataclass
@@ -97,7 +114,59 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def events(row: dict[str, Any]) -> list[tuple[str, float, int]]:
+def update_flops(model: Any, batch: Sequence[Trajectory], training: TrainingConfig) -> float:
+    """Floating-point operations of forward and backward over a batch: 2 for each multiply-add.
+
+    A weight costs 6 for each token it sees (with LoRA 4: its gradient is not computed), causal attention of a sequence
+    of L tokens 6 L² · width a layer, the head only response tokens. A critic costs the backbone once more. Exact for
+    dense transformers; for mixtures of experts all experts are counted, so that the figure is too large.
+    """
+    config = model.config
+    head = config.vocab_size * config.hidden_size
+    embeddings = head if config.tie_word_embeddings else 2 * head
+    weights = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters()) - embeddings
+    width = config.num_attention_heads * (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+    lengths = [len(t.prompt_ids) + len(t.response_ids) for t in batch]
+    responses = sum(int(t.response_mask.sum()) for t in batch)
+    each = 6.0 if training.lora is None else 4.0
+    attention = 6.0 * config.num_hidden_layers * width * sum(length**2 for length in lengths)
+    backbone = each * weights * sum(lengths) + attention
+    models = 2 if training.needs.critic else 1
+    return models * backbone + each * head * responses
+
+
+def peak_flops() -> float | None:
+    """bf16 operations a second that this process's GPU can do at most; None on CPUs and unknown devices."""
+    if not torch.cuda.is_available():
+        return None
+    name = torch.cuda.get_device_name()
+    return next((1e12 * peak for known, peak in _PEAK_TFLOPS.items() if known in name), None)
+
+
+class MetricsFile:
+    """The rows of a job's updates in metrics.jsonl, which rank 0 writes, and in DeepSpeed's monitor.
+
+    Rows of updates after `start`, the update of the checkpoint that the job goes on from, are dropped.
+    """
+
+    def __init__(self, path: Path, start: int, leader: bool) -> None:
+        self._path, self._leader = path, leader
+        if self._leader:
+            kept = [json.dumps(row) + "\n" for row in read_metrics(path) if row["update"] <= start] if start else []
+            path.write_text("".join(kept), encoding="utf-8")
+
+    def add(self, row: dict[str, Any], engine: Any) -> None:
+        if not self._leader:
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if engine.monitor.enabled:
+            engine.monitor.write_events(_events(row))
+
+
+def _events(row: dict[str, Any]) -> list[tuple[str, float, int]]:
     """(name, value, update) of the plain numbers of a row, for DeepSpeed's monitor."""
     return [
         (f"train/{k}", float(v), row["update"]) for k, v in row.items() if isinstance(v, float | int) and k != "update"

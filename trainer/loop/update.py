@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,23 +12,13 @@ import torch
 from pipeline.errors import TbrmError
 from pipeline.scoring.batch import PackedBatch, Scores, Trajectory
 from trainer.engine.deepspeed import World, set_learning_rate, step, total
-from trainer.engine.flops import peak_flops, update_flops
 from trainer.engine.models import Models
 from trainer.job import TrainJob
-from trainer.loop.each_pack import turns
-from trainer.loop.metrics import Clock, batch_metrics, peak_memory_gb
-from trainer.loop.start_scores import TokenScores
+from trainer.loop.metrics import Clock, batch_metrics, peak_flops, peak_memory_gb, update_flops
+from trainer.loop.scores import Batch, turns
 from trainer.objectives import get
 
 _NAMED_TRAJECTORIES = 5
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The trajectories of one update, and their scores under θ_t for the objectives that look back at it."""
-
-    trajectories: Sequence[Trajectory]
-    start: TokenScores | None
 
 
 def update_once(
@@ -60,14 +49,14 @@ def update_once(
         leaf = None if values is None else values.detach().requires_grad_()
         with clock.time("update_policy"):
             scored = models.policy(mine, objective.needs.value, world.share)
-            scores = completed(scored, leaf, batch.start, rows, world)
+            scores = batch.complete(scored, leaf, turn)
             loss, info = objective.loss(scores, mine, training)
             models.policy.backward(loss * weight, scale_wrt_gas=False)
         if models.critic is not None and values is not None and leaf is not None:
             with clock.time("ppo_update_value"):
                 slope = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
                 models.critic.backward((values * slope).sum(), scale_wrt_gas=False)
-        columns = per_trajectory(scores, mine, info) if objective.needs.reference else dict(info)
+        columns = _per_trajectory(scores, mine, info) if objective.needs.reference else dict(info)
         if sums is None:
             names = sorted(columns)
             sums = torch.zeros(len(trajectories), len(names) + 1, dtype=torch.float64, device=world.device)
@@ -126,24 +115,7 @@ def _critic_values(models: Models, batch: PackedBatch, clock: Clock) -> torch.Te
         return models.critic(batch)
 
 
-def completed(
-    scored: Sequence[Any],
-    critic: torch.Tensor | None,
-    start: TokenScores | None,
-    rows: Sequence[int],
-    world: World,
-) -> Scores:
-    """What the policy's forward pass `scored`, with a critic's values, and the scores of θ_t at `rows` of `start`."""
-    if start is None:
-        return replace(Scores(*scored), critic_value=critic)
-    values, logprobs = (
-        torch.from_numpy(np.concatenate([column[row] for row in rows])).to(world.device)
-        for column in (start.values, start.logprobs)
-    )
-    return replace(Scores(*scored), critic_value=critic, target_value=values, old_logprob=logprobs)
-
-
-def per_trajectory(scores: Scores, batch: PackedBatch, info: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _per_trajectory(scores: Scores, batch: PackedBatch, info: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """[B] quantities by name: the objective's own, and what is reported of every objective.
 
     `logratio` is Σ(lp - ref) of a response, `kl` the sum of the k3 estimator exp(ref - lp) - (ref - lp) - 1, in nats.

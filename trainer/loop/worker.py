@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import sys
 import threading
@@ -14,24 +15,28 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.config.training import OBJECTIVE_NEEDS
 from pipeline.errors import TbrmError
 from pipeline.run.progress import track
 from pipeline.sandbox.kernel import die_with_parent
 from trainer.data.trajectories import TrajectoryTable, batch_rows
-from trainer.diagnostics.scores import write_diagnostics
-from trainer.engine.checkpoint import Checkpoint, checkpoint_path, newest_good, prune, read_checkpoint, write_checkpoint
+from trainer.engine.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    newest_good,
+    prune,
+    read_checkpoint,
+    trained_parts,
+    write_checkpoint,
+)
 from trainer.engine.deepspeed import World, full_weights, join_world, leave_world, total
-from trainer.engine.export import export_policy, verify_forward
-from trainer.engine.lora import merged
+from trainer.engine.export import export_policy, merged, verify_forward
 from trainer.engine.models import PREFIX, Models, build_models, load_models, save_models
-from trainer.job import METRICS_FILE, RESULT_FILE, TrainJob, read_metrics
-from trainer.launch.processes import ERROR_FILE
+from trainer.job import ERROR_FILE, METRICS_FILE, RESULT_FILE, TrainJob, TrainResult, read_metrics
+from trainer.launch.processes import run_processes
 from trainer.loop.control import control_cosine, measures_control
-from trainer.loop.metrics import Clock, events
-from trainer.loop.start_scores import looks_back, start_scores
-from trainer.loop.update import Batch, update_once
-from trainer.stages.carry import trained_parts
+from trainer.loop.metrics import Clock, MetricsFile
+from trainer.loop.scores import Batch, start_scores, write_diagnostics
+from trainer.loop.update import update_once
 
 
 @contextmanager
@@ -44,6 +49,23 @@ def _named_memory_errors() -> Generator[None]:
             "longest trajectory), set training.activation_checkpointing: true, lower training.head_chunk_tokens, raise "
             "training.zero_stage with more processes, set training.offload: optimizer"
         ) from error
+
+
+def train_policy(job: TrainJob) -> TrainResult:
+    """Run the job to its end, from its newest good checkpoint if there is one.
+
+    A job of one process trains inside the calling process. Several processes are started by torchrun, and on several
+    machines by one torchrun agent each. Raises TbrmError when training diverges, is stopped by SIGTERM (after writing a
+    checkpoint), runs out of GPU memory, or finds a checkpoint of another configuration.
+    """
+    job.state.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(job.out, ignore_errors=True)
+    if job.training.processes == job.training.machines == 1:
+        work(job)
+    else:
+        run_processes(job.training, job.save())
+    tree = json.loads((job.state / RESULT_FILE).read_text(encoding="utf-8"))
+    return TrainResult(policy=job.out, metrics=read_metrics(job.state / METRICS_FILE), **tree)
 
 
 @_named_memory_errors()
@@ -60,9 +82,9 @@ def _work(job: TrainJob, world: World) -> None:
     torch.manual_seed(job.seed)
     random.seed(job.seed)
     np.random.seed(job.seed % 2**32)
-    needs = OBJECTIVE_NEEDS[job.training.objective]
+    needs = job.training.needs
     start, checkpoint = _start_from(job, world)
-    models = build_models(job, world, needs.critic is not None, checkpoint)
+    models = build_models(job, world, checkpoint)
     table = TrajectoryTable(job.state, job.training.beta)
     clock = Clock()
     prompts = _prompts(job, table)
@@ -71,7 +93,7 @@ def _work(job: TrainJob, world: World) -> None:
         return batch_rows(prompts, job.seed, update, job.training.prompt_batch, apart=needs.pairs)
 
     start_of = None
-    if looks_back(job.training):
+    if job.training.looks_back:
         used = (row for update in range(job.updates) for row in rows_of(update))
         with clock.time("old_prob"):
             start_of = start_scores(job, models, table, used, world)
@@ -82,7 +104,7 @@ def _work(job: TrainJob, world: World) -> None:
     if checkpoint is not None:
         load_models(models, checkpoint, world, job, fresh)
     before = checkpoint.total_updates - start if checkpoint is not None and not fresh else 0
-    metrics = _Metrics(job.state / METRICS_FILE, start, world)
+    metrics = MetricsFile(job.state / METRICS_FILE, start, world.leader)
 
     def save(update: int) -> None:
         write_checkpoint(
@@ -117,7 +139,7 @@ def _work(job: TrainJob, world: World) -> None:
             if stopped or (update + 1) % job.training.checkpoint_every == 0 or update + 1 == job.updates:
                 save(update + 1)
             if stopped and update + 1 < job.updates:
-                torch.distributed.barrier()  # who ends before rank 0 has its hashes would have it ended as well
+                torch.distributed.barrier()  # when one process ends, torchrun ends all: rank 0 may still be hashing
                 raise TbrmError(f"{job.label} was stopped after update {update + 1}; run it again to go on from there")
     _export(job, models, world)
     if world.leader:
@@ -139,10 +161,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _prompts(job: TrainJob, table: TrajectoryTable) -> Sequence[npt.NDArray[np.int64]]:
-    """Rows that go into an update together: those of a prompt, and for imitation each by itself."""
-    if job.training.objective == "imitation":
+    """Rows that go into an update together: those of a prompt, or each row by itself."""
+    if job.training.needs.batch_of == "trajectories":
         return [np.array([row]) for row in table.rows]
-    if not OBJECTIVE_NEEDS[job.training.objective].pairs:
+    if not job.training.needs.pairs:
         return table.groups
     paired = [rows for rows in table.groups if len(rows) > 1]
     if not paired:
@@ -182,24 +204,6 @@ def _export(job: TrainJob, models: Models, world: World) -> None:
     export_policy(model, state, job.start, job.out)
     if job.training.zero_stage < 3:  # under ZeRO 3 no process holds a model that could run alone
         verify_forward(model, job.out, list(range(8)))
-
-
-class _Metrics:
-    """metrics.jsonl of the job (rank 0), and DeepSpeed's monitor. Rows after the checkpoint are dropped."""
-
-    def __init__(self, path: Path, start: int, world: World) -> None:
-        self._path, self._leader = path, world.leader
-        if self._leader:
-            kept = [json.dumps(row) + "\n" for row in read_metrics(path) if row["update"] <= start] if start else []
-            path.write_text("".join(kept), encoding="utf-8")
-
-    def add(self, row: dict[str, Any], engine: Any) -> None:
-        if not self._leader:
-            return
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        if engine.monitor.enabled:
-            engine.monitor.write_events(events(row))
 
 
 @contextmanager

@@ -1,28 +1,22 @@
-"""The training state that a generation hands to the next: AdamW's moments, and what a policy folder cannot hold.
+"""The training state of an experiment: what a generation hands on to the next one, and what of it is kept.
 
-The folder has neither a critic nor, for a bfloat16 policy, the fp32 master weights: without them a small learning rate
-moves almost no weight. So these two belong to the policy, and a stage that cannot find them refuses.
+A policy folder holds neither AdamW's moments, nor a critic, nor the fp32 master weights of a bfloat16 policy, without
+which a small learning rate moves almost no weight. The critic and the master weights belong to the policy, so a stage
+that cannot find them refuses to train.
 """
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.config import Experiment
-from pipeline.config.policy import PolicyConfig
-from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 from pipeline.errors import TbrmError
-from trainer.engine.checkpoint import PREFIX, Checkpoint, newest_good
+from trainer.engine.checkpoint import CRITIC, POLICY, PREFIX, Checkpoint, newest_good, prune, trained_parts
+from trainer.job import TRAJECTORIES
 
-POLICY, CRITIC = "policy", "critic"
+STATE, LOCK = "training_state", "_lock"
 _log = logging.getLogger(__name__)
-
-
-def trained_parts(model: PolicyConfig, training: TrainingConfig) -> dict[str, str]:
-    """What a job trains, by DeepSpeed engine: a checkpoint's part fits a job that trains the same one."""
-    weights = f"{model.dtype} weights" if training.lora is None else f"{model.dtype} adapters ({training.lora})"
-    critic = OBJECTIVE_NEEDS[training.objective].critic
-    return {POLICY: weights} | ({CRITIC: critic} if critic else {})
 
 
 def carried(experiment: Experiment, states: Path, generation: int, policy_id: str, first: int = 0) -> Path | None:
@@ -56,6 +50,31 @@ def carried(experiment: Experiment, states: Path, generation: int, policy_id: st
             raise _misfit(found, wanted, "Restore the YAML, or start a new experiment with this policy's folder")
         return None
     return found.path if not fresh or masters or CRITIC in wanted else None
+
+
+def tidy(state: Path) -> None:
+    """Keep the last checkpoint of this job, and what the generation before left; drop trajectories and older states.
+
+    `state` is the folder of a job, in that of its generation.
+    """
+    prune(state, keep=1)
+    (state / TRAJECTORIES).unlink(missing_ok=True)
+    own = state.parent
+    for path in own.iterdir():
+        if path != state and path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = f"generation={max(int(own.name.removeprefix('generation=')) - 1, 0):04d}"
+    for path in own.parent.glob("generation=*"):
+        if path.name < before:
+            shutil.rmtree(path)
+
+
+def forget(state: Path) -> None:
+    """Drop everything a job left in its folder, except the lock that its owner holds."""
+    for path in state.iterdir():
+        if path.name == LOCK:
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _state_of(generation: Path, policy_id: str) -> Checkpoint | None:

@@ -30,13 +30,20 @@ from pipeline.run.report import StageReport
 from pipeline.store import Manifest, Store, exclusive
 from trainer.data.tables import mix_tables
 from trainer.data.trajectories import write_trajectories
-from trainer.job import TrainJob, train_policy
+from trainer.job import TrainJob
 from trainer.loop.metrics import summary
-from trainer.stages.carry import carried
-from trainer.stages.commit import committed, finish, place, tidy, training_tree, write_manifest
-from trainer.stages.settings import check_alike, differences_of, standing_on
-
-STATE = "training_state"
+from trainer.loop.worker import train_policy
+from trainer.stages.carry import STATE, carried, tidy
+from trainer.stages.policy_folder import (
+    check_alike,
+    committed,
+    differences_of,
+    finish,
+    place,
+    standing_on,
+    training_tree,
+    write_manifest,
+)
 
 
 def run_train(experiment: Experiment, store: Store, generation: int, replace: bool = False) -> StageReport:

@@ -16,10 +16,11 @@ from pipeline.run.report import StageReport
 from pipeline.store import Store, exclusive
 from trainer.data.tables import logged_tables
 from trainer.data.trajectories import write_trajectories
-from trainer.job import TrainJob, train_policy
+from trainer.job import TrainJob
 from trainer.loop.metrics import summary
-from trainer.stages.commit import finish, forget, place
-from trainer.stages.train import STATE
+from trainer.loop.worker import train_policy
+from trainer.stages.carry import STATE, forget
+from trainer.stages.policy_folder import finish, place
 
 
 def run_imitation(

@@ -14,7 +14,8 @@ import torch
 
 from pipeline.errors import TbrmError
 from tests.unit.trainer.jobs import job_of, mix, policy_folder
-from trainer.job import TrainJob, train_policy
+from trainer.job import TrainJob
+from trainer.loop.worker import train_policy
 
 
 class Code:

@@ -10,8 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
-from trainer.data.groups import Groups
-from trainer.data.trajectories import TrajectoryTable, batch_rows, write_trajectories
+from trainer.data.trajectories import Groups, TrajectoryTable, batch_rows, write_trajectories
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from pipeline.scoring.scoring import score_trajectories
 from tests.process.trainer.conftest import MODEL
 from trainer.data.trajectories import TrajectoryTable
 from trainer.diagnostics.numbers import DIAGNOSTICS_FILE, SourceDiagnostics, parse_diagnostics
-from trainer.job import TrainJob, train_policy
+from trainer.job import TrainJob
+from trainer.loop.worker import train_policy
 
 MakeJob = Callable[..., TrainJob]
 

@@ -20,7 +20,8 @@ from pipeline.errors import TbrmError
 from pipeline.run.threads import usable_cores
 from tests.support.openmp import DISPLAY, SAID_NOTHING, displayed
 from trainer.diagnostics.numbers import DIAGNOSTICS_FILE
-from trainer.job import METRICS_FILE, TrainJob, train_policy
+from trainer.job import METRICS_FILE, TrainJob
+from trainer.loop.worker import train_policy
 
 MakeJob = Callable[..., TrainJob]
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.errors import TbrmError
-from trainer.job import TrainJob, train_policy
+from trainer.job import TrainJob
+from trainer.loop.worker import train_policy
 
 peft = pytest.importorskip("peft", reason="peft is not installed (extra `lora`)")
 MakeJob = Callable[..., TrainJob]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline.config.training import OBJECTIVE_NEEDS
-from trainer.job import TrainJob, train_policy
+from trainer.job import TrainJob
+from trainer.loop.worker import train_policy
 
 MakeJob = Callable[..., TrainJob]
 

@@ -19,7 +19,8 @@ from trainer.data.trajectories import TrajectoryTable, batch_rows
 from trainer.engine.checkpoint import checkpoint_path, read_checkpoint
 from trainer.engine.deepspeed import World, join_world, leave_world
 from trainer.engine.models import Models, build_models, load_models
-from trainer.job import TrainJob, train_policy
+from trainer.job import TrainJob
+from trainer.loop.worker import train_policy
 from trainer.objectives import get
 
 MakeJob = Callable[..., TrainJob]
@@ -91,7 +92,7 @@ def test_gradients_of_many_packs_are_summed_in_fp32(make_job: MakeJob, zero_stag
 
 def loaded(job: TrainJob, world: World, checkpoint: Path, fresh: bool) -> Models:
     found = read_checkpoint(checkpoint)
-    models = build_models(job, world, critic=False, resume=found)
+    models = build_models(job, world, resume=found)
     load_models(models, found, world, job, fresh)
     return models
 

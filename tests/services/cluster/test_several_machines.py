@@ -16,7 +16,8 @@ from pipeline.store import open_store
 from tests.services.cluster.test_launched_stages import wait_until
 from tests.support.tiny import finish, tbrm, write_tiny
 from tests.unit.trainer.jobs import job_of, mix, policy_folder
-from trainer.job import METRICS_FILE, TrainJob, read_metrics, train_policy
+from trainer.job import METRICS_FILE, TrainJob, read_metrics
+from trainer.loop.worker import train_policy
 
 pytestmark = pytest.mark.xdist_group("cluster")
 
@@ -24,7 +25,8 @@ TRAIN = """
 import sys
 from pathlib import Path
 from pipeline.errors import TbrmError
-from trainer.job import TrainJob, train_policy
+from trainer.job import TrainJob
+from trainer.loop.worker import train_policy
 try:
     print("trained", train_policy(TrainJob.load(Path(sys.argv[1]))).resumed_from)
 except TbrmError as error:

@@ -13,7 +13,7 @@ from pipeline.config.training import TrainingConfig
 from pipeline.scoring.packing import lay_out
 from trainer.diagnostics.numbers import choose_rows, coverage, diagnose, parse_diagnostics, to_json
 from trainer.diagnostics.view import COLUMNS, cells, markdown
-from trainer.objectives.tbrm import tbrm
+from trainer.objectives.residuals import tbrm
 
 BETA = 0.5
 TREE = Tree(actions=3, horizon=3, stop=False)

@@ -9,7 +9,7 @@ from tiny_models import VOCABULARY, random_trajectories, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config.training import LoraConfig, TrainingConfig
-from trainer.engine.flops import peak_flops, update_flops
+from trainer.loop.metrics import peak_flops, update_flops
 
 EXPECTED_CAUSAL_SHARE = 0.5
 """torch counts attention to all tokens, the model needs only that to earlier ones."""

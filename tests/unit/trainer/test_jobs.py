@@ -19,12 +19,12 @@ from pipeline.config.training import LoraConfig, TrainingConfig
 from pipeline.errors import TbrmError
 from pipeline.policies.load_save import load_model
 from tests.unit.trainer.jobs import MODEL, job_of, mix, policy_folder, with_dtype
-from trainer.data.trajectories import TRAJECTORIES, TrajectoryTable
+from trainer.data.trajectories import TrajectoryTable
 from trainer.engine.checkpoint import Checkpoint, checkpoint_path, newest_good, read_checkpoint
-from trainer.engine.export import export_policy, verify_export, verify_forward, without_tied
-from trainer.engine.lora import merged
-from trainer.job import METRICS_FILE, TrainJob, read_metrics, train_policy
-from trainer.launch.processes import ERROR_FILE, command_line, run_processes
+from trainer.engine.export import export_policy, merged, verify_export, verify_forward, without_tied
+from trainer.job import ERROR_FILE, METRICS_FILE, TRAJECTORIES, TrainJob, read_metrics
+from trainer.launch.processes import command_line, run_processes
+from trainer.loop.worker import train_policy
 
 MakeJob = Callable[..., TrainJob]
 

@@ -21,7 +21,7 @@ from trainer.data.trajectories import SCHEMA, TrajectoryTable, write_trajectorie
 from trainer.engine.deepspeed import World
 from trainer.engine.models import CriticModule, Models, PolicyModule
 from trainer.loop.control import control_cosine
-from trainer.loop.update import Batch
+from trainer.loop.scores import Batch
 from trainer.objectives import get
 
 OPTIONS = {"beta": 0.3, "clip_ratio": 0.2, "kl_coefficient": 0.05, "entropy_coefficient": 0.02, "gae_lambda": 0.8}

@@ -20,7 +20,7 @@ from torch import Tensor
 from pipeline.config.training import TrainingConfig
 from pipeline.scoring.batch import PackedBatch, Scores, Trajectory
 from pipeline.scoring.packing import lay_out
-from trainer.data.groups import Groups
+from trainer.data.trajectories import Groups
 from trainer.objectives import get
 
 Rows = list[list[float]]

@@ -12,8 +12,7 @@ from pipeline.config.training import TrainingConfig
 from pipeline.scoring.batch import GroupStats
 from pipeline.scoring.packing import lay_out
 from trainer.objectives import get
-from trainer.objectives.grpo import group_advantages
-from trainer.objectives.ppo import gae
+from trainer.objectives.policy_gradient import gae, group_advantages
 
 TREE = Tree(actions=4, horizon=4)
 REF, BEHAVIOUR, TABLE = (0.7 * TREE.random_table(seed) for seed in (1, 2, 3))

@@ -8,7 +8,7 @@ import torch
 from pipeline.scoring.ulysses import Share
 from tests.unit.trainer.tiny_models import random_trajectories
 from trainer.engine.deepspeed import World
-from trainer.loop.each_pack import turns
+from trainer.loop.scores import turns
 
 ROWS = random_trajectories(13)
 

@@ -21,8 +21,9 @@ from pipeline.scoring.scoring import score
 from tests.unit.trainer.jobs import BETA, MODEL, SEED, job_of, mix, policy_folder
 from trainer.data.trajectories import TrajectoryTable, batch_rows
 from trainer.engine.models import CriticModule
-from trainer.job import TrainJob, train_policy
+from trainer.job import TrainJob
 from trainer.loop.metrics import SEGMENTS, summary
+from trainer.loop.worker import train_policy
 from trainer.objectives import get
 
 MakeJob = Callable[..., TrainJob]
@@ -93,7 +94,7 @@ def plain_loop(job: TrainJob) -> Plain:
             critic_value=None if critic is None else critic(packed),
         )
         loss, info = get(config.objective).loss(scores, packed, config)
-        terms = {"pairs": len(pairs), "tokens": len(packed.targets)}.get(get(config.objective).mean_over, len(batch))
+        terms = {"pairs": len(pairs), "tokens": len(packed.targets)}.get(needs.mean_over, len(batch))
         (loss / terms).backward()
         for module, steps_of, peak in steps:
             norm = torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])

@@ -1,4 +1,4 @@
-"""From a finished job to a committed policy folder: complete it, make it durable, rename it into place."""
+"""The folder of a trained policy: what decides it, how a finished job becomes it, and what stands on it."""
 
 import itertools
 import json
@@ -8,19 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import TbrmError
+from pipeline.config import Experiment
+from pipeline.config.training import TrainingConfig
+from pipeline.errors import StoreError, TbrmError
 from pipeline.policies.refs import write_policy_json
-from pipeline.store import Manifest, ShardInfo, Stat, checksum, code_version, sync_folder
+from pipeline.run.configurations import Difference, differences, mixed, read_configuration
+from pipeline.store import Manifest, ShardInfo, Stat, Store, checksum, code_version, sync_folder
 from pipeline.store.manifest import MANIFEST, parse_manifest
-from trainer.data.trajectories import TRAJECTORIES
 from trainer.diagnostics.numbers import DIAGNOSTICS_FILE, PLOT_FILE, parse_diagnostics
 from trainer.diagnostics.view import draw
-from trainer.engine.checkpoint import mark_exported, newest_good, prune
+from trainer.engine.checkpoint import mark_exported, newest_good
 from trainer.job import METRICS_FILE, TrainJob
-from trainer.stages.settings import TABLE, TRAINING_JSON
 
-LOCK = "_lock"
+TABLE, TRAINING_JSON = "trained_policy", "training.json"
 LOGS = (TRAINING_JSON, METRICS_FILE, DIAGNOSTICS_FILE, PLOT_FILE)
+"""Files beside the policy that do not make it."""
+DECIDES = ("seed", "policy.dtype", "replay", *TrainingConfig.alike_fields("training"))
+"""Fields in which the generations of an experiment are alike."""
 
 
 def finish(job: TrainJob, tree: Mapping[str, Any], parents: Mapping[str, str]) -> str:
@@ -104,29 +108,48 @@ def training_tree(folder: Path) -> dict[str, Any]:
     return tree if isinstance(tree, dict) else {}
 
 
-def tidy(state: Path) -> None:
-    """Keep the last checkpoint of this job, and what the generation before left; drop trajectories and older states.
+def settings_of(store: Store, name: str, generation: int) -> dict[str, Any]:
+    """The configuration that trained a policy: all of it, or, of an older version, `training` alone.
 
-    `state` is the folder of a job, in that of its generation.
+    Empty where neither can be read: a damaged policy is reported where it is used.
     """
-    prune(state, keep=1)
-    (state / TRAJECTORIES).unlink(missing_ok=True)
-    own = state.parent
-    for path in own.iterdir():
-        if path != state and path.name != LOCK:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    before = f"generation={max(int(own.name.removeprefix('generation=')) - 1, 0):04d}"
-    for path in own.parent.glob("generation=*"):
-        if path.name < before:
-            shutil.rmtree(path)
+    folder = store.join(name, TABLE, f"generation={generation:04d}")
+    try:
+        manifest = parse_manifest(store.read_bytes(f"{folder}/{MANIFEST}").decode(), folder)
+        if manifest.configuration:
+            return read_configuration(store, manifest.configuration)
+        return {"training": json.loads(store.read_bytes(f"{folder}/{TRAINING_JSON}"))["training"]}
+    except (StoreError, OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
-def forget(state: Path) -> None:
-    """Drop everything a job left in its folder, except the lock that its owner holds."""
-    for path in state.iterdir():
-        if path.name == LOCK:
-            continue
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+def differences_of(store: Store, experiment: Experiment, generation: int) -> list[Difference]:
+    """In which deciding fields trained_policy[`generation`] was trained by other settings than the experiment's."""
+    before = settings_of(store, experiment.name, generation)
+    return differences(before, experiment.model_dump(mode="json"), DECIDES) if before else []
+
+
+def trained_generations(store: Store, name: str) -> list[int]:
+    """Generations that have a committed policy."""
+    return store.generations(name, TABLE)
+
+
+def check_alike(store: Store, experiment: Experiment, generation: int) -> None:
+    """Generations that different settings trained are two experiments under one name, with `replace` too."""
+    others = [g for g in trained_generations(store, experiment.name) if g != generation]
+    if not others:
+        return
+    nearest = min(others, key=lambda g: (abs(g - generation), g))
+    if found := differences_of(store, experiment, nearest):
+        raise StoreError(mixed(experiment.name, [(TABLE, [nearest], found)]))
+
+
+def standing_on(store: Store, name: str, generation: int) -> str:
+    """What was made from policy[`generation`] of an experiment, in words; empty where nothing was."""
+    rollouts = store.partition(name, "rollouts", generation).is_committed()
+    found = ["rollouts"] if rollouts else []
+    found += [TABLE] if generation in trained_generations(store, name) else []
+    return f"{' and '.join(found)} of generation {generation}" if found else ""
 
 
 def _checksum(path: Path) -> str:
