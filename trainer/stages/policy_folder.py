@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def finish(job: TrainJob, tree: Mapping[str, Any], parents: Mapping[str, str]) -
 def place(job: TrainJob, folder: Path) -> None:
     """Make the finished folder durable and rename it to `folder`: a reader sees all of it or nothing.
 
-    What was there, damaged or not, is kept beside it.
+    What was there, damaged or not, is kept beside it. Where the file system can exchange two folders (Linux, most local
+    disks), a reader sees the old policy or the new one at every moment; elsewhere neither, between two renames.
     """
     for path in job.out.iterdir():
         with path.open("rb") as file:
@@ -57,9 +59,24 @@ def place(job: TrainJob, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         asides = (folder.with_name(f"{folder.name}.replaced-{number}") for number in itertools.count())
-        folder.rename(next(path for path in asides if not path.exists()))
-    job.out.rename(folder)
+        aside = next(path for path in asides if not path.exists())
+        job.out.rename(aside)  # until the exchange it holds the new policy, under a name that nobody reads
+        if not exchange(aside, folder):
+            aside.rename(job.out)
+            folder.rename(aside)
+            job.out.rename(folder)
+    else:
+        job.out.rename(folder)
     sync_folder(folder.parent)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Swap the names of two folders in one step; False where the system or the file system does not offer that."""
+    import ctypes
+
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fcntl.h
+    renameat2: Any = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform.startswith("linux") else None
+    return renameat2 is not None and renameat2(here, bytes(first), here, bytes(second), exchange) == 0
 
 
 def write_manifest(
