@@ -23,34 +23,23 @@ from trainer.job import METRICS_FILE, TrainJob
 TABLE, TRAINING_JSON = "trained_policy", "training.json"
 LOGS = (TRAINING_JSON, METRICS_FILE, DIAGNOSTICS_FILE, PLOT_FILE)
 """Files beside the policy that do not make it."""
-# How a job uses the machine and what it writes beside the policy: none of it decides what is learned.
 NOT_IN_HASH = {
-    *("processes", "sequence_parallel", "machines", "machines_by"),
-    *("offload", "zero_stage", "micro_batch_tokens", "head_chunk_tokens"),
-    *(
-        "activation_checkpointing",
-        "diagnostics_sample",
-        "control_every",
-        "control_sample",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "stop_grace_s",
-        "collective_timeout_s",
-        "monitor",
-        "max_residual",
-    ),
+    *("processes", "sequence_parallel", "machines", "machines_by", "offload", "zero_stage", "micro_batch_tokens"),
+    *("head_chunk_tokens", "activation_checkpointing", "checkpoint_every", "keep_checkpoints", "stop_grace_s"),
+    *("collective_timeout_s", "diagnostics_sample", "control_every", "control_sample", "monitor", "max_residual"),
 }
+"""How a job uses the machine, and what it writes beside the policy: none of it decides what is learned."""
 DECIDES = (
     *("seed", "policy.dtype", "replay"),
     *(f"training.{name}" for name in TrainingConfig.model_fields if name not in NOT_IN_HASH),
 )
-"""Fields in which the generations of an experiment are alike."""
+"""Fields in which all generations of an experiment must be alike."""
 
 
 def finish(job: TrainJob, tree: Mapping[str, Any], parents: Mapping[str, str]) -> str:
     """Complete the exported folder with `policy.json`, `training.json`, `metrics.jsonl` and the diagnostics.
 
-    Returns the policy_id. The last checkpoint learns it, so that the next generation knows whose optimizer state it is.
+    Returns the policy_id. The last checkpoint notes it too, so that the next generation finds its optimizer state.
     """
     shutil.copyfile(job.state / METRICS_FILE, job.out / METRICS_FILE)
     if (job.state / DIAGNOSTICS_FILE).exists():
@@ -92,7 +81,7 @@ def write_manifest(
 ) -> Manifest:
     """A manifest of table `trained_policy` inside the exported folder, so that the rename commits it.
 
-    It lists what makes the policy; the logs beside it hold times, and would give a repeated run another hash.
+    It lists the files that make the policy. LOGS are left out: they hold times, which differ in a repeated run.
     """
     files = sorted(p for p in job.out.iterdir() if p.name not in LOGS)
     manifest = Manifest(
@@ -144,7 +133,7 @@ def settings_of(store: Store, name: str, generation: int) -> dict[str, Any]:
 
 
 def differences_of(store: Store, experiment: Experiment, generation: int) -> list[Difference]:
-    """In which deciding fields trained_policy[`generation`] was trained by other settings than the experiment's."""
+    """The deciding fields in which trained_policy[`generation`] differs from the experiment."""
     before = settings_of(store, experiment.name, generation)
     return differences(before, experiment.model_dump(mode="json"), DECIDES) if before else []
 
@@ -155,7 +144,10 @@ def trained_generations(store: Store, name: str) -> list[int]:
 
 
 def check_alike(store: Store, experiment: Experiment, generation: int) -> None:
-    """Generations that different settings trained are two experiments under one name, with `replace` too."""
+    """Raise StoreError where the nearest other generation was trained by other settings, `replace` or not.
+
+    The generations would be those of two experiments under one name.
+    """
     others = [g for g in trained_generations(store, experiment.name) if g != generation]
     if not others:
         return
