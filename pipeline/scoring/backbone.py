@@ -21,9 +21,9 @@ from pipeline.scoring.ulysses import Share, check_heads, own_tokens, to_heads, t
 
 BLOCKWISE = "tbrm_blockwise"
 _SHORT = 64
-"""Up to this many tokens, a sequence's attention costs less than a call of its own."""
+"""A sequence of up to this many tokens is padded into another block: that costs less than a call of its own."""
 _ALIKE = 0.75
-"""A longer sequence is padded to the longest of its block when it is at least this share of it."""
+"""A longer sequence joins a block where it has at least this share of the length of the block's longest one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,8 @@ class Blocks:
 def hidden_states(decoder: Any, batch: PackedBatch, share: Share | None = None) -> Tensor:
     """[N, H] last hidden states of a transformers decoder (`model.get_decoder()`), in the order of `batch.input_ids`.
 
-    With `share`, [n, H] of this process's slice. The first call sets the attention of a decoder that was loaded with
-    sdpa; it goes on to serve other callers as sdpa. Raises TbrmError for a decoder whose packs cannot be shared.
+    With `share`, [n, H] of this process's slice. The first call replaces the attention of a decoder that was loaded
+    with sdpa; other callers of the decoder still get sdpa. Raises TbrmError where packs cannot be shared.
     """
     inputs: dict[str, Any] = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "use_cache": False}
     attention = decoder.config._attn_implementation
@@ -52,11 +52,11 @@ def hidden_states(decoder: Any, batch: PackedBatch, share: Share | None = None) 
         _register()
         decoder.set_attn_implementation(BLOCKWISE)
         attention = BLOCKWISE
-    # An attention_mask of ones or a cache would switch the masking between sequences off, silently.
+    # An attention_mask of ones, or a cache, would silently switch off the masking between sequences.
     if attention == BLOCKWISE:
         lengths = [len(t.prompt_ids) + len(t.response_ids) for t in batch.trajectories]
         inputs["blocks"] = blocks(lengths, batch.input_ids.device)
-        # Keeps transformers from making its own mask; its size is an error to any attention that would look at it.
+        # An empty mask keeps transformers from making its own. An attention that read it would fail at its size.
         inputs["attention_mask"] = batch.input_ids.new_zeros((1, 1, 0, 0), dtype=torch.bool)
     elif attention.startswith("flash_attention"):
         inputs |= {"cu_seq_lens_q": batch.boundaries, "cu_seq_lens_k": batch.boundaries}

@@ -1,4 +1,4 @@
-"""What the trainer passes around: stored trajectories, packed micro-batches of them, and their scores.
+"""The types of scoring: stored trajectories, packed micro-batches of them, and their scores.
 
 Sizes: N tokens of a pack (prompts and responses), B trajectories of a pack, R tokens of the pack that the policy wrote
 (`response_mask` true), in order of the trajectories. Environment tokens of multi-turn responses are in N but not in R:

@@ -1,7 +1,7 @@
-"""log-softmax of a linear head at given targets, in chunks of tokens that are computed again in the backward pass.
+"""log-softmax of a linear head at given targets, chunk by chunk, computed a second time in the backward pass.
 
-Beside the inputs it keeps [R] numbers; at any time one chunk of logits exists. Logits, their normalizer and every
-accumulated gradient are fp32 (fp64 for fp64 inputs), whatever the type of the weights.
+Between the two passes only the inputs and [R] numbers are kept; at any time one chunk of logits exists. Logits, their
+normalizer and every accumulated gradient are fp32 (fp64 for fp64 inputs), whatever the type of the weights.
 """
 
 from typing import Any, cast

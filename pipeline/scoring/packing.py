@@ -19,12 +19,13 @@ Unit = tuple[int, ...]
 def pack(
     trajectories: Sequence[Trajectory], token_budget: int, pairs: bool = False, multiple_of: int = 1
 ) -> list[PackedBatch]:
-    """Cut a batch into packs of at most `token_budget` tokens, as few and as equal as a longest-first greedy finds.
+    """Cut a batch into packs of at most `token_budget` tokens, as few and as equal as greedy packing finds.
 
-    Trajectories are never cut: one longer than the budget becomes a pack of its own. With `pairs`, two responses that
-    meet in one term of the loss stay together and `PackedBatch.pairs` lists them. The number of packs is a multiple of
-    `multiple_of` (the number of processes) where there are enough trajectories. Depends on the lengths and the order of
-    the trajectories alone. Raises TbrmError for a trajectory without prompt or policy tokens.
+    It puts the longest first. Trajectories are never cut: one longer than the budget becomes a pack of its own. With
+    `pairs`, two responses that meet in one term of the loss stay together and `PackedBatch.pairs` lists them. The
+    number of packs is a multiple of `multiple_of` (the number of processes) where there are enough trajectories. The
+    cut depends on the lengths and the order of the trajectories alone. Raises TbrmError for a trajectory without prompt
+    or policy tokens.
     """
     for trajectory in trajectories:
         _check(trajectory)

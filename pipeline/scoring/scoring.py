@@ -1,6 +1,6 @@
 """log π_θ and V_θ of the tokens a policy wrote, from hidden states, without ever holding [tokens, vocabulary].
 
-One code path scores θ in training and the reference in the data plane, so at θ = θ_ref every log-ratio is 0.
+The same code scores θ in training and the reference in the data plane, so that every log-ratio is 0 at θ = θ_ref.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,6 @@ from pipeline.scoring.batch import PackedBatch, Scores, Trajectory, ValueAt
 from pipeline.scoring.head import head_scores
 from pipeline.scoring.packing import pack
 from pipeline.scoring.ulysses import Share, gather
-
-__all__ = ["Scores", "ValueAt", "score", "score_trajectories"]
 
 
 def score(

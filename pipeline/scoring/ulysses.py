@@ -1,9 +1,9 @@
-"""One pack over several processes (DeepSpeed-Ulysses): each holds a slice of its tokens, and in attention of the heads.
+"""One pack over several processes (DeepSpeed-Ulysses): each has a slice of the tokens, in attention one of the heads.
 
-Around attention one all-to-all turns slices of tokens with all heads into all tokens with a slice of the heads, and one
-turns them back. Everything else of a decoder works token by token. So the longest response that fits into memory grows
-with the number of processes, and it gives the same numbers as one process. DeepSpeed's own layer is written for one
-sequence a row; this one keeps the packs.
+Before attention an all-to-all turns slices of tokens with all heads into all tokens with a slice of the heads; after it
+another one turns them back. Everything else of a decoder works token by token. So the longest response that fits into
+memory grows with the number of processes, and the numbers are those of one process. DeepSpeed's own layer expects one
+sequence a row, whereas this one works on packs.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,10 @@ class Share:
 
 
 def join_share(size: int) -> Share | None:
-    """Consecutive ranks in groups of `size`; None where a process holds its packs alone. Raises TbrmError."""
+    """Join this process to its group of `size` consecutive ranks. None where a process holds its packs alone.
+
+    Raises TbrmError where `size` does not divide the processes of the job.
+    """
     world, rank = dist.get_world_size(), dist.get_rank()
     if size == 1:
         return None
@@ -56,20 +59,20 @@ def check_heads(config: Any, share: Share) -> None:
 
 
 def own_tokens(tokens: Tensor, share: Share) -> Tensor:
-    """[1, n] of a pack's [1, N], filled up with zeros where the last slice overhangs."""
+    """[1, n] This process's slice of a pack's [1, N]; where the last slice overhangs, it is filled up with zeros."""
     start, stop = share.slice_of(tokens.shape[1])
     return torch.nn.functional.pad(tokens, (0, share.size * (stop - start) - tokens.shape[1]))[:, start:stop]
 
 
 def to_heads(tokens: Tensor, share: Share, total: int) -> Tensor:
-    """[n, heads, D] of this process's tokens to [N, heads / size, D]: all tokens, its share of the heads."""
+    """Turn [n, heads, D] of this process's tokens into [N, heads / size, D]: all tokens, its share of the heads."""
     width, heads, size = tokens.shape
     parts = tokens.view(width, share.size, heads // share.size, size).transpose(0, 1)
     return _exchange(parts, share.group).flatten(0, 1)[:total]
 
 
 def to_tokens(heads: Tensor, share: Share) -> Tensor:
-    """The inverse of `to_heads`: [N, heads / size, D] to [n, heads, D]."""
+    """Turn [N, heads / size, D] back into [n, heads, D], the inverse of `to_heads`."""
     total = len(heads)
     start, stop = share.slice_of(total)
     filled = torch.nn.functional.pad(heads, (0, 0, 0, 0, 0, share.size * (stop - start) - total))
@@ -77,9 +80,9 @@ def to_tokens(heads: Tensor, share: Share) -> Tensor:
 
 
 def gather(own: Tensor, places: Tensor, total: int, share: Share) -> Tensor:
-    """[total] on every process, from each one's `own` values at its `places`; together these are 0 to total - 1.
+    """[total] on every process, from each one's `own` values at its `places`; all `places` together are 0 to total - 1.
 
-    Every process goes on to compute the same loss. The gradient of its own values is therefore complete on each.
+    Every process then computes the same loss, so that each has the complete gradient of its own values.
     """
     return cast(Tensor, _Sum.apply(own.new_zeros(total).index_put((places,), own), share.group))
 

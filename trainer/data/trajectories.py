@@ -52,9 +52,9 @@ _STORED = SCHEMA.append(pa.field("trained", pa.bool_()))
 def write_trajectories(tables: Iterable[pa.Table], training: TrainingConfig, folder: Path) -> int:
     """Copy the mix into `folder`; returns the number of rows that are trained.
 
-    Those without any response token are not, nor truncated ones with `drop_truncated`. Columns are those of SCHEMA, and
-    `sampling` of the store where it is known. Raises TbrmError naming the first trajectory that lacks what the
-    objective needs.
+    Rows without any response token are not trained, nor are truncated ones with `drop_truncated`. Columns are those of
+    SCHEMA, and the store's `sampling` where it is known. Raises TbrmError naming the first trajectory that lacks what
+    the objective needs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temp, rows = folder / f"_tmp.{TRAJECTORIES}", 0
@@ -79,8 +79,8 @@ def write_trajectories(tables: Iterable[pa.Table], training: TrainingConfig, fol
 def check_needs(table: pa.Table, training: TrainingConfig) -> None:
     """Raise TbrmError when a row lacks the reference or behaviour log-probs that the objective needs.
 
-    Behaviour log-probs are the model's own; where the sampler was not the model at temperature 1, they say nothing of
-    the probability that it took a token with.
+    Behaviour log-probs are those of the model at temperature 1. Where the sampler used another temperature or top_p,
+    they are not the probabilities that it sampled with.
     """
     needs = training.needs
     wanted = {
@@ -345,9 +345,12 @@ def _shuffle(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 @functools.lru_cache(maxsize=2)
 def _shuffle_apart(size: int, seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
-    """The shuffle of an epoch whose first prompts are none of those in the batch of `count` that it goes on with."""
+    """The shuffle of an epoch in which no prompt stands twice in the batch of `count` that the epoch before began.
+
+    The first prompts of the epoch complete that batch, so they are drawn from the prompts that it does not hold yet.
+    """
     begun = epoch
-    while begun * size % count:  # to the last epoch that began with a batch
+    while begun * size % count:  # go back to an epoch whose start was the start of a batch
         begun -= 1
     order = _shuffle(size, seed, begun)
     for later in range(begun + 1, epoch + 1):

@@ -1,6 +1,6 @@
-"""How good old data are for the policy that is about to train on them: numbers by source and lag.
+"""How well stored trajectories suit the policy that is about to train on them: numbers by source and lag.
 
-TBRM needs no importance weights; its sample efficiency depends on coverage all the same (Eq. 6). Where the behaviour
+TBRM needs no importance weights, but its sample efficiency still depends on coverage (Eq. 6). Where the behaviour
 policy μ left its log-probs, the weights w = π_θ(τ)/μ(τ) of whole responses measure it.
 """
 

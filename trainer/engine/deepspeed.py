@@ -1,4 +1,4 @@
-"""DeepSpeed behind five functions: join the processes, wrap a model, save, load, and collect its weights."""
+"""All that the trainer asks of DeepSpeed: join the processes, wrap a model, step, save, load, collect its weights."""
 
 import contextlib
 import importlib
@@ -24,7 +24,7 @@ from pipeline.scoring.ulysses import Share, join_share
 
 _QUIET_STEPS = 10**9
 _NO_TORCH_COMPILE = {"TORCHDYNAMO_DISABLE": "1"}
-"""DeepSpeed looks at every optimizer it knows, and Muon's decorators load torch's compiler: seconds for nothing."""
+"""DeepSpeed imports every optimizer that it knows. One of them, Muon, would load torch's compiler for seconds."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class World:
     size: int
     device: torch.device
     share: Share | None = None
-    """The processes among them that hold this one's packs together; None: it holds them alone."""
+    """The processes that hold this one's packs together with it. None: it holds them alone."""
 
     @property
     def groups(self) -> int:
-        """Packs under way at once."""
+        """How many packs are under way at the same time."""
         return self.size if self.share is None else self.size // self.share.size
 
     @property
     def group(self) -> int:
-        """Which of them is this process's."""
+        """Which of these packs is this process's."""
         return self.rank if self.share is None else self.rank // self.share.size
 
     @property
@@ -53,14 +53,14 @@ class World:
 
 
 def join_world(sequence_parallel: int = 1, timeout_s: float = 3_600.0) -> World:
-    """Join the processes that a launcher started, or stand alone without ports, mpi4py or a launcher.
+    """Join the processes that torchrun started. A process that was not started by it makes a world of its own.
 
-    `sequence_parallel` of them at a time share their packs. `timeout_s`: how long one waits for the others, in every
-    group of processes, DeepSpeed's own included: it makes them without a timeout, and NCCL's default of 10 minutes is
-    less than rank 0 may take for the hash of a large checkpoint.
+    Groups of `sequence_parallel` processes share their packs. `timeout_s` is how long a process waits for the others,
+    in every process group. Those that DeepSpeed makes would otherwise have NCCL's default of 10 minutes, which is less
+    than rank 0 may take for the hash of a large checkpoint.
 
-    gloo on the CPU, NCCL on GPUs. DeepSpeed's shared-memory collective for CPUs, a minute of C++ compilation at the
-    first start, is left off: gloo does the same job.
+    The backend is gloo on the CPU, NCCL on GPUs. DeepSpeed's shared-memory collective for CPUs is switched off: it
+    compiles C++ for a minute at the first start, and gloo does the same work.
     """
     gpu = torch.cuda.is_available()
     load_deepspeed()
@@ -171,16 +171,15 @@ def wrap(module: torch.nn.Module, config: Mapping[str, Any]) -> Any:
 
 
 def set_learning_rate(engine: Any, learning_rate: float) -> None:
-    """For the next update. The schedule is a function of the update's number, so there is no scheduler to save."""
+    """Set the rate of the next update. It is a function of the update's number, so there is no scheduler to save."""
     for group in engine.optimizer.param_groups:
         group["lr"] = learning_rate
 
 
 def step(engine: Any) -> float:
-    """The optimizer step; returns the global gradient norm before clipping.
+    """Do the optimizer step; returns the global gradient norm before clipping, the same on all ranks.
 
-    Where the norm is not finite, on all ranks alike, no weight is changed: DeepSpeed sees to it with ZeRO, and without
-    it the step is left out here.
+    Where the norm is not finite, no weight is changed: with ZeRO DeepSpeed leaves the step out, without it this does.
     """
     if engine.zero_optimization_stage() > 0:
         engine.step()
@@ -212,7 +211,7 @@ def save_engine(engine: Any, folder: Path, tag: str) -> None:
 
 
 def _save_file(state_dict: Any, path: str) -> None:
-    """Of a full disk torch, writing by itself, says that a position is unexpected; through a file the OSError stays."""
+    """Save through an open file, which raises the OSError of a full disk; torch's own writer raises another error."""
     with Path(path).open("wb") as file:
         torch.save(state_dict, file)
 
@@ -227,10 +226,10 @@ def load_engine(engine: Any, folder: Path, tag: str) -> None:
 
 @contextlib.contextmanager
 def _only_data(folder: Path) -> Generator[None]:
-    """Loading of a checkpoint's pickles runs no code of theirs. Raises TbrmError where one names anything else.
+    """Load a checkpoint's pickles without running code that they name. Raises TbrmError where one names any.
 
-    DeepSpeed asks torch for anything (`weights_only=False`). Torch's own switch overrules it: a pickle may then hold
-    tensors, plain values, and the three classes that DeepSpeed stores beside them, which do nothing when they are made.
+    DeepSpeed lets torch load everything (`weights_only=False`). Torch's own switch overrules that: a pickle may then
+    hold tensors, plain values, and three classes of DeepSpeed, which do nothing when they are made.
     """
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum

@@ -59,9 +59,9 @@ class PolicyModule(torch.nn.Module):
 class CriticModule(torch.nn.Module):
     """V_φ: a copy of the policy's backbone with one output, at the state before each response token.
 
-    A critic of returns (`ppo`) puts out rewards. Where V_φ stands in place of V_θ (`sac_*`), it has to reach r/β, some
-    hundreds of nats, which an output of the size of a reward does in a few steps and one of the size of a logit never:
-    there the output is divided by β.
+    A critic of returns (`ppo`) gives rewards as they are. A critic of soft values (`sac_*`) stands in place of V_θ and
+    has to reach r/β, which is hundreds of nats. A head would need too many steps to learn numbers of that size, so its
+    output, of the size of a reward, is divided by β.
     """
 
     def __init__(self, model: Any, training: TrainingConfig) -> None:
@@ -198,14 +198,16 @@ def load_models(models: Models, checkpoint: Checkpoint, world: World, job: Train
 
 
 def _other_shape(checkpoint: Checkpoint, world: World, zero_stage: int) -> bool:
-    """Whether DeepSpeed has to be given a converted checkpoint. Without ZeRO every process holds everything anyway."""
+    """Whether DeepSpeed needs the checkpoint converted: not without ZeRO, where every process holds everything."""
     if zero_stage == 0 and checkpoint.zero_stage == 0:
         return False
     return checkpoint.world_size != world.size or checkpoint.zero_stage != zero_stage
 
 
 def _share_head(module: PolicyModule) -> None:
-    """ZeRO 3 gathers a module's own weights around its forward pass; scoring uses the head's weight from outside it."""
+    """Tell ZeRO 3 to gather the head's weight too: it gathers those of the modules it calls, and scoring does not call
+    the head.
+    """
     import deepspeed
 
     deepspeed.zero.register_external_parameter(module, module.model.get_output_embeddings().weight)

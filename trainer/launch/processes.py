@@ -1,4 +1,4 @@
-"""Start a job's processes: none for one process on this machine, else torchrun, on several machines one agent each."""
+"""Start the processes of a job that has several: torchrun on this machine, or one torchrun agent on each machine."""
 
 import contextlib
 import hashlib
@@ -25,8 +25,8 @@ _OF_THE_STEP = (
     *("SLURM_STEP", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NNODES", "SLURM_TASKS_PER_NODE", "SLURM_CPU_BIND"),
     *("SLURM_MEM_BIND", "SLURM_DISTRIBUTION", "SLURM_LAUNCH", "SLURM_SRUN", "SLURM_PROCID", "SLURM_LOCALID"),
 )
-"""Starts of the variables by which Slurm describes the stage's own step; a step that is started from it would take
-them for wishes of its own."""
+"""Prefixes of the variables by which Slurm describes the step that the stage runs in. `srun` would take them for
+options of the step that it starts."""
 
 
 def command_line(training: TrainingConfig, job_file: Path) -> list[str]:
@@ -124,7 +124,7 @@ def _check_slurm(machines: int, environment: Mapping[str, str]) -> None:
 
 
 def _check_shared(machines: int, job_file: Path, digests: Sequence[str]) -> None:
-    """Every machine must read this very job: in a folder of its own there may be nothing, or another job."""
+    """Raise TbrmError unless every machine reads this very job file: they must share the file system."""
     own = hashlib.sha256(job_file.read_bytes()).hexdigest()
     seen = list(digests).count(own)
     if seen < machines:
@@ -136,7 +136,7 @@ def _check_shared(machines: int, job_file: Path, digests: Sequence[str]) -> None
 
 
 def _on_each(machines: int) -> list[str]:
-    """A step of the job with one task on each machine, beside the step of the stage."""
+    """Start of a command line: a step of the Slurm job with one task on each machine, beside the step of the stage."""
     return ["srun", f"--nodes={machines}", f"--ntasks={machines}", "--ntasks-per-node=1", "--overlap"]
 
 
@@ -152,9 +152,10 @@ class _Signalled(Protocol):
 
 @contextlib.contextmanager
 def _passing_signals_on(child: _Signalled, always: int | None = None) -> Generator[None]:
-    """Pass signals on as they come, or as `always`.
+    """Send the child each signal of STOPPING that arrives here, or `always` in its place.
 
-    Python only handles signals in the main thread; elsewhere the process group's owner has to do it.
+    Python handles signals in the main thread only. In another thread nothing is passed on; whoever owns the process
+    group then has to signal the child.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

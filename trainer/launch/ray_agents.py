@@ -52,7 +52,7 @@ class _Agent:
 
 
 class RayAgents:
-    """Agents on `machines` machines, with `processes` GPUs each where the cluster has GPUs."""
+    """One agent on each of `machines` machines, with `processes` GPUs each where the cluster has GPUs."""
 
     def __init__(self, machines: int, processes: int) -> None:
         """Take the machines. Raises TbrmError when they cannot be had."""
@@ -96,11 +96,11 @@ class RayAgents:
             self._running.append(machine.run.remote(*given))
 
     def send_signal(self, _number: int) -> None:
-        """Ask every agent to save and end, whatever the signal. To be called by a handler: `wait` does it."""
+        """Note that every agent shall save and end, whatever the signal. `wait` asks them: a handler must not."""
         self._asked = True
 
     def wait(self) -> int:
-        """Wait for all agents. Returns the first status that is not 0: one that fails has the others end."""
+        """Wait for all agents; when one fails, ask the others to end. Returns the first status other than 0, or 0."""
         left, first, told = list(self._running), 0, False
         while left:
             done, left = ray.wait(left, timeout=_LOOK_EVERY_S)

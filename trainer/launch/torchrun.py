@@ -1,4 +1,4 @@
-"""torchrun, which also writes down how a process ended that had no time to say it.
+"""torchrun, which also notes the signal that ended a process before it could write its own error.
 
 Run as `-m trainer.launch.torchrun JOB_FILE …`.
 """
@@ -23,11 +23,11 @@ _HERE = "--nproc-per-node="
 
 
 def main(error_file: Path, arguments: list[str]) -> int:
-    """Run torchrun with `arguments`; a signal that ended it, or the first process that fell, goes to `error_file`."""
+    """Run torchrun with `arguments`; a signal that ended it or its first failed process is named in `error_file`."""
     # This machine may have other cores than the one that started the job.
     settle(next(int(a.removeprefix(_HERE)) for a in arguments if a.startswith(_HERE)))
     api._terminate_process_handler = _end_once  # pyright: ignore[reportPrivateUsage]
-    # torchrun compares names and addresses to find out who listens, and may find nobody; under `srun` it is the first.
+    # torchrun compares addresses to find the agent that listens, and may find none; under `srun` it is the first.
     first = [f"--rdzv-conf=is_host={os.environ['SLURM_PROCID'] == '0'}"] if _started_by_srun(arguments) else []
     try:
         torchrun([f"--signals-to-handle={','.join(number.name for number in _ENDING)}", *first, *arguments])
@@ -50,7 +50,7 @@ def _started_by_srun(arguments: list[str]) -> bool:
 
 
 def _end_once(number: int, _frame: object) -> None:
-    """Let torchrun end its processes, which save first. A second signal, by another way, would cut that short."""
+    """Let torchrun end its processes, which save a checkpoint first. Further signals would cut that short."""
     for other in _ENDING:
         signal.signal(other, signal.SIG_IGN)
     raise SignalException(f"signal {number}", sigval=signal.Signals(number))

@@ -20,9 +20,9 @@ from pipeline.scoring.batch import Trajectory
 from trainer.job import read_metrics
 
 SEGMENTS = ("old_prob", "update_policy", "ppo_value", "ppo_update_value", "diagnostics", "other")
-"""The paper's, as far as they are spent in training: ref_prob and rollout are stages of their own. `old_prob` is spent
-before the first update, `diagnostics` there and on the control's cosine; what is left of an update (reading, packing,
-reporting) is `other`."""
+"""The paper's segments of time, as far as they belong to training: ref_prob and rollout are stages of their own here.
+`old_prob` lies before the first update; `diagnostics` lies there too, and holds the control's cosine. What is left of
+an update (reading, packing, reporting) is `other`."""
 _PEAK_TFLOPS = {
     "H100 PCIe": 756.0,
     "H100 NVL": 835.0,
@@ -54,7 +54,7 @@ class Clock:
 
 
 def batch_metrics(batch: Sequence[Trajectory], values: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, Any]:
-    """Means of one update's [len(batch)] quantities by name, complete on every rank, and the shape of the residual."""
+    """Means of one update's quantities by name, each [len(batch)] and complete on every rank; more of the residual."""
     lengths = np.array([len(t.response_ids) for t in batch])
     rewards = np.array([t.reward for t in batch])
     residual = values.get("residual", np.full(len(batch), np.nan))

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
 from pipeline.scoring.batch import PackedBatch, Scores, Trajectory
 from trainer.engine.deepspeed import World, set_learning_rate, step, total
@@ -28,70 +29,79 @@ def update_once(
 
     The loss is the sum over the batch divided by its number of terms (trajectories, pairs or tokens), however it is
     cut into packs and spread over processes. A rank with fewer packs repeats one with weight 0, so that all ranks
-    take part in every collective.
-    `total_updates` counts the warm-up. Raises TbrmError before the optimizer step when the loss or the norm of the
-    gradient is not finite, or the residual explodes.
+    take part in every collective. `total_updates` is how many updates the optimizer has done, for the warm-up.
+    Raises TbrmError, with the weights unchanged, when the loss or the norm of the gradient is not finite, or when the
+    residual explodes.
     """
     started, timed = time.perf_counter(), sum(clock.seconds.values())
     training, trajectories = job.training, batch.trajectories
-    objective = get(training.objective)
-    learning_rate = training.learning_rate * _schedule(job, update, total_updates)
+    share = _schedule(job, update, total_updates)
+    learning_rate = training.learning_rate * share
     set_learning_rate(models.policy, learning_rate)
-    sums: torch.Tensor | None = None
-    names: list[str] = []
-    terms = objective.terms(trajectories)
-    for turn in turns(trajectories, training.micro_batch_tokens, world, objective.needs.pairs):
-        mine, rows = turn.batch, turn.rows
-        # DeepSpeed takes the mean over all processes. Those that share a pack each bring a part of its gradient.
-        weight = world.size / terms if turn.real else 0.0
-        _mark_boundary(models, turn.last)
-        values = _critic_values(models, mine, clock)
-        leaf = None if values is None else values.detach().requires_grad_()
-        with clock.time("update_policy"):
-            scored = models.policy(mine, objective.needs.value, world.share)
-            scores = batch.complete(scored, leaf, turn)
-            loss, info = objective.loss(scores, mine, training)
-            models.policy.backward(loss * weight, scale_wrt_gas=False)
-        if models.critic is not None and values is not None and leaf is not None:
-            with clock.time("ppo_update_value"):
-                slope = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-                models.critic.backward((values * slope).sum(), scale_wrt_gas=False)
-        columns = _per_trajectory(scores, mine, info) if objective.needs.reference else dict(info)
-        if sums is None:
-            names = sorted(columns)
-            sums = torch.zeros(len(trajectories), len(names) + 1, dtype=torch.float64, device=world.device)
-        if turn.counted:
-            for k, name in enumerate(names):
-                sums[rows, k] = columns[name].double()
-            sums[rows[0], -1] = loss.detach().double()
-    assert sums is not None
-    total(world, sums)
-    loss_mean = float(sums[:, -1].sum()) / terms
-    table = dict(zip(names, sums.T.cpu().numpy(), strict=False))
-    _guard(job, trajectories, update, loss_mean, table)
+    loss, columns = _gradients(training, models, world, batch, clock)
+    _guard(job, trajectories, update, loss, columns)
     with clock.time("update_policy"):
         norm = step(models.policy)
     norms = {"gradient": norm}
     if models.critic is not None:
         with clock.time("ppo_update_value"):
-            set_learning_rate(models.critic, training.critic_learning_rate * _schedule(job, update, total_updates))
+            set_learning_rate(models.critic, training.critic_learning_rate * share)
             norms["critic's gradient"] = step(models.critic)
     for what, size in norms.items():
         if not math.isfinite(size):
-            raise _diverged(job, trajectories, update, f"the {what} has no finite norm (loss {loss_mean:.4g})", table)
+            raise _diverged(job, trajectories, update, f"the {what} has no finite norm (loss {loss:.4g})", columns)
     seconds = time.perf_counter() - started
     clock.seconds["other"] += seconds - (sum(clock.seconds.values()) - timed)
     row: dict[str, Any] = {
         "update": update + 1,
-        "loss": loss_mean,
+        "loss": loss,
         "grad_norm": norm,
         "learning_rate": learning_rate,
-        **batch_metrics(trajectories, table),
+        **batch_metrics(trajectories, columns),
     }
     rate = update_flops(models.policy.module.model, trajectories, training) / seconds
     row |= {"seconds": seconds, "tokens_per_second": row["tokens"] / seconds, "model_tflops_per_second": rate / 1e12}
     peak = peak_flops()
     return row | ({"mfu": rate / peak / world.size} if peak else {}) | {"peak_memory_gb": peak_memory_gb()}
+
+
+def _gradients(
+    training: TrainingConfig, models: Models, world: World, batch: Batch, clock: Clock
+) -> tuple[float, dict[str, npt.NDArray[np.float64]]]:
+    """Sum the gradients of the mean loss in the engines, pack by pack; returns the loss, and metrics by name, [batch].
+
+    The critic's values enter the loss as a leaf, so that the backward passes of policy and critic are two.
+    """
+    objective, trajectories = get(training.objective), batch.trajectories
+    terms = objective.terms(trajectories)
+    names: list[str] = []
+    sums: torch.Tensor | None = None
+    for turn in turns(trajectories, training.micro_batch_tokens, world, objective.needs.pairs):
+        # DeepSpeed takes the mean over all processes. Those that share a pack each bring a part of its gradient.
+        weight = world.size / terms if turn.real else 0.0
+        _mark_boundary(models, turn.last)
+        values = _critic_values(models, turn.batch, clock)
+        leaf = None if values is None else values.detach().requires_grad_()
+        with clock.time("update_policy"):
+            scored = models.policy(turn.batch, objective.needs.value, world.share)
+            scores = batch.complete(scored, leaf, turn)
+            loss, info = objective.loss(scores, turn.batch, training)
+            models.policy.backward(loss * weight, scale_wrt_gas=False)
+        if models.critic is not None and values is not None and leaf is not None:
+            with clock.time("ppo_update_value"):
+                slope = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+                models.critic.backward((values * slope).sum(), scale_wrt_gas=False)
+        columns = _per_trajectory(scores, turn.batch, info) if objective.needs.reference else dict(info)
+        if sums is None:
+            names = sorted(columns)
+            sums = torch.zeros(len(trajectories), len(names) + 1, dtype=torch.float64, device=world.device)
+        if turn.counted:
+            for k, name in enumerate(names):
+                sums[turn.rows, k] = columns[name].double()
+            sums[turn.rows[0], -1] = loss.detach().double()
+    assert sums is not None
+    total(world, sums)
+    return float(sums[:, -1].sum()) / terms, dict(zip(names, sums.T.cpu().numpy(), strict=False))
 
 
 def _schedule(job: TrainJob, update: int, total_updates: int) -> float:
@@ -135,7 +145,7 @@ def _guard(
     loss: float,
     values: Mapping[str, npt.NDArray[np.float64]],
 ) -> None:
-    """Stop before the optimizer step that would spoil the weights; the newest checkpoint is from before it."""
+    """Raise TbrmError before an optimizer step that would spoil the weights."""
     limit = job.training.max_residual
     residuals = np.abs(values.get("residual", np.zeros(1)))
     residuals = residuals[~np.isnan(residuals)]  # `daa_pair` has one for each pair, not trajectory

@@ -70,7 +70,7 @@ def run_base_policy(experiment: Experiment, store: Store) -> StageReport:
 
 
 def differences_of_base(store: Store, experiment: Experiment) -> list[Difference]:
-    """In which deciding fields policy[0] was made by other settings, as far as its pointer names them."""
+    """The deciding fields in which policy[0] differs from the experiment; none where its settings are not known."""
     name = published(store, experiment.name, 0)["configuration"]
     decides = [
         *PolicyConfig.alike_fields("policy"),
@@ -95,13 +95,13 @@ def _base_model(experiment: Experiment, folder: Path, config_hash: str) -> Path:
 
 
 def _words(experiment: Experiment) -> list[dict[str, Any]]:
-    """What else decides the base model: the problems, where its vocabulary is theirs."""
+    """The settings of the prompts, where a vocabulary of their words makes them decide the base model too."""
     problems = experiment.prompts.model_dump(mode="json", exclude={"per_generation"})
     return [problems] if experiment.policy.base == TINY_WORDS else []
 
 
 def _texts(experiment: Experiment) -> Iterator[str]:
-    """All that a policy is asked and should answer."""
+    """Every prompt and every answer of the experiment: the text that a vocabulary of its words is made from."""
     for problem in load_problems(experiment.prompts, experiment.seed):
         yield render(experiment.prompts.template, problem.text, None)
         yield problem.answer

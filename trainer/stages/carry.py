@@ -23,8 +23,8 @@ def carried(experiment: Experiment, states: Path, generation: int, policy_id: st
     """The checkpoint that training of policy[generation] starts from: the last one of the generation before.
 
     The `first` generation of an experiment, forked or not, starts from the policy alone. With `optimizer_state: fresh`
-    a checkpoint is needed for the critic and the master weights alone. None where there is nothing
-    to carry. Raises TbrmError where there is something that cannot be found, or that does not fit the objective.
+    only a critic and master weights need the checkpoint. None where there is nothing to carry. Raises TbrmError where
+    the checkpoint is needed and cannot be found, or does not fit the objective.
     """
     if generation == first:
         return None
@@ -53,9 +53,9 @@ def carried(experiment: Experiment, states: Path, generation: int, policy_id: st
 
 
 def tidy(state: Path) -> None:
-    """Keep the last checkpoint of this job, and what the generation before left; drop trajectories and older states.
+    """After a generation: delete all but this job's last checkpoint and the state of the generation before.
 
-    `state` is the folder of a job, in that of its generation.
+    `state` is the folder of the job, which lies in the folder of its generation.
     """
     prune(state, keep=1)
     (state / TRAJECTORIES).unlink(missing_ok=True)

@@ -31,7 +31,7 @@ DECIDES = ("seed", "policy.dtype", "replay", *TrainingConfig.alike_fields("train
 def finish(job: TrainJob, tree: Mapping[str, Any], parents: Mapping[str, str]) -> str:
     """Complete the exported folder with `policy.json`, `training.json`, `metrics.jsonl` and the diagnostics.
 
-    Returns the policy_id. The last checkpoint learns it, so that the next generation knows whose optimizer state it is.
+    Returns the policy_id. The last checkpoint notes it too, so that the next generation finds its optimizer state.
     """
     shutil.copyfile(job.state / METRICS_FILE, job.out / METRICS_FILE)
     if (job.state / DIAGNOSTICS_FILE).exists():
@@ -89,7 +89,7 @@ def write_manifest(
 ) -> Manifest:
     """A manifest of table `trained_policy` inside the exported folder, so that the rename commits it.
 
-    It lists what makes the policy; the logs beside it hold times, and would give a repeated run another hash.
+    It lists the files that make the policy. LOGS are left out: they hold times, which differ in a repeated run.
     """
     files = sorted(p for p in job.out.iterdir() if p.name not in LOGS)
     manifest = Manifest(
@@ -141,7 +141,7 @@ def settings_of(store: Store, name: str, generation: int) -> dict[str, Any]:
 
 
 def differences_of(store: Store, experiment: Experiment, generation: int) -> list[Difference]:
-    """In which deciding fields trained_policy[`generation`] was trained by other settings than the experiment's."""
+    """The deciding fields in which trained_policy[`generation`] differs from the experiment."""
     before = settings_of(store, experiment.name, generation)
     return differences(before, experiment.model_dump(mode="json"), DECIDES) if before else []
 
@@ -152,7 +152,10 @@ def trained_generations(store: Store, name: str) -> list[int]:
 
 
 def check_alike(store: Store, experiment: Experiment, generation: int) -> None:
-    """Generations that different settings trained are two experiments under one name, with `replace` too."""
+    """Raise StoreError where the nearest other generation was trained by other settings, `replace` or not.
+
+    The generations would be those of two experiments under one name.
+    """
     others = [g for g in trained_generations(store, experiment.name) if g != generation]
     if not others:
         return

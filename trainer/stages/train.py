@@ -137,7 +137,7 @@ def _check_replaceable(
     try:
         manifest = committed(folder)
     except StoreError:
-        return  # torn: what the training gives is compared with what was published
+        return  # a damaged folder: `_check_stood_on` compares the result with what was published
     if manifest is not None and manifest.config_hash != config_hash:
         found = differences_of(store, experiment, generation)
         raise StoreError(
@@ -175,10 +175,9 @@ def _check_stood_on(store: Store, name: str, generation: int, policy_id: str) ->
 
 
 def _publish(store: Store, name: str, generation: int, folder: Path) -> None:
-    """trained_policy[g] as policy[g+1]. The only place that does it.
+    """Publish trained_policy[g] as policy[g+1], unless the training changed nothing. No other place publishes it.
 
-    Not where the training changed nothing. Another policy that was published before gives way: whatever stood on it
-    was looked for before.
+    It replaces a policy that was published there before, after `_check_stood_on` found nothing that stands on that one.
     """
     upload(store, folder)
     policy = read_policy_json(folder)
@@ -195,7 +194,7 @@ def _publish(store: Store, name: str, generation: int, folder: Path) -> None:
 
 
 def _stage_seconds(experiment: Experiment, store: Store, generation: int) -> dict[str, float]:
-    """The paper's time segments that are stages of their own here, as far as this generation had them."""
+    """Seconds of the paper's time segments that are stages of their own here, where this generation had the stage."""
     found: dict[str, float] = {}
     for segment, table in (("rollout", "rollouts"), ("ref_prob", "ref_logprobs")):
         partition = store.partition(experiment.name, table, generation)
