@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/head_kernels.py      # writes benchmarks/results/head_kernels.json
 
-`ours` is `pipeline.scoring.head.head_scores`; `logits` holds [tokens, vocabulary]; `torch` is
+`ours` is `pipeline.scoring.scoring.head_scores`; `logits` holds [tokens, vocabulary]; `torch` is
 `torch.nn.functional.linear_cross_entropy` with its default options, which gives log π but no V. Liger's kernels are
 written in Triton and run on GPUs only. Each measurement is a process of its own: memory is the largest resident set
 above what was there before, seconds are processor seconds of one thread.
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.scoring.head import head_scores
+from pipeline.scoring.scoring import head_scores
 
 RESULT = Path(__file__).resolve().parent / "results" / "head_kernels.json"
 TOKENS, HIDDEN = 1_024, 128

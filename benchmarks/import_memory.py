@@ -100,14 +100,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--tokens", type=int, default=32_000)
+    parser.add_argument("--kind", choices=WRITERS, help="Measure this format alone; the other keeps its figures.")
     parser.add_argument("--folder", type=Path, help="Where the logs are written; default: the temporary folder.")
     parser.add_argument("--out", type=Path, default=RESULTS / "import_memory.json")
     asked = parser.parse_args()
     result: dict[str, Any] = {"machine": machine(), "rows": asked.rows, "tokens": asked.tokens, "logs": {}}
+    if asked.kind and asked.out.exists():
+        result["logs"] = json.loads(asked.out.read_text())["logs"]
     with tempfile.TemporaryDirectory(dir=asked.folder) as name:
         folder = Path(name)
         tokenizer = save_byte_tokenizer(folder / "tokenizer")
-        for kind, write in WRITERS.items():
+        for kind in [asked.kind] if asked.kind else WRITERS:
+            write = WRITERS[kind]
             small, large = folder / f"small.{kind}", folder / f"large.{kind}"
             write(small, 8, 8)
             write(large, asked.rows, asked.tokens)

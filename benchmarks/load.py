@@ -84,7 +84,7 @@ def resolve_all(root: str, generations: int) -> None:
 
 
 def _resolve(root: str, generations: int, window: int) -> None:
-    from pipeline.replay import resolve_mix
+    from pipeline.replay.mix import resolve_mix
 
     mix = resolve_mix(open_store(root), experiment(generations, window), generations - 1)
     assert len(mix.to_json()["sources"]) == window

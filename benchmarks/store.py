@@ -58,7 +58,7 @@ def scan_pyarrow(store: Store) -> Iterator[tuple[int, int]]:
 
 def join(store: Store) -> Iterator[tuple[int, int]]:
     """The replay mix: rollouts with rewards and reference log-probs beside them, checksums and alignment checked."""
-    from pipeline.replay import resolve_mix
+    from pipeline.replay.mix import resolve_mix
 
     for _, table in resolve_mix(store, experiment(), 0).tables(store):
         yield table.num_rows, table.nbytes
@@ -76,10 +76,9 @@ def join_pyarrow(store: Store) -> Iterator[tuple[int, int]]:
 
 def pack(store: Store) -> Iterator[tuple[int, int]]:
     """From the store's files to packed tensors of the trainer: the mix is copied once, then read in random order."""
-    from pipeline.replay import resolve_mix
-    from pipeline.scoring.packing import pack as packed
-    from trainer.data.tables import mix_tables
-    from trainer.data.trajectories import TrajectoryTable, batch_rows, write_trajectories
+    from pipeline.replay.mix import resolve_mix
+    from pipeline.scoring.batch import pack as packed
+    from trainer.data.trajectories import TrajectoryTable, batch_rows, mix_tables, write_trajectories
 
     training = experiment().training
     with tempfile.TemporaryDirectory(dir=store.base) as folder:
@@ -93,9 +92,8 @@ def pack(store: Store) -> Iterator[tuple[int, int]]:
 
 def copy_mix(store: Store) -> Iterator[tuple[int, int]]:
     """The part of `pack` that comes once: resolve the mix and copy its chosen rows into one mapped file."""
-    from pipeline.replay import resolve_mix
-    from trainer.data.tables import mix_tables
-    from trainer.data.trajectories import write_trajectories
+    from pipeline.replay.mix import resolve_mix
+    from trainer.data.trajectories import mix_tables, write_trajectories
 
     with tempfile.TemporaryDirectory(dir=store.base) as folder:
         tables = mix_tables(store, resolve_mix(store, experiment(), 0), VOCABULARY)

@@ -15,7 +15,7 @@ from pipeline.cli.options import (
 )
 from pipeline.config import Experiment, changed_experiment, load_experiment
 from pipeline.errors import TbrmError
-from pipeline.run.report import StageReport
+from pipeline.run.resumable import StageReport
 from pipeline.store import Store
 
 experiment_option = click.option(

@@ -17,7 +17,7 @@ from pipeline.config import Experiment, stage_hash
 from pipeline.config.policy import HubModel, PolicyFolder, ReferenceConfig, ServerModel, named_policy
 from pipeline.errors import ConfigError
 from pipeline.policies.facts import refuse_large_on_cpu
-from pipeline.policies.load_save import device, load_model
+from pipeline.policies.load_save import check_ids, check_table, device, load_model
 from pipeline.policies.refs import (
     PolicyRef,
     check_undamaged,
@@ -27,9 +27,7 @@ from pipeline.policies.refs import (
     published,
     resolve_policy,
 )
-from pipeline.policies.tokenizer import check_ids, check_table
-from pipeline.run.report import StageReport
-from pipeline.run.resumable import Stage, Work, run_stage
+from pipeline.run.resumable import Stage, StageReport, Work, run_stage
 from pipeline.run.shards import Advance, Make, root_for_workers
 from pipeline.store import SCHEMAS, Manifest, PartitionWriter, Store, open_store
 

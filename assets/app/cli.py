@@ -35,7 +35,7 @@ def run(experiment: str, root: str | None, overrides: Sequence[str], name: str |
     from assets.graph.step import StoreLocation
     from assets.processes.launcher import LocalLauncher
     from evals.report.history import summarize
-    from pipeline.run.forks import fork_experiment
+    from pipeline.run.configurations import fork_experiment
 
     if fork_from is not None and name is None:
         raise click.UsageError("--fork-from needs --name: the name of the new experiment")

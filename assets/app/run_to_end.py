@@ -33,7 +33,7 @@ from assets.processes.launcher import Launcher
 from assets.processes.rollout_service import rollout_service
 from pipeline.errors import TbrmError
 from pipeline.policies.refs import pointer_path
-from pipeline.run.forks import first_generation
+from pipeline.run.configurations import first_generation
 from pipeline.store import Store
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

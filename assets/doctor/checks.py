@@ -17,8 +17,7 @@ from pipeline.config import Experiment
 from pipeline.errors import TbrmError
 from pipeline.policies.facts import ModelFacts, model_facts
 from pipeline.policies.hub import HubSilent, look_up
-from pipeline.policies.mirror import local_root
-from pipeline.policies.refs import published
+from pipeline.policies.refs import local_root, published
 from pipeline.run.requirements import check_models
 from pipeline.sandbox import Protections, protections_here
 from pipeline.store import Store

@@ -27,7 +27,7 @@ from assets.doctor.needs import GB
 from pipeline.config import Experiment
 from pipeline.errors import TbrmError
 from pipeline.policies.facts import ModelFacts
-from pipeline.policies.mirror import local_root
+from pipeline.policies.refs import local_root
 from pipeline.run.requirements import missing_requirements
 from pipeline.store import Store
 

@@ -14,9 +14,8 @@ from typing import Any
 from evals.report.leaderboard import scores_markdown
 from evals.statistics.scores import read_scores
 from pipeline.store import Store
-from pipeline.store.manifest import MANIFEST, parse_manifest
-from trainer.diagnostics.numbers import PLOT_FILE, read_diagnostics
-from trainer.diagnostics.view import markdown
+from pipeline.store.partition import MANIFEST, parse_manifest
+from trainer.diagnostics.numbers import PLOT_FILE, markdown, read_diagnostics
 
 Page = Mapping[str, str]
 """Markdown by the name under which the page shows it."""

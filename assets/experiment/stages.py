@@ -30,7 +30,7 @@ from pipeline.logged.labels import missing_labels, run_logged_labels
 from pipeline.policies.refs import POLICY_JSON, pointer_path
 from pipeline.reference import run_ref_logprobs
 from pipeline.rewards.stage import run_rewards
-from pipeline.run.report import StageReport
+from pipeline.run.resumable import StageReport
 from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store
 from trainer.stages.base_policy import run_base_policy

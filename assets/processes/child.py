@@ -15,7 +15,7 @@ from dagster_pipes import PipesContext, open_dagster_pipes
 from pipeline.cli.main import tbrm
 from pipeline.errors import TbrmError
 from pipeline.run.progress import send_progress_to
-from pipeline.run.report import Metric, StageReport
+from pipeline.run.resumable import Metric, StageReport
 from pipeline.run.threads import settle
 
 PROGRESS_EVERY_S = "progress_every_s"

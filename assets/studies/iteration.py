@@ -19,8 +19,7 @@ from assets.studies.pages import ExactStudy, markdown_table, over_seeds
 from assets.studies.tabular import Cells, Tree, cells, scores_at, trajectories, weighted
 from assets.studies.theory import BETA, problem
 from pipeline.config.training import ObjectiveName, TrainingConfig
-from pipeline.scoring.batch import PackedBatch
-from pipeline.scoring.packing import lay_out
+from pipeline.scoring.batch import PackedBatch, lay_out
 from trainer.objectives import get
 
 BANDIT_BETA = 0.1

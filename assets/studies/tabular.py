@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.scoring.batch import GroupStats, PackedBatch, Scores, Trajectory
-from pipeline.scoring.packing import lay_out
+from pipeline.scoring.batch import GroupStats, PackedBatch, Scores, Trajectory, lay_out
 
 Response = tuple[int, ...]
 PROMPT = (7, 8)

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.gpu.measure import cosine, device, free_memory, peak_gb, seconds
 from benchmarks.gpu.shapes import Sizes
 from pipeline.scoring.backbone import blocks
-from pipeline.scoring.head import head_scores
+from pipeline.scoring.scoring import head_scores
 
 
 def head(sizes: Sizes, work: Path) -> Iterator[dict[str, Any]]:

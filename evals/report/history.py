@@ -16,9 +16,9 @@ from evals.statistics.intervals import Interval, accuracy_interval, mean_interva
 from evals.statistics.scores import read_entries, read_scores
 from pipeline.config import Experiment
 from pipeline.console import PlainConsole
-from pipeline.replay import partition_of
+from pipeline.replay.mix import partition_of
 from pipeline.store import Manifest, Store
-from pipeline.store.manifest import MANIFEST, parse_manifest
+from pipeline.store.partition import MANIFEST, parse_manifest
 
 STAGES = {
     "rollouts": "rollouts",

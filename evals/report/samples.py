@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from evals.report.curves import AllScores
 from evals.statistics.scores import Scores, read_entries
-from pipeline.replay import partition_of
+from pipeline.replay.mix import partition_of
 from pipeline.store import Store
 
 PROBLEMS, POLICIES, CHARACTERS = 6, 4, 6_000

@@ -16,11 +16,11 @@ from evals.statistics.scores import EntryRecord, read_entries, scores_of_table
 from pipeline.config import stage_hash
 from pipeline.config.rewards import RewardsConfig
 from pipeline.errors import StoreError
-from pipeline.replay import partition_of
+from pipeline.replay.mix import partition_of
 from pipeline.rewards import GradeItem, Grader
 from pipeline.rewards.types import Extra
 from pipeline.run.progress import track
-from pipeline.run.report import StageReport
+from pipeline.run.resumable import StageReport
 from pipeline.store import SCHEMAS, Manifest, Partition, Stat, Store
 
 _COLUMNS = (

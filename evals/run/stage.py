@@ -16,7 +16,7 @@ from pipeline.config.experiment import check_generation
 from pipeline.errors import StoreError
 from pipeline.policies.refs import PolicyRef, check_undamaged, resolve_published
 from pipeline.rewards import GradeItem, Grader
-from pipeline.run.report import Metric, StageReport
+from pipeline.run.resumable import Metric, StageReport
 from pipeline.store import Store
 
 

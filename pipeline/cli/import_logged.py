@@ -7,7 +7,7 @@ import click
 
 from pipeline.cli.options import json_option, print_report, replace_option, store_options
 from pipeline.errors import ConfigError
-from pipeline.run.report import StageReport
+from pipeline.run.resumable import StageReport
 from pipeline.store import Store
 
 

@@ -11,7 +11,7 @@ import click
 from pipeline.config import load_experiment
 from pipeline.config.replay import checked_label
 from pipeline.errors import ConfigError, StoreError
-from pipeline.run.report import StageReport
+from pipeline.run.resumable import StageReport
 from pipeline.store import Store, open_store
 from pipeline.terminal import visible
 

@@ -19,7 +19,7 @@ from pipeline.cli.options import (
     store_options,
 )
 from pipeline.config import Experiment, changed_experiment, load_experiment
-from pipeline.run.report import StageReport
+from pipeline.run.resumable import StageReport
 from pipeline.store import Store
 from pipeline.terminal import visible
 

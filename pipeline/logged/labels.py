@@ -9,7 +9,7 @@ from pipeline.config.training import OBJECTIVE_NEEDS
 from pipeline.errors import StoreError
 from pipeline.reference import reference_id, reference_label, run_ref_logprobs
 from pipeline.rewards.stage import run_rewards
-from pipeline.run.report import StageReport
+from pipeline.run.resumable import StageReport
 from pipeline.store import Partition, Store
 
 

@@ -31,8 +31,7 @@ from pipeline.logged.settings import CHUNK_BYTES, CHUNK_ROWS, ROW_OVERHEAD, SHAR
 from pipeline.logged.shapes import Shape, recognize
 from pipeline.logged.tables import make_tables
 from pipeline.logged.tokens import Tokenized, TokenSettings, tokenize
-from pipeline.policies.load_save import load_tokenizer
-from pipeline.policies.tokenizer import tokenizer_info
+from pipeline.policies.load_save import load_tokenizer, tokenizer_info
 
 MEMORY_BYTES = 2 * 2**30
 """Above what the process holds when its tokenizer is loaded, for rows of up to 16 MiB; larger ones get more."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.config import Experiment, stage_hash
 from pipeline.errors import StoreError, TbrmError
-from pipeline.policies.tokenizer import tokenizer_info
+from pipeline.policies.load_save import tokenizer_info
 from pipeline.prompts import Problem, load_problems, prompt_row
 from pipeline.store import SCHEMAS, Manifest, Store, code_version, seed_of, trajectory_id
 

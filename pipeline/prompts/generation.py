@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.rollouts import RolloutsConfig
 from pipeline.errors import TbrmError
-from pipeline.policies.tokenizer import tokenizer_info
+from pipeline.policies.load_save import tokenizer_info
 from pipeline.prompts.problem import Problem
 from pipeline.prompts.sources import load_problems
 from pipeline.prompts.templates import prompt_rows

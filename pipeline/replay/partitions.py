@@ -6,10 +6,10 @@ from pipeline.config import Experiment
 from pipeline.config.replay import LoggedSource
 from pipeline.config.training import OBJECTIVE_NEEDS
 from pipeline.errors import StoreError
+from pipeline.policies.load_save import check_table
 from pipeline.policies.refs import published_tokenizer
-from pipeline.policies.tokenizer import check_table
 from pipeline.reference import REFERENCE_PARENT, reference_id, reference_label
-from pipeline.run.forks import owner_of
+from pipeline.run.configurations import owner_of
 from pipeline.store import Manifest, Partition, Store
 
 GENERATION = "generation"

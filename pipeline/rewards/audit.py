@@ -15,8 +15,7 @@ from pipeline.config import Experiment
 from pipeline.config.rewards import RewardsConfig
 from pipeline.errors import TbrmError
 from pipeline.rewards.grader import Grader
-from pipeline.rewards.reading import read_items
-from pipeline.rewards.types import UNDECIDED, GradeItem
+from pipeline.rewards.types import UNDECIDED, GradeItem, read_items
 from pipeline.rewards.verifiers.r1_format import tagged_answer
 from pipeline.store import Partition, Store, check_aligned
 

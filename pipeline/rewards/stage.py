@@ -11,14 +11,12 @@ import pyarrow as pa
 from pipeline.config import Experiment, changed_experiment, stage_hash
 from pipeline.config.experiment import declared_rewards
 from pipeline.config.rewards import RewardsConfig
+from pipeline.policies.load_save import check_table
 from pipeline.policies.refs import published_tokenizer
-from pipeline.policies.tokenizer import check_table
 from pipeline.rewards.audit import audit_generation
 from pipeline.rewards.grader import Grader
-from pipeline.rewards.reading import Labelled, named_items, read_items
-from pipeline.rewards.types import STATUSES, UNDECIDED, RewardLabel, Verifier
-from pipeline.run.report import StageReport
-from pipeline.run.resumable import Stage, Work, run_stage
+from pipeline.rewards.types import STATUSES, UNDECIDED, Labelled, RewardLabel, Verifier, named_items, read_items
+from pipeline.run.resumable import Stage, StageReport, Work, run_stage
 from pipeline.run.shards import Advance, Make, on_cluster, root_for_workers
 from pipeline.store import SCHEMAS, Partition, PartitionWriter, Stat, Store, open_store
 

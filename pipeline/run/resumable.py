@@ -10,7 +10,9 @@ failure.
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from time import monotonic
+from typing import Self
 
 import pyarrow as pa
 
@@ -18,9 +20,36 @@ from pipeline.config import Experiment
 from pipeline.errors import TbrmError
 from pipeline.run.configurations import check_alike, keep_configuration
 from pipeline.run.progress import track
-from pipeline.run.report import StageReport
 from pipeline.run.shards import Advance, Start, on_cluster
 from pipeline.store import Manifest, Partition, PartitionWriter, Stat, Store, TokenizerInfo
+
+Metric = float | int | str
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """The outcome of one stage. `skipped` means the partition was already committed with the same configuration.
+
+    `seconds` is wall time of the stage itself, without process start-up. `metrics` is small and flat: it is stored in
+    the manifest's `stats`, printed by the command, and shown by Dagster.
+    """
+
+    stage: str
+    dataset: str
+    generation: int
+    rows: int
+    seconds: float
+    skipped: bool
+    metrics: Mapping[str, Metric] = field(default_factory=dict[str, Metric])
+
+    @classmethod
+    def of(cls, stage: str, manifest: Manifest, started: float, skipped: bool) -> Self:
+        """The report of a stage that began at `started` (monotonic) and whose partition has this manifest."""
+        seconds = monotonic() - started
+        return cls(stage, manifest.dataset, manifest.generation, manifest.rows, seconds, skipped, manifest.stats)
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
 
 
 @dataclass(frozen=True)

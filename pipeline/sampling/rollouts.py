@@ -17,7 +17,7 @@ from pipeline.config.policy import ServerModel, named_policy
 from pipeline.config.rollouts import RolloutsConfig
 from pipeline.errors import TbrmError
 from pipeline.policies.facts import refuse_large_on_cpu
-from pipeline.policies.load_save import load_tokenizer
+from pipeline.policies.load_save import check_tokenizer, device, load_model, load_tokenizer, tokenizer_info
 from pipeline.policies.refs import (
     Acting,
     PolicyRef,
@@ -28,13 +28,10 @@ from pipeline.policies.refs import (
     published_tokenizer,
     resolve_policy,
 )
-from pipeline.policies.tokenizer import check_tokenizer, tokenizer_info
 from pipeline.prompts.generation import write_prompts
 from pipeline.run.configurations import check_alike
-from pipeline.run.report import StageReport
-from pipeline.run.resumable import Stage, Work, run_stage
+from pipeline.run.resumable import Stage, StageReport, Work, run_stage
 from pipeline.run.shards import Advance, Make, on_cluster, root_for_workers
-from pipeline.sampling.agreement import measure_agreement
 from pipeline.sampling.endpoint import endpoint_policy
 from pipeline.sampling.engines import Engine, Request, Sample, Sampling, choose_engine, context_length, load_engine
 from pipeline.sampling.engines.warm_engine import socket_path
@@ -48,6 +45,53 @@ from pipeline.store import (
     seed_of,
     trajectory_id,
 )
+
+_COLUMNS = ("prompt_token_ids", "response_token_ids", "behavior_logprobs")
+
+
+def measure_agreement(
+    experiment: Experiment, policy: PolicyRef, writer: PartitionWriter, shards: int, sample: int
+) -> dict[str, float | int]:
+    """Gaps |log π_engine - log π_trainer| in nats over `sample` trajectories, taken evenly from all shards.
+
+    `agreement_mean_gap` and `agreement_max_gap` are of single tokens; `agreement_response_gap` and
+    `agreement_max_response_gap` of |Σ_h (…)| over a response: mean and largest. Raises TbrmError for a model that the
+    trainer cannot score.
+    """
+    from pipeline.scoring.scoring import score_trajectories
+
+    rows = _sample(writer, shards, sample).to_pydict()
+    model: Any = load_model(policy.path, experiment.policy).to(device())
+    scored = score_trajectories(
+        model, rows["prompt_token_ids"], rows["response_token_ids"], experiment.reference.max_tokens
+    )
+    differences = [
+        np.asarray(told, np.float64) - logprobs
+        for told, (logprobs, _) in zip(rows["behavior_logprobs"], scored, strict=True)
+    ]
+    tokens = np.abs(np.concatenate(differences))
+    responses = np.array([abs(float(difference.sum())) for difference in differences])
+    return {
+        "agreement_mean_gap": float(tokens.mean()),
+        "agreement_max_gap": float(tokens.max()),
+        "agreement_response_gap": float(responses.mean()),
+        "agreement_max_response_gap": float(responses.max()),
+        "agreement_trajectories": len(differences),
+    }
+
+
+def _sample(writer: PartitionWriter, shards: int, sample: int) -> pa.Table:
+    """Rows spread evenly over every shard, those without tokens left out."""
+    each = -(-sample // shards)
+    parts: list[pa.Table] = []
+    for index in range(shards):
+        rows = writer.read(index, _COLUMNS)
+        rows = rows.filter(pa.array([bool(ids) for ids in rows["response_token_ids"].to_pylist()]))
+        parts.append(
+            rows.take(np.unique(np.linspace(0, rows.num_rows - 1, each).astype(int))) if rows.num_rows else rows
+        )
+    return pa.concat_tables(parts)[:sample]
+
 
 DECIDES = ("seed", "prompts", "policy.dtype", *RolloutsConfig.alike_fields("rollouts"))
 """Fields in which the generations of an experiment are alike."""

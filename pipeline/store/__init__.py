@@ -1,10 +1,17 @@
 """Trajectories as durable, checked data: Parquet shards, committed by manifests, under one root."""
 
-from pipeline.store.files import sync_folder
-from pipeline.store.ids import checksum, seed_of, text_hash, trajectory_id
+from pipeline.store.files import checksum, seed_of, sync_folder, text_hash, trajectory_id
 from pipeline.store.locks import exclusive
-from pipeline.store.manifest import Manifest, ShardInfo, Stat, TokenizerInfo
-from pipeline.store.partition import Partition, PartitionWriter, check_aligned, code_version
+from pipeline.store.partition import (
+    Manifest,
+    Partition,
+    PartitionWriter,
+    ShardInfo,
+    Stat,
+    TokenizerInfo,
+    check_aligned,
+    code_version,
+)
 from pipeline.store.schema import SCHEMAS, schema_of
 from pipeline.store.store import Store, open_store
 

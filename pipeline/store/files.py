@@ -1,9 +1,12 @@
 """The files of a store, at any fsspec location: written whole or not at all, and read with their checksums.
 
 Nothing here assumes a local path, except where it asks `is_local`.
+
+Identifiers and checksums are deterministic: the same content has the same name on every machine.
 """
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -13,11 +16,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import StoreError
-from pipeline.store.ids import checksum
+
+
+def trajectory_id(dataset: str, generation: int, prompt_id: str, sample_index: int) -> str:
+    """32 hex digits that name one trajectory; a re-run of the stage makes the same ids."""
+    key = "\x1f".join((dataset, str(generation), prompt_id, str(sample_index)))
+    return xxhash.xxh3_128_hexdigest(key.encode())
+
+
+def seed_of(*parts: str | int) -> int:
+    """A 63-bit seed derived from `parts`, e.g. (experiment seed, trajectory id)."""
+    return xxhash.xxh3_64_intdigest("\x1f".join(map(str, parts)).encode()) >> 1
+
+
+def checksum(data: bytes | memoryview) -> str:
+    """XXH3-128 of the bytes: it finds damage and truncation, at memory speed. It is no defence against forgery."""
+    return "xxh3:" + xxhash.xxh3_128_hexdigest(data)
+
+
+def text_hash(text: str) -> str:
+    """SHA-256 of a text, 64 hex digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
 
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
 

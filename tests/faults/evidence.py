@@ -7,7 +7,7 @@ from functools import partial
 from pipeline.errors import StoreError, TbrmError
 from pipeline.policies.refs import PolicyRef, check_undamaged, read_policy_json, resolve_published
 from pipeline.store import Partition, Store, open_store
-from pipeline.store.manifest import MANIFEST, Manifest, parse_manifest
+from pipeline.store.partition import MANIFEST, Manifest, parse_manifest
 from tests.faults.experiment import NAME
 from trainer.stages.policy_folder import LOGS
 

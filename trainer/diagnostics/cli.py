@@ -11,8 +11,7 @@ from pipeline.cli.options import json_option, set_option, store_options
 from pipeline.config import load_experiment
 from pipeline.errors import StoreError
 from pipeline.store import Store
-from trainer.diagnostics.numbers import PERCENTILES, read_diagnostics
-from trainer.diagnostics.view import COLUMNS, cells
+from trainer.diagnostics.numbers import COLUMNS, PERCENTILES, cells, read_diagnostics
 
 
 @click.command()

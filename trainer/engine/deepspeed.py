@@ -19,7 +19,7 @@ import torch
 
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
-from pipeline.run.environment import environment
+from pipeline.run.threads import environment
 from pipeline.scoring.ulysses import Share, join_share
 
 _QUIET_STEPS = 10**9

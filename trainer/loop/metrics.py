@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.config.training import TrainingConfig
-from pipeline.run.report import Metric
+from pipeline.run.resumable import Metric
 from pipeline.scoring.batch import Trajectory
 from trainer.job import read_metrics
 

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.scoring.batch import PackedBatch, Scores, Trajectory
-from pipeline.scoring.packing import pack
+from pipeline.scoring.batch import PackedBatch, Scores, Trajectory, pack
 from trainer.data.trajectories import TrajectoryTable
 from trainer.diagnostics.numbers import DIAGNOSTICS_FILE, choose_rows, diagnose, to_json
 from trainer.engine.deepspeed import World, total

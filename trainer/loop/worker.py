@@ -33,10 +33,9 @@ from trainer.engine.export import export_policy, merged, verify_forward
 from trainer.engine.models import PREFIX, Models, build_models, load_models, save_models
 from trainer.job import ERROR_FILE, METRICS_FILE, RESULT_FILE, TrainJob, TrainResult, read_metrics
 from trainer.launch.processes import run_processes
-from trainer.loop.control import control_cosine, measures_control
 from trainer.loop.metrics import Clock, MetricsFile
 from trainer.loop.scores import Batch, start_scores, write_diagnostics
-from trainer.loop.update import update_once
+from trainer.loop.update import control_cosine, measures_control, update_once
 
 
 @contextmanager

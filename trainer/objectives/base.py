@@ -12,8 +12,7 @@ from torch import Tensor
 
 from pipeline.config.training import OBJECTIVE_NEEDS, ObjectiveNeeds, TrainingConfig
 from pipeline.errors import TbrmError
-from pipeline.scoring.batch import GroupStats, PackedBatch, Scores, Trajectory
-from pipeline.scoring.packing import pair_units, unit_pairs
+from pipeline.scoring.batch import GroupStats, PackedBatch, Scores, Trajectory, pair_units, unit_pairs
 
 Loss = Callable[[Scores, PackedBatch, TrainingConfig], tuple[Tensor, Mapping[str, Tensor]]]
 """(scores, batch, options) to (the sum of the pack's terms, a scalar; detached metrics by name, each [B]).

@@ -11,10 +11,10 @@ from pipeline.cli.options import experiment_options, json_option, print_report
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.policy import PolicyConfig
 from pipeline.errors import StoreError
-from pipeline.policies.mirror import local_root
 from pipeline.policies.refs import (
     PolicyRef,
     check_undamaged,
+    local_root,
     pointer_path,
     publish_policy,
     published,
@@ -31,7 +31,7 @@ from pipeline.run.configurations import (
     listed,
     read_configuration,
 )
-from pipeline.run.report import Metric, StageReport
+from pipeline.run.resumable import Metric, StageReport
 from pipeline.store import Store, exclusive
 
 CONFIG = "configuration"

@@ -4,7 +4,7 @@ import click
 
 from pipeline.cli.options import experiment_options, generation_option, json_option, print_report, replace_option
 from pipeline.config import Experiment
-from pipeline.run.report import StageReport
+from pipeline.run.resumable import StageReport
 from pipeline.store import Store
 
 

@@ -8,39 +8,41 @@ from pipeline.config import Experiment, stage_hash
 from pipeline.config.experiment import check_generation
 from pipeline.errors import StoreError
 from pipeline.policies.facts import refuse_large_on_cpu
-from pipeline.policies.mirror import local_root, upload
+from pipeline.policies.load_save import model_vocabulary
 from pipeline.policies.refs import (
     check_undamaged,
+    local_root,
     pointer_path,
     publish_policy,
     published,
     read_policy_json,
     resolve_policy,
     trained_policy_folder,
+    upload,
 )
-from pipeline.policies.tokenizer import model_vocabulary
-from pipeline.replay import resolve_mix
+from pipeline.replay.mix import resolve_mix
 from pipeline.run.configurations import (
     branch,
+    first_generation,
     keep_configuration,
     listed,
 )
-from pipeline.run.forks import first_generation
-from pipeline.run.report import StageReport
+from pipeline.run.resumable import StageReport
 from pipeline.store import Manifest, Store, exclusive
-from trainer.data.tables import mix_tables
-from trainer.data.trajectories import write_trajectories
+from trainer.data.trajectories import mix_tables, write_trajectories
 from trainer.job import TrainJob
 from trainer.loop.metrics import summary
 from trainer.loop.worker import train_policy
-from trainer.stages.carry import STATE, carried, tidy
 from trainer.stages.policy_folder import (
+    STATE,
+    carried,
     check_alike,
     committed,
     differences_of,
     finish,
     place,
     standing_on,
+    tidy,
     training_tree,
     write_manifest,
 )

@@ -9,18 +9,15 @@ from pipeline.config.policy import WarmStart
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import StoreError
 from pipeline.policies.facts import refuse_large_on_cpu
-from pipeline.policies.mirror import local_root
-from pipeline.policies.refs import policy_tokenizer
-from pipeline.policies.tokenizer import check_table, model_vocabulary
-from pipeline.run.report import StageReport
+from pipeline.policies.load_save import check_table, model_vocabulary
+from pipeline.policies.refs import local_root, policy_tokenizer
+from pipeline.run.resumable import StageReport
 from pipeline.store import Store, exclusive
-from trainer.data.tables import logged_tables
-from trainer.data.trajectories import write_trajectories
+from trainer.data.trajectories import logged_tables, write_trajectories
 from trainer.job import TrainJob
 from trainer.loop.metrics import summary
 from trainer.loop.worker import train_policy
-from trainer.stages.carry import STATE, forget
-from trainer.stages.policy_folder import finish, place
+from trainer.stages.policy_folder import STATE, finish, forget, place
 
 
 def run_imitation(

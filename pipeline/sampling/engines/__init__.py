@@ -10,9 +10,8 @@ from pipeline.config.policy import PolicyConfig
 from pipeline.config.rollouts import EngineConfig, RolloutsConfig
 from pipeline.errors import TbrmError
 from pipeline.policies.facts import parameters
-from pipeline.policies.load_save import load_config
+from pipeline.policies.load_save import load_config, model_vocabulary
 from pipeline.policies.refs import Acting, ServedPolicy
-from pipeline.policies.tokenizer import model_vocabulary
 from pipeline.sampling.engines.base import Engine, FinishReason, Request, Sample, Sampling
 
 

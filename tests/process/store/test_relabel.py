@@ -12,7 +12,7 @@ from pipeline.errors import StoreError
 from pipeline.policies.refs import resolve_policy
 from pipeline.policies.tiny import save_tiny_arith
 from pipeline.reference import reference_label, run_ref_logprobs
-from pipeline.replay import resolve_mix
+from pipeline.replay.mix import resolve_mix
 from pipeline.rewards.stage import run_rewards
 from pipeline.store import Store
 from tests.support.tiny_store import LOGGED, make_experiment, make_store

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.errors import TbrmError
 from pipeline.policies.load_save import load_model
-from pipeline.scoring.packing import pack
+from pipeline.scoring.batch import pack
 from pipeline.scoring.scoring import score
 from tests.unit.trainer.jobs import job_of, mix, policy_folder, with_dtype
 from trainer.data.trajectories import TrajectoryTable, batch_rows

@@ -15,10 +15,9 @@ from pipeline.config import load_experiment
 from pipeline.errors import StoreError
 from pipeline.policies.refs import content_hash, published, resolve_policy
 from pipeline.reference import run_ref_logprobs
-from pipeline.replay import resolve_mix
+from pipeline.replay.mix import resolve_mix
 from pipeline.rewards.stage import run_rewards
-from pipeline.run.configurations import configuration_file
-from pipeline.run.forks import fork_experiment
+from pipeline.run.configurations import configuration_file, fork_experiment
 from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store, locks, open_store
 from tests.support import reward_store
@@ -224,7 +223,7 @@ def test_the_whole_loop_runs_on_it_and_goes_on_from_another_machine(
 FETCH = """
 import sys
 from pathlib import Path
-from pipeline.policies.mirror import fetch, local_root
+from pipeline.policies.refs import fetch, local_root
 from pipeline.store import open_store
 
 store = open_store(sys.argv[1])

@@ -13,7 +13,7 @@ from pipeline.policies.load_save import load_model, load_tokenizer
 from pipeline.policies.refs import resolve_policy
 from pipeline.reference import run_ref_logprobs
 from pipeline.rewards.stage import run_rewards
-from pipeline.run.report import StageReport
+from pipeline.run.resumable import StageReport
 from pipeline.sampling.engines import Request, Sample, Sampling, load_engine
 from pipeline.sampling.rollouts import run_rollouts
 from pipeline.scoring.scoring import score_trajectories

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from pipeline.cli.main import tbrm
 from pipeline.errors import StoreError, TbrmError
 from pipeline.logged.rows import find_files
-from pipeline.store.manifest import Manifest, ShardInfo, parse_manifest
+from pipeline.store.partition import Manifest, ShardInfo, parse_manifest
 
 GOOD = json.dumps({"prompt": "1+1=", "response": "2", "answer": "2", "reward": 1.0}) + "\n"
 

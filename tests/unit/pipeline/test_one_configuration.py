@@ -17,11 +17,19 @@ from pipeline.errors import StoreError, TbrmError
 from pipeline.policies.refs import check_undamaged, published, resolve_published, trained_policy_folder
 from pipeline.reference import run_ref_logprobs
 from pipeline.rewards.stage import run_rewards
-from pipeline.run.configurations import configuration_file, differences, keep_configuration, spans
-from pipeline.run.forks import Fork, fork_experiment, owner_of, read_fork
+from pipeline.run.configurations import (
+    Fork,
+    configuration_file,
+    differences,
+    fork_experiment,
+    keep_configuration,
+    owner_of,
+    read_fork,
+    spans,
+)
 from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store, open_store
-from pipeline.store.manifest import parse_manifest
+from pipeline.store.partition import parse_manifest
 from tests.support.base_stores import NewStore, copies
 from tests.support.tiny_store import make_experiment
 from trainer.stages.base_policy import run_base_policy

@@ -14,15 +14,14 @@ from pipeline.config import Experiment
 from pipeline.config.policy import WarmStart
 from pipeline.errors import StoreError
 from pipeline.logged.scripted import write_behaviour_log
-from pipeline.policies.load_save import load_tokenizer
+from pipeline.policies.load_save import check_ids, load_tokenizer, tokenizer_info
 from pipeline.policies.refs import policy_tokenizer, publish_policy, published_tokenizer, resolve_policy
-from pipeline.policies.tokenizer import check_ids, tokenizer_info
 from pipeline.reference import REFERENCE_PARENT, reference_id, reference_label, run_ref_logprobs
-from pipeline.replay import resolve_mix
+from pipeline.replay.mix import resolve_mix
 from pipeline.rewards.stage import run_rewards
 from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store
-from pipeline.store.manifest import parse_manifest
+from pipeline.store.partition import parse_manifest
 from tests.support.tiny_store import make_experiment, make_store
 from tests.support.tiny_tokenizers import DIGITS, characters, merging
 from tests.unit.replay.replay_store import reference_rows, reward_rows, rollout_rows, write_table

@@ -17,7 +17,7 @@ from pipeline.config import load_experiment
 from pipeline.config.load import build_experiment, find_experiment
 from pipeline.errors import ConfigError, TbrmError
 from pipeline.policies.refs import read_policy_json
-from pipeline.store.manifest import Manifest, ShardInfo, parse_manifest
+from pipeline.store.partition import Manifest, ShardInfo, parse_manifest
 from tests.property.mutation import SCALARS, TREES, mutated, tree_with_damage
 
 YAML = find_experiment("arith_tiny").read_bytes()

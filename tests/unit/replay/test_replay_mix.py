@@ -9,8 +9,7 @@ import pytest
 from replay_store import make_experiment, make_store, reward_rows, rollout_rows, write_generation, write_table
 
 from pipeline.errors import StoreError, TbrmError
-from pipeline.replay import Mix, resolve_mix
-from pipeline.replay.mix import to_ranges
+from pipeline.replay.mix import Mix, resolve_mix, to_ranges
 from pipeline.store import SCHEMAS, Store
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.policies.mirror import MARK, fetch, local_root
+from pipeline.policies.refs import MARK, fetch, local_root
 from pipeline.store import Store, open_store
 
 FILES = ("config.json", "model.safetensors", MARK)

@@ -24,7 +24,7 @@ from pipeline.store import (
     text_hash,
     trajectory_id,
 )
-from pipeline.store.manifest import parse_manifest
+from pipeline.store.partition import parse_manifest
 from pipeline.store.schema import conform
 from tests.unit.replay.replay_store import rollout_rows
 from tests.unit.store.test_store_kills import CONFIG, SHARDS, shard, write

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import TbrmError
-from pipeline.replay import resolve_mix
+from pipeline.replay.mix import resolve_mix
 from pipeline.store import Store, open_store
 from tests.unit.replay.replay_store import (
     REFERENCE,

@@ -20,7 +20,7 @@ from assets.studies.tabular import (
 )
 from assets.studies.theory import BETA, behaviour, fit_sample, problem
 from pipeline.config.training import ObjectiveName, TrainingConfig
-from pipeline.scoring.packing import lay_out
+from pipeline.scoring.batch import lay_out
 from trainer.objectives import get
 
 

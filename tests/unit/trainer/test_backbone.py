@@ -13,7 +13,7 @@ from tiny_models import naive_scores, random_trajectories, tiny
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from pipeline.scoring.backbone import blocks
-from pipeline.scoring.packing import lay_out
+from pipeline.scoring.batch import lay_out
 from pipeline.scoring.scoring import score
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import pytest
 from pipeline.config import Experiment, build_experiment
 from pipeline.errors import TbrmError
 from trainer.engine.checkpoint import Checkpoint, checkpoint_path, mark_exported, trained_parts, write_checkpoint
-from trainer.stages.carry import carried
+from trainer.stages.policy_folder import carried
 
 LORA = {"rank": 4}
 

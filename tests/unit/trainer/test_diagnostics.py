@@ -10,9 +10,17 @@ from hypothesis import strategies as st
 
 from assets.studies.tabular import Tree, tabular_scores, trajectories
 from pipeline.config.training import TrainingConfig
-from pipeline.scoring.packing import lay_out
-from trainer.diagnostics.numbers import choose_rows, coverage, diagnose, parse_diagnostics, to_json
-from trainer.diagnostics.view import COLUMNS, cells, markdown
+from pipeline.scoring.batch import lay_out
+from trainer.diagnostics.numbers import (
+    COLUMNS,
+    cells,
+    choose_rows,
+    coverage,
+    diagnose,
+    markdown,
+    parse_diagnostics,
+    to_json,
+)
 from trainer.objectives.residuals import tbrm
 
 BETA = 0.5

@@ -5,7 +5,7 @@ import torch
 from largest_tensor import LargestTensor
 from torch import Tensor
 
-from pipeline.scoring.head import head_scores
+from pipeline.scoring.scoring import head_scores
 
 ROWS, WIDTH, VOCABULARY = 37, 24, 101
 

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
-from pipeline.scoring.packing import pack
+from pipeline.scoring.batch import pack
 from pipeline.scoring.scoring import score
 from tests.unit.trainer.plain_losses import Row, plain_loss, responses
 from tests.unit.trainer.tiny_models import VOCABULARY, tiny
 from trainer.data.trajectories import SCHEMA, TrajectoryTable, write_trajectories
 from trainer.engine.deepspeed import World
 from trainer.engine.models import CriticModule, Models, PolicyModule
-from trainer.loop.control import control_cosine
 from trainer.loop.scores import Batch
+from trainer.loop.update import control_cosine
 from trainer.objectives import get
 
 OPTIONS = {"beta": 0.3, "clip_ratio": 0.2, "kl_coefficient": 0.05, "entropy_coefficient": 0.02, "gae_lambda": 0.8}

@@ -10,7 +10,7 @@ from torch import Tensor
 from assets.studies.tabular import Response, Tree, state_values, tabular_scores, trajectories
 from pipeline.config.training import OBJECTIVE_NEEDS, ObjectiveName, TrainingConfig
 from pipeline.errors import TbrmError
-from pipeline.scoring.packing import lay_out, pack
+from pipeline.scoring.batch import lay_out, pack
 from trainer.objectives import get
 
 TREE = Tree(actions=3, horizon=3)

@@ -8,8 +8,7 @@ import torch
 
 from assets.studies.tabular import Tree, state_values, tabular_scores, trajectories
 from pipeline.config.training import OBJECTIVE_NEEDS, ObjectiveName, TrainingConfig
-from pipeline.scoring.batch import Trajectory
-from pipeline.scoring.packing import lay_out
+from pipeline.scoring.batch import Trajectory, lay_out
 from trainer.objectives import get
 
 OPTIONS = TrainingConfig(beta=0.5)

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.training import TrainingConfig
-from pipeline.scoring.batch import PackedBatch, Scores, Trajectory
-from pipeline.scoring.packing import lay_out
+from pipeline.scoring.batch import PackedBatch, Scores, Trajectory, lay_out
 from trainer.data.trajectories import Groups
 from trainer.objectives import get
 

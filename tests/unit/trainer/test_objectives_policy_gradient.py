@@ -9,8 +9,7 @@ import torch
 
 from assets.studies.tabular import Response, Tree, state_values, tabular_scores, trajectories
 from pipeline.config.training import TrainingConfig
-from pipeline.scoring.batch import GroupStats
-from pipeline.scoring.packing import lay_out
+from pipeline.scoring.batch import GroupStats, lay_out
 from trainer.objectives import get
 from trainer.objectives.policy_gradient import gae, group_advantages
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from assets.studies.identities import random_ratios
 from assets.studies.tabular import Response, Tree, optimal_table, state_values, tabular_scores, trajectories
 from pipeline.config.training import ObjectiveName, TrainingConfig
-from pipeline.scoring.packing import lay_out
+from pipeline.scoring.batch import lay_out
 from trainer.objectives import get
 
 BETA = 0.5

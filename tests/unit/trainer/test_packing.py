@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import TbrmError
-from pipeline.scoring.batch import Trajectory
-from pipeline.scoring.packing import lay_out, pack
+from pipeline.scoring.batch import Trajectory, lay_out, pack
 
 
 def trajectory(index: int, prompt: int, response: int, group: int = 0) -> Trajectory:

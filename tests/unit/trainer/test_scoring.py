@@ -10,7 +10,7 @@ from transformers import Gemma2Config
 
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
-from pipeline.scoring.packing import lay_out, pack
+from pipeline.scoring.batch import lay_out, pack
 from pipeline.scoring.scoring import score, score_trajectories
 from trainer.objectives import get
 

@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 from pipeline.errors import TbrmError
 from pipeline.policies.load_save import load_model
-from pipeline.scoring.batch import Trajectory
-from pipeline.scoring.packing import lay_out, pair_units, unit_pairs
+from pipeline.scoring.batch import Trajectory, lay_out, pair_units, unit_pairs
 from pipeline.scoring.scoring import score
 from tests.unit.trainer.jobs import BETA, MODEL, SEED, job_of, mix, policy_folder
 from trainer.data.trajectories import TrajectoryTable, batch_rows
