@@ -16,8 +16,7 @@ import pyarrow as pa
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.policy import HubModel, PolicyFolder, ReferenceConfig, ServerModel, named_policy
 from pipeline.errors import ConfigError
-from pipeline.policies.facts import refuse_large_on_cpu
-from pipeline.policies.load_save import check_ids, check_table, device, load_model
+from pipeline.policies.load_save import check_ids, check_table, device, load_model, refuse_large_on_cpu
 from pipeline.policies.refs import (
     PolicyRef,
     check_undamaged,
@@ -28,7 +27,7 @@ from pipeline.policies.refs import (
     resolve_policy,
 )
 from pipeline.run.resumable import Stage, StageReport, Work, run_stage
-from pipeline.run.shards import Advance, Make, root_for_workers
+from pipeline.run.shards import Advance, Make
 from pipeline.store import SCHEMAS, Manifest, PartitionWriter, Store, open_store
 
 REFERENCE_PARENT = "reference policy"
@@ -66,7 +65,7 @@ def run_ref_logprobs(
         check_table(source, policy_tokenizer(policy.path), f"the reference {policy.policy_id}")
         return Work(
             rows=[shard.rows for shard in source.shards],
-            start=partial(_scorer, experiment, root_for_workers(store), generation, dataset),
+            start=partial(_scorer, experiment, store.root_for_workers, generation, dataset),
             statistics=lambda writer: _statistics(experiment, source, writer),
         )
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from assets.processes.launcher import start_supervised
 from pipeline.config import Experiment
 from pipeline.errors import TbrmError
-from pipeline.run.shards import on_cluster, root_for_workers
 from pipeline.sampling.engines.warm_engine import Line, socket_path
 from pipeline.store import Store
 
@@ -24,7 +23,7 @@ class RolloutService:
     """One service process under a supervisor, which ends it and its children when this process ends in any way."""
 
     def __init__(self, experiment: Experiment, store: Store, command: Sequence[str], log: Path) -> None:
-        self.path = socket_path(root_for_workers(store), experiment.name)
+        self.path = socket_path(store.root_for_workers, experiment.name)
         self.command, self.log = command, log
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -77,7 +76,7 @@ def rollout_service(
     experiment: Experiment, store: Store, arguments: Sequence[str], log: Path
 ) -> Generator[RolloutService | None]:
     """The service of an experiment that wants a warm engine; None for others. `arguments` name experiment and store."""
-    if experiment.rollouts is None or not experiment.rollouts.warm or on_cluster(experiment, "rollouts"):
+    if experiment.rollouts is None or not experiment.rollouts.warm or experiment.on_cluster("rollouts"):
         yield None
         return
     command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", "rollout-service", *arguments]

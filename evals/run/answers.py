@@ -10,8 +10,7 @@ from pydantic import Field
 
 from evals.run.plan import FullProtocol, Setting
 from pipeline.errors import TbrmError
-from pipeline.policies.facts import refuse_large_on_cpu
-from pipeline.policies.load_save import load_tokenizer
+from pipeline.policies.load_save import load_tokenizer, refuse_large_on_cpu
 from pipeline.policies.refs import Acting, PolicyRef, ServedPolicy
 from pipeline.prompts import Problem, render
 from pipeline.sampling.endpoint import Answered, call

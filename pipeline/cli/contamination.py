@@ -81,7 +81,7 @@ def _problems(
 ) -> Iterator[Problem]:
     from pipeline.prompts import load_problems
     from pipeline.prompts.contamination import table_problems
-    from pipeline.prompts.sources import file_problems
+    from pipeline.prompts.generation import file_problems
 
     if file is not None:
         yield from file_problems(Path(file), Columns())

@@ -50,11 +50,11 @@ def rollout_service(experiment: Experiment, store: Store) -> None:
 
     `tbrm run` does this by itself; beside `tbrm ui`, run this command on the machine where the stages run.
     """
-    from pipeline.run.shards import root_for_workers
+
     from pipeline.sampling.engines.warm_engine import socket_path
     from pipeline.sampling.service import serve
 
-    path = socket_path(root_for_workers(store), experiment.name)
+    path = socket_path(store.root_for_workers, experiment.name)
     sys.stderr.write(f"rollout service of {experiment.name} at {path}\n")
     serve(path)
 

@@ -1,6 +1,6 @@
 """An experiment is configured in one YAML file; see `Experiment` for the tree."""
 
-from pipeline.config.base import Config
+from pipeline.config.base import Config, stage_hash
 from pipeline.config.experiment import Experiment
 from pipeline.config.load import (
     build_experiment,
@@ -9,7 +9,6 @@ from pipeline.config.load import (
     find_experiment,
     load_experiment,
     parse_yaml,
-    stage_hash,
 )
 
 __all__ = [

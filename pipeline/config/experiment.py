@@ -64,6 +64,10 @@ class Experiment(Config):
                 raise ValueError(f"{address!r} is no address of a server: write it as http://host:8000/v1")
         return addresses
 
+    def on_cluster(self, stage: str) -> bool:
+        """Whether the shards of this stage are made by a Ray cluster."""
+        return self.ray is not None and stage in self.ray.stages
+
     @property
     def named_servers(self) -> tuple[str, ...]:
         """Addresses of every server that this experiment names."""

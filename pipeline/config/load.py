@@ -1,13 +1,11 @@
 """From a YAML file and `--set` overrides to a checked experiment."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from pipeline.config.experiment import Experiment
 from pipeline.errors import ConfigError
@@ -194,9 +192,3 @@ def _override(tree: dict[str, Any], override: str) -> None:
     if not isinstance(node, dict):
         raise ConfigError(f"--set {override!r}: `{keys[-1]}` lies inside a plain value")
     node[keys[-1]] = value
-
-
-def stage_hash(*parts: BaseModel | Mapping[str, Any] | str | int | float | None) -> str:
-    """Hash of the configuration that decides a stage's bytes; 16 hex digits, equal on any machine for equal parts."""
-    plain = [p.model_dump(mode="json") if isinstance(p, BaseModel) else p for p in parts]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,7 +1,6 @@
 """Facts about a model, read from its files before anything loads it: its size, its configuration, what is missing."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from pipeline.config.policy import HubModel, ServerModel, named_policy
 from pipeline.errors import TbrmError
 from pipeline.policies.hub import look_up, read_file
-from pipeline.policies.load_save import MOST_ON_CPU, PACKAGE, packaged_gguf
+from pipeline.policies.load_save import PACKAGE, packaged_gguf, parameters
 from pipeline.policies.tiny import TINY_ARITH, TINY_WORDS
 
 _BUILTIN_PARAMETERS = 1_000_000
@@ -50,48 +49,6 @@ def model_facts(base: str, revision: str | None = None) -> ModelFacts:
     if not named.path.is_dir():
         raise TbrmError(f"there is no folder {base}: correct the path, or give a hub id such as Qwen/Qwen2.5-Math-1.5B")
     return _folder(named.path, str(named.path))
-
-
-def parameters(path: str) -> int | None:
-    """Numbers in the safetensors files of a folder, from their headers; None for a hub id."""
-    from safetensors import safe_open
-
-    files = sorted(Path(path).glob("*.safetensors"))
-    total = 0
-    for file in files:
-        with safe_open(file, framework="np") as tensors:
-            names: Any = tensors.keys()
-            for name in names:
-                count = 1
-                for size in tensors.get_slice(name).get_shape():
-                    count *= size
-                total += count
-    return total if files else None
-
-
-def refuse_large_on_cpu(path: str, allowed: bool) -> None:
-    """Raise TbrmError for a large model where there is no GPU, unless `allowed`; a model of unknown size passes.
-
-    The process that would load the model calls this, on the machine where it would. Torch is told to look for GPUs
-    through NVML: a look through CUDA would keep vLLM from forking.
-    """
-    if allowed:
-        return
-    try:
-        size = parameters(path) if Path(path).is_dir() else model_facts(path).parameters
-    except TbrmError:  # whatever loads the model next says what is wrong, or finds it in another place
-        return
-    if size is None or size <= MOST_ON_CPU:
-        return
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    import torch
-
-    if not torch.cuda.is_available():
-        raise TbrmError(
-            f"{path} has {size / 1e6:,.0f}M parameters, and there is no GPU: sampling, scoring and training more than "
-            f"{MOST_ON_CPU / 1e6:.0f}M on a CPU take hours for minutes. `tbrm doctor` says why no GPU is found; "
-            "`large_model_on_cpu: true` (`--set large_model_on_cpu=true`) does it all the same"
-        )
 
 
 def _package(base: str) -> ModelFacts:

@@ -6,6 +6,7 @@ tokenizer mean other words.
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -250,3 +251,42 @@ def packaged_gguf(base: str) -> Path:
 def remove_folder(folder: Path) -> None:
     """Delete a half-written folder of an earlier, killed run."""
     shutil.rmtree(folder, ignore_errors=False) if folder.exists() else None
+
+
+def parameters(path: str) -> int | None:
+    """Numbers in the safetensors files of a folder, from their headers; None where it has none."""
+    from safetensors import safe_open
+
+    files = sorted(Path(path).glob("*.safetensors"))
+    total = 0
+    for file in files:
+        with safe_open(file, framework="np") as tensors:
+            names: Any = tensors.keys()
+            for name in names:
+                count = 1
+                for size in tensors.get_slice(name).get_shape():
+                    count *= size
+                total += count
+    return total if files else None
+
+
+def refuse_large_on_cpu(path: str, allowed: bool) -> None:
+    """Raise TbrmError for a large model where there is no GPU, unless `allowed`; a model of unknown size passes.
+
+    The process that would load the model calls this, on the machine where it would. Torch is told to look for GPUs
+    through NVML: a look through CUDA would keep vLLM from forking.
+    """
+    if allowed:
+        return
+    size = parameters(path)
+    if size is None or size <= MOST_ON_CPU:
+        return
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    import torch
+
+    if not torch.cuda.is_available():
+        raise TbrmError(
+            f"{path} has {size / 1e6:,.0f}M parameters, and there is no GPU: sampling, scoring and training more than "
+            f"{MOST_ON_CPU / 1e6:.0f}M on a CPU take hours for minutes. `tbrm doctor` says why no GPU is found; "
+            "`large_model_on_cpu: true` (`--set large_model_on_cpu=true`) does it all the same"
+        )

@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from pipeline.config import Experiment
 from pipeline.errors import StoreError, TbrmError
-from pipeline.replay.partitions import find_sources
-from pipeline.replay.select import Index, index_source, select
+from pipeline.replay.select import Index, find_sources, index_source, select
 from pipeline.store import Manifest, Partition, Store, check_aligned, seed_of
 
 ROLLOUT_COLUMNS = (

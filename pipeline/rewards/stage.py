@@ -17,7 +17,7 @@ from pipeline.rewards.audit import audit_generation
 from pipeline.rewards.grader import Grader
 from pipeline.rewards.types import STATUSES, UNDECIDED, Labelled, RewardLabel, Verifier, named_items, read_items
 from pipeline.run.resumable import Stage, StageReport, Work, run_stage
-from pipeline.run.shards import Advance, Make, on_cluster, root_for_workers
+from pipeline.run.shards import Advance, Make
 from pipeline.store import SCHEMAS, Partition, PartitionWriter, Stat, Store, open_store
 
 DECIDES = RewardsConfig.alike_fields("rewards")
@@ -57,8 +57,8 @@ def run_rewards(
             parents={rollouts.name: source.hash, prompts.name: questions.hash},
             work=lambda: Work(
                 rows=[shard.rows for shard in source.shards],
-                start=partial(_labeller, config, root_for_workers(store), dataset, generation, verifier)
-                if on_cluster(experiment, "rewards")
+                start=partial(_labeller, config, store.root_for_workers, dataset, generation, verifier)
+                if experiment.on_cluster("rewards")
                 else lambda: nullcontext(partial(_label_shard, grader, rollouts, prompts, verifier)),
                 statistics=lambda writer: _statistics(grader, rollouts, writer),
             ),

@@ -20,7 +20,7 @@ from pipeline.config import Experiment
 from pipeline.errors import TbrmError
 from pipeline.run.configurations import check_alike, keep_configuration
 from pipeline.run.progress import track
-from pipeline.run.shards import Advance, Start, on_cluster
+from pipeline.run.shards import Advance, Start
 from pipeline.store import Manifest, Partition, PartitionWriter, Stat, Store, TokenizerInfo
 
 Metric = float | int | str
@@ -152,7 +152,7 @@ def _made(
     """
     if not todo:
         return
-    if experiment is not None and experiment.ray is not None and on_cluster(experiment, stage):
+    if experiment is not None and experiment.ray is not None and experiment.on_cluster(stage):
         try:
             from pipeline.run.ray import work_on_cluster
         except ImportError as error:

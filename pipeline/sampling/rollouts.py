@@ -16,8 +16,14 @@ from pipeline.config.experiment import check_generation
 from pipeline.config.policy import ServerModel, named_policy
 from pipeline.config.rollouts import RolloutsConfig
 from pipeline.errors import TbrmError
-from pipeline.policies.facts import refuse_large_on_cpu
-from pipeline.policies.load_save import check_tokenizer, device, load_model, load_tokenizer, tokenizer_info
+from pipeline.policies.load_save import (
+    check_tokenizer,
+    device,
+    load_model,
+    load_tokenizer,
+    refuse_large_on_cpu,
+    tokenizer_info,
+)
 from pipeline.policies.refs import (
     Acting,
     PolicyRef,
@@ -31,7 +37,7 @@ from pipeline.policies.refs import (
 from pipeline.prompts.generation import write_prompts
 from pipeline.run.configurations import check_alike
 from pipeline.run.resumable import Stage, StageReport, Work, run_stage
-from pipeline.run.shards import Advance, Make, on_cluster, root_for_workers
+from pipeline.run.shards import Advance, Make
 from pipeline.sampling.endpoint import endpoint_policy
 from pipeline.sampling.engines import Engine, Request, Sample, Sampling, choose_engine, context_length, load_engine
 from pipeline.sampling.engines.warm_engine import socket_path
@@ -136,7 +142,7 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
 
         return Work(
             rows=[shard.rows * config.n for shard in prompts.shards],
-            start=partial(_sampler, experiment, config, root_for_workers(store), generation, policy),
+            start=partial(_sampler, experiment, config, store.root_for_workers, generation, policy),
             statistics=statistics,
             tokenizer=made_by,
             note=f"{choice.name}: {choice.reason}",
@@ -210,7 +216,7 @@ class Sampler:
         self.prompts = store.partition(experiment.name, "prompts", generation)
         self.tokenizer = load_tokenizer(_tokenizer_folder(store, experiment, policy, generation))
         longest = experiment.prompts.max_prompt_tokens + config.max_tokens
-        here = config.warm and not on_cluster(experiment, "rollouts")
+        here = config.warm and not experiment.on_cluster("rollouts")
         service = socket_path(root, experiment.name) if here else None
         self.engine: Engine = load_engine(
             config.how(), experiment.policy, self.policy, self.tokenizer, longest, service, config.stop

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import TbrmError
-from pipeline.scoring.backbone import hidden_states
+from pipeline.scoring.backbone import Share, gather, hidden_states
 from pipeline.scoring.batch import PackedBatch, Scores, Trajectory, ValueAt, pack
-from pipeline.scoring.ulysses import Share, gather
 
 _VOCABULARY_TILE = 16_384
 

@@ -8,12 +8,13 @@ from pipeline.store.partition import (
     PartitionWriter,
     ShardInfo,
     Stat,
+    Store,
     TokenizerInfo,
     check_aligned,
     code_version,
+    open_store,
 )
 from pipeline.store.schema import SCHEMAS, schema_of
-from pipeline.store.store import Store, open_store
 
 __all__ = [
     "SCHEMAS",

@@ -1,10 +1,12 @@
-"""One generation of one table: read shard by shard, written shard by shard, and committed by its manifest.
+"""The store: tables of experiments and logged data sets, by generation, under one root.
 
-A reader trusts only what a manifest lists.
+One generation of one table is a partition. It is read shard by shard, written shard by shard, and committed by its
+manifest: a reader trusts only what a manifest lists.
 """
 
 import importlib.metadata
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -15,9 +17,9 @@ from typing import Any, Self
 import pyarrow as pa
 
 from pipeline.errors import StoreError
-from pipeline.store.files import Files, checksum, text_hash
+from pipeline.store.files import PART, Files, checksum, text_hash
 from pipeline.store.locks import exclusive, leased
-from pipeline.store.schema import SCHEMA_VERSION, conform, count_rows, decode, encode, schema_of
+from pipeline.store.schema import SCHEMA_VERSION, SCHEMAS, conform, count_rows, decode, encode, schema_of
 
 MANIFEST = "_manifest.json"
 Stat = float | int | str
@@ -356,3 +358,45 @@ def shard_file(index: int) -> str:
 def code_version() -> str:
     """Version of this package. It is cached, because every row of `rollouts` names it and a look-up reads files."""
     return importlib.metadata.version("tbrm")
+
+
+class Store(Files):
+    """The tables of all experiments and logged data sets under one root."""
+
+    def partition(self, dataset: str, table: str, generation: int = 0) -> Partition:
+        """One generation of one table of `dataset` (an experiment's name, or `logged/<name>`)."""
+        return Partition(self, dataset, table, generation)
+
+    @property
+    def root_for_workers(self) -> str:
+        """The root as a process in another folder or on another machine has to name it."""
+        return self.base if self.is_local else self.root
+
+    def generations(self, dataset: str, table: str) -> list[int]:
+        """Committed generations of a table, ascending."""
+        found: list[int] = []
+        for path in self.files(self.join(dataset, table)):
+            name = path.rsplit("/", 1)[-1]
+            if name.startswith("generation=") and name[11:].isdigit() and self.fs.exists(f"{path}/_manifest.json"):
+                found.append(int(name[11:]))
+        return sorted(found)
+
+    def datasets(self) -> list[str]:
+        """Experiments and logged data sets that have at least one table folder."""
+        top = [path.rsplit("/", 1)[-1] for path in self.files(self.base) if self.fs.isdir(path)]
+        logged = [
+            f"logged/{path.rsplit('/', 1)[-1]}" for path in self.files(f"{self.base}/logged") if self.fs.isdir(path)
+        ]
+        return sorted(
+            name for name in top if name not in ("logged", "evaluated", "dagster_home") and PART.fullmatch(name)
+        ) + sorted(logged)
+
+    def tables(self, dataset: str) -> list[str]:
+        """Tables of a data set, label versions (`rewards@v2`) included."""
+        names = [path.rsplit("/", 1)[-1] for path in self.files(self.join(dataset))]
+        return [name for name in names if name.partition("@")[0] in SCHEMAS]
+
+
+def open_store(root: str | None = None) -> Store:
+    """The store at `root` (local path, s3://, gs://, …), by default `$TBRM_ROOT` or `./data`."""
+    return Store(root or os.environ.get("TBRM_ROOT") or "data")

@@ -20,7 +20,7 @@ import torch
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
 from pipeline.run.threads import environment
-from pipeline.scoring.ulysses import Share, join_share
+from pipeline.scoring.backbone import Share, join_share
 
 _QUIET_STEPS = 10**9
 _NO_TORCH_COMPILE = {"TORCHDYNAMO_DISABLE": "1"}

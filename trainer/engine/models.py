@@ -11,10 +11,9 @@ import torch
 from pipeline.config.training import LoraConfig, TrainingConfig
 from pipeline.errors import TbrmError, written
 from pipeline.policies.load_save import load_model
-from pipeline.scoring.backbone import hidden_states
+from pipeline.scoring.backbone import Share, hidden_states
 from pipeline.scoring.batch import PackedBatch, Scores, ValueAt
 from pipeline.scoring.scoring import score
-from pipeline.scoring.ulysses import Share
 from trainer.engine.checkpoint import CRITIC, POLICY, Checkpoint, trained_parts
 from trainer.engine.deepspeed import (
     World,

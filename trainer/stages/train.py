@@ -7,8 +7,7 @@ from pathlib import Path
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.experiment import check_generation
 from pipeline.errors import StoreError
-from pipeline.policies.facts import refuse_large_on_cpu
-from pipeline.policies.load_save import model_vocabulary
+from pipeline.policies.load_save import model_vocabulary, refuse_large_on_cpu
 from pipeline.policies.refs import (
     check_undamaged,
     local_root,

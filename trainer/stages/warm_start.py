@@ -8,8 +8,7 @@ from pipeline.config import Experiment, stage_hash
 from pipeline.config.policy import WarmStart
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import StoreError
-from pipeline.policies.facts import refuse_large_on_cpu
-from pipeline.policies.load_save import check_table, model_vocabulary
+from pipeline.policies.load_save import check_table, model_vocabulary, refuse_large_on_cpu
 from pipeline.policies.refs import local_root, policy_tokenizer
 from pipeline.run.resumable import StageReport
 from pipeline.store import Store, exclusive

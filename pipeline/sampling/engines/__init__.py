@@ -9,8 +9,7 @@ from typing import Any, Literal
 from pipeline.config.policy import PolicyConfig
 from pipeline.config.rollouts import EngineConfig, RolloutsConfig
 from pipeline.errors import TbrmError
-from pipeline.policies.facts import parameters
-from pipeline.policies.load_save import load_config, model_vocabulary
+from pipeline.policies.load_save import load_config, model_vocabulary, parameters
 from pipeline.policies.refs import Acting, ServedPolicy
 from pipeline.sampling.engines.base import Engine, FinishReason, Request, Sample, Sampling
 

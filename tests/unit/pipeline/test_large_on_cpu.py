@@ -9,7 +9,7 @@ import torch
 from evals.run.answers import LocalAnswerer
 from evals.run.plan import Changes, changed, setting_of, setting_without_experiment
 from pipeline.errors import TbrmError
-from pipeline.policies.facts import refuse_large_on_cpu
+from pipeline.policies.load_save import refuse_large_on_cpu
 from pipeline.policies.refs import PolicyRef, publish_policy, resolve_policy
 from pipeline.reference import run_ref_logprobs
 from pipeline.sampling.rollouts import run_rollouts

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from pipeline.scoring.ulysses import Share
+from pipeline.scoring.backbone import Share
 from tests.unit.trainer.tiny_models import random_trajectories
 from trainer.engine.deepspeed import World
 from trainer.loop.scores import turns
