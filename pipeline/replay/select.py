@@ -1,6 +1,7 @@
 """What a mix draws from: partitions, and of their rows by success rate, duplicates, caps per prompt and proportions.
 
-All choices derive from the seed. What selection has to know of every trajectory takes some 20 bytes a row, and is read one shard at a time.
+All choices derive from the seed. What selection has to know of every trajectory takes some 20 bytes a row, and is read
+one shard at a time.
 """
 
 from collections.abc import Sequence
