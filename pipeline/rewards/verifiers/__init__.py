@@ -5,6 +5,7 @@ import importlib
 
 from pipeline.config.rewards import BUILTIN_VERIFIERS
 from pipeline.errors import ConfigError
+from pipeline.rewards.answers.compare import DEFAULT, Conventions
 from pipeline.rewards.types import Verifier
 
 RUNNING_CODE = "reasoning_gym_running_code"
@@ -13,13 +14,14 @@ takes it for the tasks that `rewards.tasks_whose_scorer_runs_answers_as_code` li
 
 
 @functools.cache
-def get_verifier(name: str) -> Verifier:
-    """A verifier by its name in the configuration. Raises ConfigError when there is no such verifier.
+def get_verifier(name: str, conventions: Conventions = DEFAULT) -> Verifier:
+    """A verifier by its name in the configuration, under conventions. Raises ConfigError when there is none.
 
     Whether an experiment allows the name is asked of `RewardsConfig.may_run`, before this is called.
     """
     if name in BUILTIN_VERIFIERS:
-        return importlib.import_module(f"pipeline.rewards.verifiers.{name}").VERIFIER
+        module = importlib.import_module(f"pipeline.rewards.verifiers.{name}")
+        return module.verifier(conventions) if hasattr(module, "verifier") else module.VERIFIER
     if name == RUNNING_CODE:
         return importlib.import_module("pipeline.rewards.verifiers.reasoning_gym").VERIFIER_RUNNING_CODE
     if ":" not in name:
