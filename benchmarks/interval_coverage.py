@@ -85,36 +85,57 @@ def single_coverage(problems: int, samples: int, trials: int, rng: np.random.Gen
     return rows
 
 
+FLIPS = ((0.03, 0.0), (0.05, 0.0), (0.1, 0.0), (0.2, 0.0), (0.05, 0.05), (0.1, 0.03), (0.03, 0.01))
+"""Shares of problems that go from never to always, and from always to never: what training does most often."""
+SMOOTH = ((1.5, 0.0, 1.0), (1.5, 0.7, 0.5), (4.0, 0.0, 0.0), (4.0, 0.7, 0.5))
+
+
+def paired_populations(rng: np.random.Generator) -> list[tuple[str, Floats, Floats]]:
+    """(name, chances before, chances after) of pools of problems."""
+    found: list[tuple[str, Floats, Floats]] = []
+    for level in LEVELS:
+        for spread, shift, noise in SMOOTH:
+            z = level + spread * rng.normal(size=POOL)
+            after = logistic(z + shift + noise * rng.normal(size=POOL))
+            found.append((f"level {level:g}, spread {spread:g}, shift {shift:g}, noise {noise:g}", logistic(z), after))
+    for start in ("always or never", "of all chances"):
+        for up, down in FLIPS:
+            before = (rng.random(POOL) < 0.4).astype(float) if start[0] == "a" else logistic(2 * rng.normal(size=POOL) - 1)
+            which = rng.random(POOL)
+            gained, lost = which < up, (which >= up) & (which < up + down)
+            turned = np.where(gained, 0.0, np.where(lost, 1.0, before))
+            after = np.where(gained, 1.0, np.where(lost, 0.0, before))
+            found.append((f"{start}, {up:.0%} gained, {down:.0%} lost", turned, after))
+    return found
+
+
 def paired_coverage(problems: int, samples: int, trials: int, rng: np.random.Generator) -> list[dict[str, object]]:
     """Coverage of the difference of two policies whose difficulties go together."""
     rows: list[dict[str, object]] = []
-    for level in LEVELS:
-        for spread, shift, noise in ((1.5, 0.0, 1.0), (1.5, 0.7, 0.5), (4.0, 0.0, 0.0), (4.0, 0.7, 0.5)):
-            z = level + spread * rng.normal(size=POOL)
-            pool_a, pool_b = logistic(z), logistic(z + shift + noise * rng.normal(size=POOL))
-            truth = float(pool_b.mean() - pool_a.mean())
-            covered, width = 0, 0.0
-            for _ in range(trials):
-                asked = rng.integers(0, POOL, problems)
-                a, b = (
-                    (rng.random((problems, samples)) < pool[asked][:, None]).astype(np.float64)
-                    for pool in (pool_a, pool_b)
-                )
-                found = difference_interval(a, b)
-                covered += found.low <= truth <= found.high
-                width += found.high - found.low
-            rows.append(
-                {
-                    "problems": problems,
-                    "samples": samples,
-                    "accuracy_a": round(float(pool_a.mean()), 3),
-                    "difference": round(truth, 4),
-                    "spread": spread,
-                    "noise": noise,
-                    "coverage": round(covered / trials, 4),
-                    "mean_width": round(width / trials, 4),
-                }
+    for name, pool_a, pool_b in paired_populations(rng):
+        truth = float(pool_b.mean() - pool_a.mean())
+        covered, student, width = 0, 0, 0.0
+        for _ in range(trials):
+            asked = rng.integers(0, POOL, problems)
+            a, b = (
+                (rng.random((problems, samples)) < pool[asked][:, None]).astype(np.float64) for pool in (pool_a, pool_b)
             )
+            found, plain = difference_interval(a, b), mean_interval(b.mean(axis=1) - a.mean(axis=1))
+            covered += found.low <= truth <= found.high
+            student += plain.low <= truth <= plain.high
+            width += found.high - found.low
+        rows.append(
+            {
+                "problems": problems,
+                "samples": samples,
+                "population": name,
+                "accuracy_a": round(float(pool_a.mean()), 3),
+                "difference": round(truth, 4),
+                "coverage": round(covered / trials, 4),
+                "student_coverage": round(student / trials, 4),
+                "mean_width": round(width / trials, 4),
+            }
+        )
     return rows
 
 

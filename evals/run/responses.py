@@ -97,3 +97,11 @@ def write_responses(
             "seconds": time.monotonic() - started,
         }
         return partition, writer.commit(len(shards), stats)
+
+
+def engines_of(responses: Partition) -> str:
+    """`name version` of the engines that answered, joined by commas."""
+    found: set[tuple[str, str]] = set()
+    for _, rows in responses.iter_shards(["sampling"]):
+        found |= {(row["engine"], row["engine_version"]) for row in rows["sampling"].to_pylist()}
+    return ", ".join(f"{name} {version}" for name, version in sorted(found))

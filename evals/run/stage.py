@@ -14,7 +14,7 @@ import pyarrow as pa
 from evals.run.answers import Answerer
 from evals.run.grading import grade_responses, verifier_versions
 from evals.run.plan import Entry, Setting, plan_entries, rewards_for, setting_of
-from evals.run.responses import Sampler, write_responses
+from evals.run.responses import Sampler, engines_of, write_responses
 from evals.run.scores import EntryRecord, measured_policies, read_entries, scores_of_table
 from evals.run.targets import Target
 from evals.statistics.metrics import summarize
@@ -22,6 +22,7 @@ from pipeline.config import Experiment, stage_hash
 from pipeline.config.experiment import check_generation
 from pipeline.errors import StoreError
 from pipeline.policies.refs import PolicyRef, check_undamaged, resolve_published
+from pipeline.prompts.templates import template_version
 from pipeline.rewards import GradeItem, Grader
 from pipeline.run.report import StageReport
 from pipeline.store import Manifest, Partition, Stat, Store
@@ -99,6 +100,8 @@ def evaluate(
                     flawed=entry.flawed,
                     remark=entry.remark,
                     policy_id=target.policy.policy_id,
+                    engine=engines_of(responses),
+                    template_version=template_version(entry.protocol.template),
                 )
             )
     manifest = write_scores(partition, tables, records, parents, partition.is_committed())

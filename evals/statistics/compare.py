@@ -49,8 +49,7 @@ def compare_scores(a: Scores, b: Scores) -> Comparison:
     differing = sorted(name for name in a.protocol if a.protocol[name] != b.protocol.get(name))
     if differing:
         remarks.append("protocols differ in " + ", ".join(differing))
-    if a.verifier != b.verifier:
-        remarks.append(f"graded by {a.verifier} and {b.verifier}")
+    remarks += a.differs_from(b)
     return Comparison(
         benchmark=a.benchmark,
         a=accuracy_interval(left),

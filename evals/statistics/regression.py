@@ -33,7 +33,7 @@ class AgainstBest:
 def against_best(store: Store, dataset: str, generation: int) -> list[AgainstBest]:
     """policy[`generation`] beside the best earlier policy of its experiment, by benchmark.
 
-    Only scores by the same protocol, verifier and problems are compared. The best of m policies on one of B benchmarks
+    Only scores by the same protocol, verifier, engine, template and problems are compared. The best of m policies on one of B benchmarks
     is partly the luckiest, and each is a chance of a false alarm: the interval's level is 1 - 0.05/(m·B) (Bonferroni).
     """
     current = read_scores(store, dataset, generation)
@@ -57,5 +57,5 @@ def _same(past: Scores | None, now: Scores) -> bool:
         past is not None
         and dict(past.protocol) == dict(now.protocol)
         and past.problem_ids == now.problem_ids
-        and past.verifier == now.verifier
+        and not past.differs_from(now)
     )
