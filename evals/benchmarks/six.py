@@ -189,5 +189,6 @@ SIX = (
         _relay,
         ("14 of 675 need an undefined T", "5 are in DAPO-Math-17k"),
         hub=_OLYMPIAD.place,
+        golds={"olympiadbench-2045": ("t(0,4]", "(0,4]")},
     ),
 )

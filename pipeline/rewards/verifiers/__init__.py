@@ -12,6 +12,9 @@ RUNNING_CODE = "reasoning_gym_running_code"
 """The package's scorer whatever it does with the answer. Neither a row nor a YAML can name this verifier: the Grader
 takes it for the tasks that `rewards.tasks_whose_scorer_runs_answers_as_code` lists."""
 
+GOLD_ANSWERS = "gold_answers"
+"""Asks whether a gold answer is understood. Neither a row nor a YAML can name this one either."""
+
 
 @functools.cache
 def get_verifier(name: str, conventions: Conventions = DEFAULT) -> Verifier:
@@ -24,6 +27,8 @@ def get_verifier(name: str, conventions: Conventions = DEFAULT) -> Verifier:
         return module.verifier(conventions) if hasattr(module, "verifier") else module.VERIFIER
     if name == RUNNING_CODE:
         return importlib.import_module("pipeline.rewards.verifiers.reasoning_gym").VERIFIER_RUNNING_CODE
+    if name == GOLD_ANSWERS:
+        return importlib.import_module("pipeline.rewards.verifiers.gold_answers").VERIFIER
     if ":" not in name:
         known = ", ".join(BUILTIN_VERIFIERS)
         raise ConfigError(f"there is no verifier {name!r}; use one of {known}, or package.module:function")
