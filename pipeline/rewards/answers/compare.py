@@ -22,7 +22,7 @@ from pipeline.rewards.answers.reading import (
     read,
     split_top,
 )
-from pipeline.rewards.answers.symbols import SYMPY_ERRORS, expression, same_equation, same_value
+from pipeline.rewards.answers.symbols import DIGITS, SYMPY_ERRORS, expression, same_equation, same_value
 
 TOLERANCE = 1e-6
 """Relative difference by which a rounded number may differ, unless the configuration says otherwise."""
@@ -197,15 +197,15 @@ def _is_value(text: str) -> bool:
     return not re.search(r"[A-Za-z]", re.sub(r"\\(?:frac|sqrt|pi|infty|cdot|times|left|right)(?![A-Za-z])", "", text))
 
 
-_BASED = re.compile(r"\(?([0-9A-Za-z]{1,200})\)? ?_ ?(?:\{ ?([0-9]{1,3}) ?\}|([0-9]))", re.ASCII)
+_BASED = re.compile(r"(-?) ?\(?([0-9A-Za-z]{1,200})\)? ?_ ?(?:\{ ?([0-9]{1,3}) ?\}|([0-9]))", re.ASCII)
 
 
 def based(text: str) -> tuple[str, int] | None:
     """The digits and the base of `52_8`, or None."""
     match = _BASED.fullmatch(text)
-    if not match or not match[1][0].isdigit():
+    if not match or not match[2][0].isdigit():
         return None
-    return match[1].lstrip("0").upper() or "0", int(match[2] or match[3])
+    return match[1] + (match[2].lstrip("0").upper() or "0"), int(match[3] or match[4])
 
 
 def _named(text: str) -> tuple[str, str] | None:
@@ -254,6 +254,11 @@ class _Comparison:
                 if len(inner) == len(theirs) and not any(_bracketed(part.math) for part in theirs):
                     pairs = zip(theirs, inner, strict=True) if turned else zip(inner, theirs, strict=True)
                     return self._done(self._all(self.parts(a, b) for a, b in pairs), "compared in order")
+        united = [_as_union(flat_one), _as_union(flat_other)]
+        if any(united) and len(flat_one) != len(flat_other):
+            gold_set, given_set = united[0] or flat_one, united[1] or flat_other
+            if len(gold_set) == len(given_set) == 1:
+                return self._done(self.parts(gold_set[0], given_set[0]), "compared as sets")
         if (same := self.named_groups(one, flat_other)) is not None:
             return self._done(same, "compared as tuples of the named values")
         if len(flat_one) != len(flat_other):
@@ -356,10 +361,10 @@ class _Comparison:
         one, other = based(gold), based(given)
         if one and other:
             return one == other
-        if one and re.fullmatch(r"[0-9A-Za-z]+", given):
-            return (given.lstrip("0").upper() or "0") == one[0]
-        if other and re.fullmatch(r"[0-9]+", gold):
-            return int(other[0], other[1]) == int(gold) if _fits(*other) else False
+        if one and re.fullmatch(r"-?[0-9A-Za-z]+", given):
+            return given.upper() == one[0]
+        if other and (number := _scalar(gold)):
+            return _fits(*other) and int(other[0], other[1]) == number.value
         return None
 
     def relations(self, gold: str, given: str) -> bool | None:
@@ -396,7 +401,7 @@ class _Comparison:
             value = self._last(sides_given, relations_given)
             return value is not None and self.values(gold, value)
         if not relations_given:
-            if not _names_only(sides_gold[0]):
+            if "=" in relations_gold and not _names_only(sides_gold[0]):
                 return False
             value = self._last(sides_gold, relations_gold)
             return value is not None and self.values(value, given)
@@ -461,7 +466,7 @@ class _Comparison:
     def _expressions(self, gold: str, given: str) -> bool | None:
         if _SENSELESS.search(given):
             return False
-        one, other = expression(gold), expression(given)
+        one, other = _object(gold), _object(given)
         if one is None:
             self.unknown = f"the gold answer holds {gold!r:.100}, which is not understood"
             return None
@@ -492,8 +497,19 @@ _SENSELESS = re.compile(r"__|\blambda\b|['\"]\w|\bimport\b")
 """What stands in code and in no answer."""
 
 
+def _object(text: str) -> Any:
+    """A number exactly as it is read here, anything else by the grammars."""
+    number = _scalar(text)
+    if number is None:
+        return expression(text)
+    import sympy
+
+    exact = sympy.Rational(number.value.numerator, number.value.denominator)
+    return exact.evalf(DIGITS) if number.rounded else exact
+
+
 def _fits(digits: str, base: int) -> bool:
-    return 2 <= base <= 36 and all(int(digit, 36) < base for digit in digits)
+    return 2 <= base <= 36 and all(int(digit, 36) < base for digit in digits.removeprefix("-"))
 
 
 def _is_set(text: str) -> bool:
@@ -539,6 +555,14 @@ def _signed(part: Part) -> list[Part]:
     plus = re.sub(r"\\mp(?![A-Za-z])", "-", re.sub(r"\\pm(?![A-Za-z])|\+/-", "+", part.math))
     minus = re.sub(r"\\mp(?![A-Za-z])", "+", re.sub(r"\\pm(?![A-Za-z])|\+/-", "-", part.math))
     return [Part(plus.lstrip("+ "), part.remark, part.percent), Part(minus.lstrip("+ "), part.remark, part.percent)]
+
+
+def _as_union(parts: Sequence[Part]) -> list[Part]:
+    """`x < 1 or x > 3` as one union of intervals; nothing where the parts are something else."""
+    found = [_interval(part.math) for part in parts]
+    if len(parts) < 2 or not all(found) or len({_plain_name(one[0]) for one in found if one}) != 1:
+        return []
+    return [Part("\\cup ".join(one[1] for one in found if one))]
 
 
 def _flat(groups: Sequence[Sequence[Part]]) -> list[Part]:

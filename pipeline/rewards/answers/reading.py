@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.rewards.answers.numbers import read_number
 from pipeline.rewards.answers.units import (
     DENYING,
     FUNCTIONS,
@@ -62,8 +63,10 @@ _UNICODE = str.maketrans(
 )
 _SPACES = re.compile(r"(?P<newline>\\\\)|\\[,;: ]|~|\\q?quad(?![A-Za-z])|\\enspace|\\thinspace|\s+|\\hspace\{[^{}]*\}")
 _NOTHING = re.compile(
-    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|mleft|mright)(?![A-Za-z])|\\!|<\|[a-z_]{1,20}\|>"
+    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|mleft|mright|large|Large|LARGE|huge|Huge"
+    r"|checkmark|underline|overset\{[^{}]*\}|(?:text)?color ?\{[a-zA-Z]*\})(?![A-Za-z])|\\!|<\|[a-z_]{1,20}\|>"
 )
+_REMARK = re.compile(r"(?<=[0-9}]) ?\(([A-Za-z]{3,}(?: [A-Za-z]+)*)\)\Z")
 _EMPTY = re.compile(r"\\left\s*\.|\\right\s*\.")
 _TEXT = re.compile(
     r"\\(?P<kind>text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|sf|it|tt|bb)|mbox|hbox|operatorname|bf|rm|it)\*?\s*"
@@ -81,6 +84,7 @@ _GLUED = re.compile(r"(?<=[0-9)}\]])(or|and)(?=[A-Z(\\0-9\[])")
 _BOLD = re.compile(r"(?<![\w)*])\*\*([^*]{1,200})\*\*(?!\w)")
 _BROKEN_COMMAND = re.compile(r"(?<![A-Za-z\\])(?:ext|rac|oxed|qrt|imes|frac|text|boxed)\{")
 _PRIME = re.compile(r" ?\^ ?(?:\{ ?\\prime ?\}|\\prime(?![A-Za-z]))")
+_NO_ELEMENTS = re.compile(r"\\\{ *\\\}")
 _POWER = re.compile(r"\^ ?\{? ?-?[0-9] ?\}?")
 _OPENED, _CLOSED = "\x02", "\x03"
 
@@ -132,7 +136,9 @@ def plain(text: str) -> str:
     text = re.sub(r"\\leqslant|\\leq(?![A-Za-z])", r"\\le ", text)
     text = re.sub(r"\\geqslant|\\geq(?![A-Za-z])", r"\\ge ", text)
     text = re.sub(r"\\lt(?![A-Za-z])", "<", re.sub(r"\\gt(?![A-Za-z])", ">", text))
-    text = re.sub(r"\\ne(?![A-Za-z])|!=", r"\\neq ", text).replace("<=", "\\le ").replace(">=", "\\ge ")
+    text = text.replace("\\langle", "(").replace("\\rangle", ")").replace("\\varnothing", "\\emptyset")
+    text = _NO_ELEMENTS.sub(r"\\emptyset ", text)
+    text = re.sub(r"\\ne(?![A-Za-z])|!=|\\not ?=", r"\\neq ", text).replace("<=", "\\le ").replace(">=", "\\ge ")
     text = _PRIME.sub("'", text)
     text = _BOLD.sub(r"\1", _GLUED.sub(r" \1 ", text))
     return _SPACES.sub(lambda match: match["newline"] or " ", text).strip()
@@ -152,6 +158,7 @@ def read(text: str) -> Answer | Unreadable:
         return Unreadable("empty")
     if _BROKEN_COMMAND.search(text):
         return Unreadable("a command without its backslash")
+    text = _REMARK.sub(f" {_OPENED}\\1{_CLOSED} ", text)
     items = list(_items(_NAMED_PART.sub(lambda match: " " + match[1] + " ", text) if "(" in text else text))
     if not any(kind == "math" for kind, _ in items):
         return Answer(words=_words(items))
@@ -187,6 +194,8 @@ def _items(text: str) -> Iterator[tuple[str, str]]:
                 yield from flushed()
                 yield name, value
             continue
+        if kind == "word" and value in ("or", "not", "nor", "either", "neither"):
+            yield "denial", value
         if kind == "word":
             buffer.append(" \\infty " if value in ("inf", "infinity", "oo") else value)
             continue
@@ -237,7 +246,7 @@ def _unfold_text(text: str) -> str:
             return f" \\{inside} {power}"
         if len(bare) == 1 and not (behind_value and _value_before(text, match.start()) and bare in KNOWN):
             return f"{bare}{power}" if match["kind"] != "mathbb" else f"\\mathbb{{{bare}}}{power}"
-        if re.fullmatch(r"[0-9.,+\-/ ]*", inside):
+        if read_number(inside) or re.fullmatch(r"[0-9.,+\-/ ]*", inside):
             return f"{inside}{power}"
         if match.start() > 0 and text[match.start() - 1] in "_^":
             return "{" + re.sub(r"[^A-Za-z0-9]", "", inside) + "}" + power  # a name's index
@@ -245,6 +254,8 @@ def _unfold_text(text: str) -> str:
             return re.sub(r"[^A-Za-z0-9]", "", inside) + power
         if match["kind"] in ("operatorname",):
             return f" {inside} {power}"
+        if not re.search(r"[0-9]", inside):
+            inside = re.sub(r"[().:!?\"]", " ", inside)
         return f" {_OPENED}{inside}{_power_word(power)}{_CLOSED} "
 
     return _FONT_OF_FORMULA.sub("", _TEXT.sub(unfold, text))
@@ -289,8 +300,12 @@ def _assembled(items: list[tuple[str, str]]) -> Answer | Unreadable:
     current: list[tuple[str, str]] = []
     parts = 0
 
+    after_or = False
+
     def close() -> str | None:
         nonlocal parts
+        if after_or and not any(kind in ("math", "percent") for kind, _ in current):
+            return "says 'or'"
         if not current:
             return None
         part = _part(current)
@@ -303,7 +318,7 @@ def _assembled(items: list[tuple[str, str]]) -> Answer | Unreadable:
         return None
 
     for kind, value in items:
-        if kind == "prose" and value.lower().replace("'", "") in DENYING:
+        if kind == "denial" or kind == "prose" and value.lower().replace("'", "") in DENYING:
             return Unreadable(f"says {value!r}")
         if kind in ("join", "break"):
             if kind == "join" and current and not any(k in ("math", "percent") for k, _ in current) and not groups[-1]:
@@ -311,6 +326,7 @@ def _assembled(items: list[tuple[str, str]]) -> Answer | Unreadable:
                 continue
             if reason := close():
                 return Unreadable(reason)
+            after_or = kind == "join" and value.lower() == "or" and bool(groups[0])
             if kind == "join" or value == ";":
                 groups.append([])
             continue

@@ -14,6 +14,7 @@ from pipeline.rewards.answers.compare import DEFAULT, Conventions, compare
 from pipeline.rewards.answers.numbers import agree, read_number
 from pipeline.rewards.answers.reading import Unreadable, read
 from pipeline.rewards.text import (
+    LONGEST_SEARCHED,
     as_integer,
     boxes,
     boxes_of_one_sentence,
@@ -35,6 +36,7 @@ SHORT = 60
 """Characters of numbers that are compared without a worker."""
 _BARE_BOX = re.compile(r"\\boxed\s+([^\s{}$\\]+)")
 _NEEDS_READING = re.compile(r"[,\\\\/()]")
+_PERCENT_BEHIND = re.compile(r"\s*[$\\)]{0,4}\s*(?:%|percent\b)")
 _FORMULA = re.compile(r"\$+([^$]+)\$+|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*]+)\*\*", re.DOTALL)
 _DOUBT = re.compile(r"\b(?:not|nor|or|either|neither|maybe|perhaps)\s+[$\\(]*\Z", re.IGNORECASE)
 _DOUBT_AFTER = re.compile(r"[$\\)]*,?\s+(?:or|nor)\b", re.IGNORECASE)
@@ -121,7 +123,8 @@ def gold_text(answer: str) -> str:
         return begun
     parts = boxes_of_one_sentence(text) if BOX in text else []
     if parts:
-        return ", ".join(parts)
+        percent = _PERCENT_BEHIND.match(text[-LONGEST_SEARCHED:], boxes(text)[-1].end)
+        return ", ".join(parts) + ("\\%" if percent and not parts[-1].endswith("%") else "")
     said = stated_finally(text) if len(text) > SHORT else None
     return said or _without_lead(text)
 
