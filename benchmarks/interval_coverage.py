@@ -100,7 +100,9 @@ def paired_populations(rng: np.random.Generator) -> list[tuple[str, Floats, Floa
             found.append((f"level {level:g}, spread {spread:g}, shift {shift:g}, noise {noise:g}", logistic(z), after))
     for start in ("always or never", "of all chances"):
         for up, down in FLIPS:
-            before = (rng.random(POOL) < 0.4).astype(float) if start[0] == "a" else logistic(2 * rng.normal(size=POOL) - 1)
+            before = (
+                (rng.random(POOL) < 0.4).astype(float) if start[0] == "a" else logistic(2 * rng.normal(size=POOL) - 1)
+            )
             which = rng.random(POOL)
             gained, lost = which < up, (which >= up) & (which < up + down)
             turned = np.where(gained, 0.0, np.where(lost, 1.0, before))

@@ -63,7 +63,9 @@ def main() -> None:
             totals[side] += 1
             if (label.reward > 0.5) != right:
                 wrong.setdefault(side, Counter())[kind] += 1
-                print(f"{side}, {kind}: gold {item.answer!r:.60}, {item.response[-90:]!r}, {label.status} {label.detail}")  # noqa: T201
+                print(
+                    f"{side}, {kind}: gold {item.answer!r:.60}, {item.response[-90:]!r}, {label.status} {label.detail}"
+                )  # noqa: T201
     result = {
         "what": "cases, and those whose verdict is wrong, by kind",
         "verifier": options.verifier,

@@ -31,7 +31,10 @@ def spellings(gold: str) -> Iterator[tuple[str, str]]:
     yield "an earlier box", f"First $\\boxed{{99}}$ is tried. Then it follows that the answer is $\\boxed{{{gold}}}$."
     yield "answer tags", f"It is 99 or so.\n<answer>{gold}</answer>"
     yield "after thoughts", f"<think>\\boxed{{99}} perhaps</think>\nThe answer is \\boxed{{{gold}}}."
-    yield "final answer", f"A step gives $\\boxed{{99}}$.\nFinal Answer: The final answer is ${gold}$. I hope it is correct."
+    yield (
+        "final answer",
+        f"A step gives $\\boxed{{99}}$.\nFinal Answer: The final answer is ${gold}$. I hope it is correct.",
+    )
     if "\\frac" in gold:
         yield "dfrac", boxed(gold.replace("\\frac", "\\dfrac"))
         yield "tfrac", boxed(gold.replace("\\frac", "\\tfrac"))
@@ -129,13 +132,19 @@ def hard_negatives(gold: str) -> Iterator[tuple[str, str]]:
         yield "tags against text", f"We find {gold}.\n<answer>{other}</answer>"
         yield "box in thoughts", f"<think>So \\boxed{{{gold}}}.</think> The answer is \\boxed{{{other}}}."
         yield "unclosed wrong box", f"\\boxed{{{gold}}} and then, no, $\\boxed{{{other}$."
-        yield "final answer", f"$\\boxed{{{gold}}}$.\nFinal Answer: The final answer is ${other}$. I hope it is correct."
+        yield (
+            "final answer",
+            f"$\\boxed{{{gold}}}$.\nFinal Answer: The final answer is ${other}$. I hope it is correct.",
+        )
         if scalar:
             yield "or in a box", boxed(f"{other} \\text{{ or }} {gold}")
             yield "or, last", boxed(f"0 or {other} or {gold}")
             yield "listed", boxed(f"{other}, {gold}")
             yield "listed last", boxed(f"{gold}, {other}")
-            yield "or in text", boxed(f"\\text{{{other} or {gold}}}") if "\\" not in gold else boxed(f"{gold} or {other}")
+            yield (
+                "or in text",
+                boxed(f"\\text{{{other} or {gold}}}") if "\\" not in gold else boxed(f"{gold} or {other}"),
+            )
             yield "two boxes", f"The answer is $\\boxed{{{other}}}$ or $\\boxed{{{gold}}}$."
             yield "semicolon", boxed(f"{gold}; {other}")
             yield "either", boxed(f"\\text{{either }}{gold}\\text{{ or }}{other}")

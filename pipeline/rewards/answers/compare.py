@@ -103,7 +103,9 @@ def value_key(text: str) -> object:
 
 
 def _why(found: Unreadable) -> str:
-    return found.reason if found.reason.startswith(("says", "longer")) else f"is not one that can be read: {found.reason}"
+    return (
+        found.reason if found.reason.startswith(("says", "longer")) else f"is not one that can be read: {found.reason}"
+    )
 
 
 def _understood(text: str) -> bool:
@@ -249,7 +251,12 @@ class _Comparison:
         if len(flat_one) == 1 and len(flat_other) == 1:
             return self._done(self.parts(flat_one[0], flat_other[0]), "compared as values")
         for mine, theirs, turned in ((flat_one, flat_other, False), (flat_other, flat_one, True)):
-            if len(mine) == 1 and (brackets := _bracketed(mine[0].math)) and brackets.opened == "(" and brackets.closed == ")":
+            if (
+                len(mine) == 1
+                and (brackets := _bracketed(mine[0].math))
+                and brackets.opened == "("
+                and brackets.closed == ")"
+            ):
                 inner = [Part(piece) for piece in brackets.pieces]
                 if len(inner) == len(theirs) and not any(_bracketed(part.math) for part in theirs):
                     pairs = zip(theirs, inner, strict=True) if turned else zip(inner, theirs, strict=True)
@@ -429,7 +436,11 @@ class _Comparison:
             return None
         final = _scalar(value)
         roughly = [number for side in rough if (number := _scalar(side))]
-        if final and not labelled and any(abs(number.value - final.value) > abs(final.value) / 20 for number in roughly):
+        if (
+            final
+            and not labelled
+            and any(abs(number.value - final.value) > abs(final.value) / 20 for number in roughly)
+        ):
             return None
         return value
 
@@ -456,7 +467,9 @@ class _Comparison:
             if len(one.pieces) != len(other.pieces) or (one.opened, one.closed) != (other.opened, other.closed):
                 return False
             return self._all(self.values(a, b) for a, b in zip(one.pieces, other.pieces, strict=True))
-        if (one is None) != (other is None) and not (len(pieces) > 1 or len(others) > 1 or _is_set(gold) or _is_set(given)):
+        if (one is None) != (other is None) and not (
+            len(pieces) > 1 or len(others) > 1 or _is_set(gold) or _is_set(given)
+        ):
             return False
         ratio, other_ratio = split_top(gold, ":"), split_top(given, ":")
         if len(ratio) == len(other_ratio) > 1:
@@ -484,7 +497,9 @@ class _Comparison:
                 return None
             return False
         try:
-            return bool(verify(gold, given, timeout_seconds=NO_TIMEOUT, raise_on_error=True, allow_set_relation_comp=True))
+            return bool(
+                verify(gold, given, timeout_seconds=NO_TIMEOUT, raise_on_error=True, allow_set_relation_comp=True)
+            )
         except SYMPY_ERRORS as error:
             # One way to compare failed; the others decide. If none says "equal", nothing is known.
             if verify(gold, given, timeout_seconds=NO_TIMEOUT):

@@ -79,7 +79,9 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _PERCENT = frozenset({"percent", "percentage", "pct"})
-_NAMED_PART = re.compile(r"\b(part|case|item|question)\s*\(?(?:[a-z]|[ivx]{1,4}|[0-9])\)?(?![A-Za-z0-9])\)?", re.IGNORECASE)
+_NAMED_PART = re.compile(
+    r"\b(part|case|item|question)\s*\(?(?:[a-z]|[ivx]{1,4}|[0-9])\)?(?![A-Za-z0-9])\)?", re.IGNORECASE
+)
 _GLUED = re.compile(r"(?<=[0-9)}\]])(or|and)(?=[A-Z(\\0-9\[])")
 _BOLD = re.compile(r"(?<![\w)*])\*\*([^*]{1,200})\*\*(?!\w)")
 _BROKEN_COMMAND = re.compile(r"(?<![A-Za-z\\])(?:ext|rac|oxed|qrt|imes|frac|text|boxed)\{")
@@ -371,7 +373,10 @@ def _part(items: list[tuple[str, str]]) -> Part | Unreadable | None:
     value = math[0].strip()
     unit = re.search(r"\^ ?(?:\{ ?\\circ ?\}|\\circ) ?(?P<scale>[CFK])?$|\\degrees? ?$", value)
     if unit:
-        value, remark = value[: unit.start()].rstrip(), [*remark, "degree" + (unit["scale"] or "" if unit.lastgroup else "")]
+        value, remark = (
+            value[: unit.start()].rstrip(),
+            [*remark, "degree" + (unit["scale"] or "" if unit.lastgroup else "")],
+        )
     return Part(_tidy(value), " ".join(remark), percent)
 
 

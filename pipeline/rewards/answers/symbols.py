@@ -15,7 +15,9 @@ DIGITS = 40
 EXACT = 1e-25
 """Relative difference of equal expressions that hold no decimals."""
 _POINTS = ((7, 5), (11, 9), (17, 13), (23, 19), (31, 29), (5, 3))
-_PYTHON = re.compile(r"\*\*|\b(?:np|math|sympy|sp)\.|\b(?:sqrt|cbrt|arcsin|arccos|arctan|asin|acos|atan|Eq|Rational|exp|log)\(")
+_PYTHON = re.compile(
+    r"\*\*|\b(?:np|math|sympy|sp)\.|\b(?:sqrt|cbrt|arcsin|arccos|arctan|asin|acos|atan|Eq|Rational|exp|log)\("
+)
 _SYMPY_NAMES = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "Rational": ""}
 _RENAMED = re.compile(r"(?<![A-Za-z_])(?:np|math|sympy|sp)\.|(?<![A-Za-z_])(arcsin|arccos|arctan|Rational)(?=\()")
 _RESPELLED = {"E_": "\\Xi_", "\\odot": "sun", "\\hbar": "h_{bar}", "\\ell": "l"}

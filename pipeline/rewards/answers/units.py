@@ -54,7 +54,7 @@ DENYING = frozenset(
     above below over under than between maybe perhaps possibly either other others wrong false incorrect minus negative
     times half twice double triple plus hundred thousand million billion trillion dozen squared cubed root between if
     up until almost nearly different excluding versus vs instead rather otherwise alternatively guess guesses through
-    each one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty
+    where when whenever provided one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty
     ninety zero first second's last before after
     """.split()  # noqa: SIM905 - a table of words
 )

@@ -85,9 +85,7 @@ def content_of(reduced: str) -> str:
     return reduced.removeprefix(TOLD)
 
 
-def shortcut(
-    reduced: str, answer: str, require_boxed: bool, conventions: Conventions = DEFAULT
-) -> RewardLabel | None:
+def shortcut(reduced: str, answer: str, require_boxed: bool, conventions: Conventions = DEFAULT) -> RewardLabel | None:
     """Empty boxes, missing boxes, and short numbers on both sides, compared as a worker would."""
     boxed = reduced.startswith(BOX)
     content = content_of(reduced)
@@ -100,7 +98,12 @@ def shortcut(
     given, gold = as_integer(content), as_integer(answer)
     if given is not None and gold is not None:
         return verdict(given == gold, content.strip(), formatted=boxed)
-    if len(content) > SHORT or len(answer) > SHORT or not (boxed or reduced.startswith(TOLD)) or _NEEDS_READING.search(content + answer):
+    if (
+        len(content) > SHORT
+        or len(answer) > SHORT
+        or not (boxed or reduced.startswith(TOLD))
+        or _NEEDS_READING.search(content + answer)
+    ):
         return None
     one, other = read_number(answer), read_number(content)
     if one is None or other is None:
@@ -191,7 +194,9 @@ def _extracted(gold: str, text: str, conventions: Conventions) -> RewardLabel:
         return wrong_format("no answer is found")
     extracted = str(given[-1])  # the text it was parsed from
     place = text.rfind(extracted)
-    if place >= 0 and (_DOUBT.search(text[max(place - 40, 0) : place]) or _DOUBT_AFTER.match(text, place + len(extracted))):
+    if place >= 0 and (
+        _DOUBT.search(text[max(place - 40, 0) : place]) or _DOUBT_AFTER.match(text, place + len(extracted))
+    ):
         return verdict(False, extracted, formatted=False, detail="the answer is one of several, or denied")
     found = compare(gold, extracted, conventions)
     return _label(found.same, extracted, False, found.reason)

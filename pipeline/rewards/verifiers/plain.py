@@ -28,7 +28,9 @@ _POWER_OF_TEN = re.compile(
 _LAST_NUMBER = re.compile(r"[+-]?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?(?:\\?%)?", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?", re.ASCII)
 _IMPLIED = re.compile(r"(?<=[0-9)a-zP])(?=[a-zSP(])|(?<=\))(?=[0-9])", re.ASCII)
-_UNIT_WORDS = re.compile(r"(?<=[0-9}) ]) *\\?(dollars?|cents?|degrees?|inches|feet|meters?|units?|cm|mm|km|kg)\.?(?:\^\{?([0-9])\}?)?$")
+_UNIT_WORDS = re.compile(
+    r"(?<=[0-9}) ]) *\\?(dollars?|cents?|degrees?|inches|feet|meters?|units?|cm|mm|km|kg)\.?(?:\^\{?([0-9])\}?)?$"
+)
 _PERCENT_WORDS = re.compile(r"\\?%|\b(?:percent|percentage)\b")
 _DOUBT = re.compile(r"\b(?:not|or|nor)\b", re.IGNORECASE)
 _TELLING = re.compile(
@@ -216,6 +218,9 @@ def _both_signs(part: str) -> list[str]:
 
 def equivalent(given: str, gold: str, conventions: Conventions = DEFAULT) -> tuple[bool, str]:
     """Whether two answers agree, and by which comparison that was decided."""
+    units = units_of(given), units_of(gold)
+    if all(units) and units[0] != units[1]:
+        return False, f"units {', '.join(sorted(units[0]))} and {', '.join(sorted(units[1]))}"
     if _strings(given) == _strings(gold):
         return True, "equal as normalized strings"
     lefts, rights = split(given), split(gold)
@@ -267,7 +272,9 @@ def _same_number(left: str, right: str, conventions: Conventions) -> bool:
         return True
     whole = given.denominator == gold.denominator == 1 and "e" not in (left + right).lower()
     rounded = re.search(r"[.eE]", left + right)
-    return bool(rounded) and not whole and abs(given - gold) <= Fraction(str(conventions.relative_tolerance)) * abs(gold)
+    return (
+        bool(rounded) and not whole and abs(given - gold) <= Fraction(str(conventions.relative_tolerance)) * abs(gold)
+    )
 
 
 def _same_expression(left: Any, right: Any) -> tuple[bool, str]:
@@ -279,9 +286,7 @@ def _same_expression(left: Any, right: Any) -> tuple[bool, str]:
         return False, "not comparable as sympy expressions"
 
 
-def shortcut(
-    reduced: str, answer: str, require_boxed: bool, conventions: Conventions = DEFAULT
-) -> RewardLabel | None:
+def shortcut(reduced: str, answer: str, require_boxed: bool, conventions: Conventions = DEFAULT) -> RewardLabel | None:
     """Nothing to compare, or two short numbers."""
     del require_boxed
     if not reduced:

@@ -27,9 +27,7 @@ def reduce(response: str) -> str:
     return "" if answer is None else "=" + math_verify.reduce_told(answer)
 
 
-def shortcut(
-    reduced: str, answer: str, require_boxed: bool, conventions: Conventions = DEFAULT
-) -> RewardLabel | None:
+def shortcut(reduced: str, answer: str, require_boxed: bool, conventions: Conventions = DEFAULT) -> RewardLabel | None:
     del require_boxed  # the tags take the place of the box
     if not reduced:
         return wrong_format("the response is not `… </think> <answer> … </answer>`")

@@ -127,7 +127,9 @@ def test_problems_that_turn_from_never_to_always_are_covered(samples: int, turne
 def test_a_level_close_to_one_gives_a_wider_interval() -> None:
     rng = np.random.default_rng(8)
     a, b = answers(rng, np.full(30, 0.3), 4), answers(rng, np.full(30, 0.4), 4)
-    widths = [found.high - found.low for found in (difference_interval(a, b, level) for level in (0.95, 0.999, 0.99999))]
+    widths = [
+        found.high - found.low for found in (difference_interval(a, b, level) for level in (0.95, 0.999, 0.99999))
+    ]
     assert widths[0] < widths[1] < widths[2] <= 2
 
 
