@@ -152,6 +152,7 @@ def pooled(rows: list[dict[str, object]], keys: tuple[str, ...]) -> list[dict[st
         found.append(
             {key: group[0][key] for key in keys}
             | {"coverage": round(float(np.mean(coverages)), 4), "lowest": min(coverages), "highest": max(coverages)}
+            | {"mean_width": round(float(np.mean([float(str(row["mean_width"])) for row in group])), 4)}
         )
     return found
 
@@ -160,14 +161,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=1_500)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "interval_coverage.json")
+    parser.add_argument("--paired-only", action="store_true", help="Keep the single intervals' figures of --out.")
     options = parser.parse_args()
     started = time.monotonic()
     rng = np.random.default_rng(20_261_124)
-    single = [row for p, k in DESIGNS for row in single_coverage(p, k, options.trials, rng)]
+    trials_single = options.trials
+    if options.paired_only:
+        before = json.loads(options.out.read_text(encoding="utf-8"))
+        single: list[dict[str, object]] = before["single"]
+        trials_single = before["trials_each"]
+    else:
+        single = [row for p, k in DESIGNS for row in single_coverage(p, k, options.trials, rng)]
     paired = [row for p, k in PAIRED for row in paired_coverage(p, k, options.trials, rng)]
     result = {
         "what": "share of simulated evaluations whose 95% interval holds the true accuracy (single) or difference",
-        "trials_each": options.trials,
+        "trials_each": trials_single,
+        "trials_each_paired": options.trials,
         "standard_error_of_a_coverage": round((0.95 * 0.05 / options.trials) ** 0.5, 4),
         "seconds": round(time.monotonic() - started, 1),
         "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()},

@@ -1,7 +1,7 @@
 """How often a verdict is wrong: on cases of other projects, on spellings of right answers, and on hard negatives.
 
-`python -m benchmarks.verdicts --data ../shared/data` writes benchmarks/results/verdicts.json. The last two are made from
-the gold answers of the six benchmarks by tests/support/answer_variants.py.
+`python -m benchmarks.verdicts --data ../shared/data` writes benchmarks/results/verdicts.json. The last two are
+made from the gold answers of the six benchmarks by tests/support/answer_variants.py.
 """
 
 import argparse
@@ -63,9 +63,9 @@ def main() -> None:
             totals[side] += 1
             if (label.reward > 0.5) != right:
                 wrong.setdefault(side, Counter())[kind] += 1
-                print(
+                print(  # noqa: T201
                     f"{side}, {kind}: gold {item.answer!r:.60}, {item.response[-90:]!r}, {label.status} {label.detail}"
-                )  # noqa: T201
+                )
     result = {
         "what": "cases, and those whose verdict is wrong, by kind",
         "verifier": options.verifier,

@@ -33,8 +33,9 @@ class AgainstBest:
 def against_best(store: Store, dataset: str, generation: int) -> list[AgainstBest]:
     """policy[`generation`] beside the best earlier policy of its experiment, by benchmark.
 
-    Only scores by the same protocol, verifier, engine, template and problems are compared. The best of m policies on one of B benchmarks
-    is partly the luckiest, and each is a chance of a false alarm: the interval's level is 1 - 0.05/(m·B) (Bonferroni).
+    Only scores by the same protocol, verifier, engine, template and problems are compared. The best of m policies on
+    one of B benchmarks is partly the luckiest, and each is a chance of a false alarm: the interval's level is
+    1 - 0.05/(m·B) (Bonferroni).
     """
     current = read_scores(store, dataset, generation)
     earlier = [(g, read_scores(store, dataset, g)) for g in store.generations(dataset, "scores") if g < generation]

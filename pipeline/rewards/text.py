@@ -148,10 +148,16 @@ def stated_finally(text: str) -> str | None:
 
 def stated(text: str) -> str | None:
     """What "answer is", "answer:" or "####" names last, to the end of its sentence; None without such words."""
-    last = None
-    for match in _STATED.finditer(text):
-        last = match
+    last = last_match(_STATED, text)
     return _sentence(text[last.end() :]) or None if last else None
+
+
+def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The last of the matches that do not overlap, or None."""
+    found = None
+    for match in pattern.finditer(text):
+        found = match
+    return found
 
 
 def _sentence(text: str) -> str:

@@ -1,4 +1,4 @@
-r"""When two answers agree. The gold answer is read wholly or is at fault; of the response's answer nothing is passed over.
+r"""When two answers agree. Of the response's answer nothing is passed over; a gold answer is read wholly or at fault.
 
 What the readers leave open goes to Math-Verify's comparison: sets, matrices, and relations that are no intervals.
 """
@@ -331,16 +331,15 @@ class _Comparison:
             return self.parts(gold, Part(match[1], match[2], given.percent))
         if gold_number and given_number:
             return self.numbers(gold, given, gold_number, given_number)
-        if gold.percent != given.percent and not (gold.percent and not given.percent):
-            if given.percent and not self.conventions.percent_is_the_number:
-                return self.values(gold.math, f"\\frac{{{given.math}}}{{100}}")
+        if given.percent and not gold.percent and not self.conventions.percent_is_the_number:
+            return self.values(gold.math, f"\\frac{{{given.math}}}{{100}}")
         same = self.values(gold.math, given.math)
         if same is not True and gold.percent and not given.percent:
             return self.values(f"\\frac{{{gold.math}}}{{100}}", given.math) or same
         return same
 
     def numbers(self, gold: Part, given: Part, one: Number, other: Number) -> bool:
-        """Two numbers. A gold `50%` is 50 or 0.5; `50%` for a gold 0.5 is right, and for a gold 50 by convention only."""
+        """Two numbers. A gold `50%` is 50 or 0.5; `50%` is right for a gold 0.5, and by convention for a gold 50."""
         tolerance = self.conventions.relative_tolerance
         if gold.percent == given.percent:
             return numbers_agree(one, other, tolerance)
@@ -354,6 +353,8 @@ class _Comparison:
         """Two mathematical texts."""
         if _letters(gold) == _letters(given):
             return True
+        if gold in _CHOICES and gold == given.upper():
+            return True
         one, other = _scalar(gold), _scalar(given)
         if one and other:
             return numbers_agree(one, other, self.conventions.relative_tolerance)
@@ -364,7 +365,7 @@ class _Comparison:
         return self.structures(gold, given)
 
     def bases(self, gold: str, given: str) -> bool | None:
-        """Digits in a base. A base that is left out is that of the question; one that is stated has to be the gold's."""
+        """Digits in a base. A base that is left out is that of the question; a stated one has to be the gold's."""
         one, other = based(gold), based(given)
         if one and other:
             return one == other
@@ -380,7 +381,7 @@ class _Comparison:
         if interval_gold and interval_given:
             same_name = _plain_name(interval_gold[0]) == _plain_name(interval_given[0])
             return same_name and self.values(interval_gold[1], interval_given[1])
-        if interval_gold and (_is_set(given) or _named(given) and _is_set(given)):
+        if interval_gold and (_is_set(given) or (_named(given) and _is_set(given))):
             return self.values(interval_gold[1], _value_of(given))
         if interval_given and _is_set(gold):
             return self.values(_value_of(gold), interval_given[1])
@@ -508,6 +509,8 @@ class _Comparison:
             return None
 
 
+_CHOICES = frozenset("ABCDEF")
+"""Letters that are answers of multiple choice, where `c` is C."""
 _SENSELESS = re.compile(r"__|\blambda\b|['\"]\w|\bimport\b")
 """What stands in code and in no answer."""
 

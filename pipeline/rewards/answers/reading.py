@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pipeline.rewards.answers.numbers import read_number
 from pipeline.rewards.answers.units import (
+    CONDITIONS,
     DENYING,
     FUNCTIONS,
     JOINING,
@@ -172,7 +173,7 @@ def _words(items: list[tuple[str, str]]) -> str:
 
 
 def _items(text: str) -> Iterator[tuple[str, str]]:
-    """(kind, value): `math`, `prose` (one word), `join` (and, or), `percent`, or `break` (`,` or `;` at the top level)."""
+    """(kind, value): `math`, `prose` (one word), `join` (and, or), `percent`, `break` (`,` or `;`), or `denial`."""
     text = _unfold_text(_FONT.sub("", text))
     buffer: list[str] = []
     depth, in_text = 0, False
@@ -185,7 +186,7 @@ def _items(text: str) -> Iterator[tuple[str, str]]:
 
     for match in _TOKEN.finditer(text):
         kind, value = match.lastgroup, match.group()
-        if kind == "word" and depth == 0 or kind == "joined":
+        if (kind == "word" and depth == 0) or kind == "joined":
             previous = buffer[-1] if buffer else ""
             if previous == " ":
                 previous = next((c for c in reversed(buffer[-4:]) if c != " "), "") + " "
@@ -320,7 +321,9 @@ def _assembled(items: list[tuple[str, str]]) -> Answer | Unreadable:
         return None
 
     for kind, value in items:
-        if kind == "denial" or kind == "prose" and value.lower().replace("'", "") in DENYING:
+        if kind == "prose" and value.lower() in CONDITIONS and (groups[-1] or any(k == "math" for k, _ in current)):
+            return Unreadable(f"says {value!r}")
+        if kind == "denial" or (kind == "prose" and value.lower().replace("'", "") in DENYING):
             return Unreadable(f"says {value!r}")
         if kind in ("join", "break"):
             if kind == "join" and current and not any(k in ("math", "percent") for k, _ in current) and not groups[-1]:

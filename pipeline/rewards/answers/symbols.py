@@ -27,7 +27,7 @@ SYMPY_ERRORS = (ArithmeticError, AttributeError, AssertionError, LookupError, Ru
 """What sympy raises on expressions it cannot compare (NotImplementedError and RecursionError are RuntimeErrors)."""
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=2048)
 def expression(text: str) -> Any:
     """The text as a sympy object, all of it; None where it is not understood. Repeated gold answers are read once."""
     if "\\" not in text and _PYTHON.search(text):
@@ -59,6 +59,13 @@ def _normalization() -> Any:
     )
 
 
+@functools.cache
+def _conversion() -> Any:
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+
+    return ConversionConfig(lowercase_symbols=False)  # N = n is no identity
+
+
 def _latex(text: str) -> Any:
     from latex2sympy2_extended.latex2sympy2 import latex2sympy, normalize_latex
     from math_verify.grader import should_treat_as_complex
@@ -69,7 +76,9 @@ def _latex(text: str) -> Any:
         if not normal.strip():
             return None
         real = not should_treat_as_complex(normal)
-        return latex2sympy(normal, is_real=real, convert_degrees=False, normalization_config=None)
+        return latex2sympy(
+            normal, is_real=real, convert_degrees=False, normalization_config=None, conversion_config=_conversion()
+        )
     except RecursionError:
         return None
     except Exception:  # noqa: BLE001 (the grammar raises bare Exceptions for what it does not know)
@@ -87,7 +96,7 @@ def same_value(gold: Any, given: Any, tolerance: float) -> bool | None:
             return True
         rounded = bool(gold.atoms(sympy.Float) or given.atoms(sympy.Float))
         limit = tolerance if rounded else EXACT
-        names = sorted({symbol.name for symbol in gold.free_symbols | given.free_symbols})
+        names = _names(gold, given)
         if not names:
             return _close(gold, given, {}, {}, limit)
         decided = 0
@@ -105,6 +114,11 @@ def same_value(gold: Any, given: Any, tolerance: float) -> bool | None:
         return None
     except SYMPY_ERRORS:
         return None
+
+
+def _names(*found: Any) -> list[str]:
+    """Names of the free symbols. Two readings of one name may be different symbols, real or complex."""
+    return sorted({symbol.name for one in found for symbol in one.free_symbols})
 
 
 def _point(found: Any, values: dict[str, Any]) -> dict[Any, Any]:
@@ -146,8 +160,8 @@ def same_equation(gold: Any, given: Any, tolerance: float) -> bool | None:
     import sympy
 
     left, right = gold.lhs - gold.rhs, given.lhs - given.rhs
-    names = sorted({symbol.name for symbol in left.free_symbols | right.free_symbols})
-    if {s.name for s in left.free_symbols} != {s.name for s in right.free_symbols} or not names:
+    names = _names(left, right)
+    if _names(left) != _names(right) or not names:
         return False
     rounded = bool(left.atoms(sympy.Float) or right.atoms(sympy.Float))
     limit = tolerance if rounded else EXACT

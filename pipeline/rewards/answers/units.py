@@ -54,11 +54,13 @@ DENYING = frozenset(
     above below over under than between maybe perhaps possibly either other others wrong false incorrect minus negative
     times half twice double triple plus hundred thousand million billion trillion dozen squared cubed root between if
     up until almost nearly different excluding versus vs instead rather otherwise alternatively guess guesses through
-    where when whenever provided one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty
-    ninety zero first second's last before after
+    one two three four five six seven eight nine ten eleven twelve twenty thirty forty
+    fifty sixty seventy eighty ninety zero first last before after
     """.split()  # noqa: SIM905 - a table of words
 )
 """Words that make an answer another one, or none. An answer with one of them is compared as text only."""
+CONDITIONS = frozenset({"where", "when", "whenever", "provided", "if", "such"})
+"""Words behind a value that make it one under a condition."""
 JOINING = frozenset({"and", "or"})
 FUNCTIONS = frozenset(
     """

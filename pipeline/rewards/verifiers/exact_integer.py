@@ -1,6 +1,7 @@
 r"""Integer answers as in AIME: one integer, whatever stands beside it as its name, unit or dress.
 
-`x = 25`, `25^\circ`, `25 \text{ ways}` and `\text{25}` are the integer 25; `\frac{50}{2}`, `25\%` and `24 + 1` are none.
+`x = 25`, `25^\circ`, `25 \text{ ways}` and `\text{25}` are the integer 25. `\frac{50}{2}`, `25\%` and `24 + 1` are
+none.
 """
 
 import functools
@@ -9,7 +10,7 @@ import re
 from pipeline.rewards.answers.compare import DEFAULT, Conventions
 from pipeline.rewards.answers.numbers import read_number
 from pipeline.rewards.answers.reading import LABEL, Unreadable, chain, read
-from pipeline.rewards.text import as_integer, tail
+from pipeline.rewards.text import as_integer, last_match, tail
 from pipeline.rewards.types import Extra, RewardLabel, Verifier, verdict, wrong_format
 from pipeline.rewards.verifiers import math_verify
 
@@ -21,7 +22,7 @@ _DENIED = re.compile(r"\b(?:not|nor|or)\s+[$\\(]*\Z", re.IGNORECASE)
 
 
 def to_integer(text: str) -> int | None:
-    r"""`025`, `1,234`, `27.0`, `x = 27` and `336^\circ` are integers; `1,2`, `27.5`, `25\%` and `٥` are not."""
+    r"""`025`, `1,234`, `27.0`, `x = 27` and `336^\circ` are integers; `1,2`, `27.5`, and `25\%` are not."""
     if (found := as_integer(text)) is not None:
         return found
     text = text.strip().replace("{,}", ",").replace("\\!", "")
@@ -50,9 +51,7 @@ def reduce(response: str, conventions: Conventions = DEFAULT) -> str:
     if reduced.startswith(math_verify.TOLD):
         return reduced
     end = tail(reduced)
-    last = None
-    for last in _NUMBERS.finditer(end):
-        pass
+    last = last_match(_NUMBERS, end)
     if last is None or _DENIED.search(end[max(last.start() - 20, 0) : last.start()]):
         return ""
     return last.group().rstrip(",")

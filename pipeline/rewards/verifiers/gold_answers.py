@@ -1,4 +1,4 @@
-"""Gold answers themselves: is all of one understood? Asked in workers too, since a log may hold any text as an answer."""
+"""Is all of a gold answer understood? That is asked in workers too, since a log may hold any text as an answer."""
 
 from pipeline.rewards.types import Extra, RewardLabel, Verifier, verdict
 from pipeline.rewards.verifiers import GOLD_ANSWERS

@@ -1,8 +1,8 @@
 r"""A second opinion that shares no code with Math-Verify, nor with the readers of `pipeline.rewards.answers`.
 
-Normalized strings, exact fractions, sympy on a small grammar. It is stricter and knows less: it takes no sentence for an
-answer, and of units only those that stand on one side. The audit lists where the two differ; it is no better judge of
-either, but what the first one is talked into is written in forms that this one refuses.
+Normalized strings, exact fractions, sympy on a small grammar. It is stricter and knows less: it takes no sentence for
+an answer. The audit lists where the two differ; it is no better judge of either, but what the first one is talked into
+is written in forms that this one refuses.
 """
 
 import ast
@@ -12,7 +12,15 @@ from fractions import Fraction
 from typing import Any
 
 from pipeline.rewards.answers.compare import DEFAULT, Conventions
-from pipeline.rewards.text import final_boxes, last_tagged, stated_finally, tail, unclosed_box, without_thoughts
+from pipeline.rewards.text import (
+    final_boxes,
+    last_match,
+    last_tagged,
+    stated_finally,
+    tail,
+    unclosed_box,
+    without_thoughts,
+)
 from pipeline.rewards.types import Extra, RewardLabel, Verifier, verdict, wrong_format
 
 _DROPPED = re.compile(r"\\(?:left|right|displaystyle|[,;:! ]|q?quad)(?![A-Za-z])|[\s$]|\\[$()\[\]]")
@@ -59,9 +67,7 @@ def extract(response: str, conventions: Conventions = DEFAULT) -> str:
     if parts:
         return stated_finally(response) or ", ".join(parts)
     end = tail(response)
-    last = None
-    for last in _LAST_NUMBER.finditer(end):
-        pass
+    last = last_match(_LAST_NUMBER, end)
     if last is None:
         return ""
     before = end[max(last.start() - 25, 0) : last.start()]
@@ -263,7 +269,8 @@ def _equivalent(given: str, gold: str, conventions: Conventions) -> tuple[bool, 
 
 def _same_number(left: str, right: str, conventions: Conventions) -> bool:
     given, gold = as_number(left), as_number(right)
-    assert given is not None and gold is not None
+    if given is None or gold is None:
+        return False
     if right.endswith("%") and not left.endswith("%"):
         return given in (gold, gold * 100)
     if left.endswith("%") and conventions.percent_is_the_number and given * 100 == gold:

@@ -166,7 +166,11 @@ def encode_request(rows: Sequence[Work], limits: Limits) -> bytes:
 
 def _decode_request(line: bytes) -> tuple[list[Work], Limits]:
     fields, cpu_s, timeout_s = json.loads(line)
-    return [Work(*row[:4], Conventions(*row[4])) for row in fields], Limits(cpu_s, timeout_s)
+    rows = [
+        Work(verifier, response, answer, extra, Conventions(*conventions))
+        for verifier, response, answer, extra, conventions in fields
+    ]
+    return rows, Limits(cpu_s, timeout_s)
 
 
 def _encode_label(label: RewardLabel) -> bytes:
