@@ -214,15 +214,20 @@ def _named(text: str) -> tuple[str, str] | None:
     """(name, value) of `x = 5`, of `x \\in S` and of `5 = x`; None without a name."""
     sides, relations = chain(text)
     if len(sides) == 2 and relations[0] in ("=", "\\in", "\\approx"):
-        if LABEL.fullmatch(sides[0]):
+        if LABEL.fullmatch(sides[0]) or _names_of_tuple(sides[0]):
             return sides[0], sides[1]
         if relations[0] == "=" and LABEL.fullmatch(sides[1]) and _is_value(sides[0]):
             return sides[1], sides[0]
     return None
 
 
+def _names_of_tuple(text: str) -> bool:
+    brackets = _bracketed(text)
+    return bool(brackets) and all(LABEL.fullmatch(piece) for piece in brackets.pieces)
+
+
 def _plain_name(name: str) -> str:
-    name = re.sub(r"\([^()]*\)$", "", name)
+    name = re.sub(r"(?<=[^\s])\([^()]*\)$", "", name)
     return re.sub(r"[\\{} _]", "", name)
 
 

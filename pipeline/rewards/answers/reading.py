@@ -55,6 +55,7 @@ _UNICODE = str.maketrans(
         "\u202f": " ",
         "\u2061": "",
         "\u200b": "",
+        "\u221a": "\\sqrt ",
         "\u00b2": "^2",
         "\u00b3": "^3",
         "\u2019": "'",
@@ -86,6 +87,8 @@ _NAMED_PART = re.compile(
 _GLUED = re.compile(r"(?<=[0-9)}\]])(or|and)(?=[A-Z(\\0-9\[])")
 _BOLD = re.compile(r"(?<![\w)*])\*\*([^*]{1,200})\*\*(?!\w)")
 _BROKEN_COMMAND = re.compile(r"(?<![A-Za-z\\])(?:ext|rac|oxed|qrt|imes|frac|text|boxed)\{")
+_ROOT_OF_DIGITS = re.compile(r"\\sqrt ?([0-9]{2,20})(?![0-9.,])")
+_BASE_IN_WORDS = re.compile(r"(?<=[0-9]) ?(?:\\text ?\{ ?)?\(?(?:in )?base ?([0-9]{1,2})\)? ?\}?")
 _PRIME = re.compile(r" ?\^ ?(?:\{ ?\\prime ?\}|\\prime(?![A-Za-z]))")
 _NO_ELEMENTS = re.compile(r"\\\{ *\\\}")
 _POWER = re.compile(r"\^ ?\{? ?-?[0-9] ?\}?")
@@ -142,7 +145,8 @@ def plain(text: str) -> str:
     text = text.replace("\\langle", "(").replace("\\rangle", ")").replace("\\varnothing", "\\emptyset")
     text = _NO_ELEMENTS.sub(r"\\emptyset ", text)
     text = re.sub(r"\\ne(?![A-Za-z])|!=|\\not ?=", r"\\neq ", text).replace("<=", "\\le ").replace(">=", "\\ge ")
-    text = _PRIME.sub("'", text)
+    text = _ROOT_OF_DIGITS.sub(r"\\sqrt{\1}", _PRIME.sub("'", text))
+    text = _BASE_IN_WORDS.sub(r"_{\1}", text)
     text = _BOLD.sub(r"\1", _GLUED.sub(r" \1 ", text))
     return _SPACES.sub(lambda match: match["newline"] or " ", text).strip()
 
@@ -395,7 +399,7 @@ def _tidy(text: str) -> str:
     text = text.strip()
     while text and text[-1] in ".:," and not text.endswith("\\,"):
         text = text[:-1].rstrip()
-    text = text.lstrip(":").strip()
+    text = _LEADING.sub("", text.lstrip(":").strip())
     while (inner := _unwrapped(text)) is not None:
         text = inner
     return text
@@ -415,7 +419,7 @@ def _without_braces(answer: Answer) -> Answer:
     r"""`\{1, 2\}` as the parts 1 and 2."""
     if len(answer.parts) != 1 or answer.parts[0].remark or answer.parts[0].percent:
         return answer
-    math = answer.parts[0].math
+    math = _MEMBER.sub("", answer.parts[0].math)
     if math.startswith("\\{") and math.endswith("\\}") and math.find("\\}") == len(math) - 2 and "\\mid" not in math:
         inner = [piece for piece in split_top(math[2:-2], ",;") if piece.strip()]
         if inner and not any("|" in piece or ":" in piece for piece in inner):
@@ -428,7 +432,8 @@ LABEL = re.compile(
     r"(?: ?_ ?(?:\{[^{}]*\}|[A-Za-z0-9]|\\[A-Za-z]+))?'*(?: ?\([A-Za-z0-9,_{} \\]{1,20}\))?"
 )
 """Names that values are given to: `x`, `x_1`, `f(x)`, `\\angle ABC`, `m_{\\max}`."""
-_PAIRS = {"(": ")", "[": "]", "{": "}"}
+_MEMBER = re.compile(r"\A\\?[A-Za-z]+(?:_[A-Za-z0-9])? ?\\in ?(?=\\\{)")
+_LEADING = re.compile(r"\A(?:\\(?:approx|therefore|Rightarrow|implies|simeq)(?![A-Za-z])|=) *")
 
 
 def closing(text: str, start: int) -> int:

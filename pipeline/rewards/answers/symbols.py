@@ -20,6 +20,9 @@ _PYTHON = re.compile(
 )
 _SYMPY_NAMES = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "Rational": ""}
 _RENAMED = re.compile(r"(?<![A-Za-z_])(?:np|math|sympy|sp)\.|(?<![A-Za-z_])(arcsin|arccos|arctan|Rational)(?=\()")
+_BARE_FUNCTIONS = re.compile(
+    r"(?<![A-Za-z\\])(pi|sin|cos|tan|cot|sec|csc|ln|log|exp|arcsin|arccos|arctan|sinh|cosh|tanh)(?![A-Za-z])"
+)
 _RESPELLED = {"E_": "\\Xi_", "\\odot": "sun", "\\hbar": "h_{bar}", "\\ell": "l"}
 _NAMES = re.compile(r"(?<![A-Za-z])E_|\\odot(?![A-Za-z])|\\hbar(?![A-Za-z])|\\ell(?![A-Za-z])")
 """Names that Math-Verify's grammar lacks, and E with an index, which it takes for the base of logarithms."""
@@ -71,7 +74,8 @@ def _latex(text: str) -> Any:
     from math_verify.grader import should_treat_as_complex
 
     try:
-        spelled = _NAMES.sub(lambda match: _RESPELLED[match.group()], text).replace("'", "^{\\prime}")
+        spelled = _BARE_FUNCTIONS.sub(r"\\\1", text)
+        spelled = _NAMES.sub(lambda match: _RESPELLED[match.group()], spelled).replace("'", "^{\\prime}")
         normal = normalize_latex(spelled, config=_normalization())
         if not normal.strip():
             return None
