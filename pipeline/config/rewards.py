@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -45,8 +45,9 @@ class RewardConventions(Config):
 
     relative_tolerance: float = Field(default=1e-6, ge=0, lt=0.1)
     """Relative difference by which a rounded number (a decimal, a power of ten) may differ from the gold answer."""
-    percent_is_the_number: bool = False
-    """Whether `25%` answers 25. A gold `25%` takes 25, 25% and 0.25 in any case, a gold 0.25 takes 25%."""
+    percent_is_the_number: Literal["never", "where_said", "always"] = "where_said"
+    """Whether `25%` answers 25: `where_said` where the response speaks of percent outside of its answer as well. A gold
+    `25%` takes 25, 25% and 0.25 in any case, a gold 0.25 takes 25%."""
     decimal_comma: bool = False
     """Read `2,74` as 2.74, in responses and gold answers. False: as the two numbers 2 and 74."""
     answer_in_thoughts: bool = False

@@ -20,7 +20,7 @@ _MOVES_ON = re.compile(
     re.IGNORECASE,
 )
 _FINALLY = re.compile(r"\bfinal answer(?: is)?\b\s*:?\s*(?:the final answer is\s*:?)?", re.IGNORECASE)
-_SAYS_VALUE = re.compile(r"[0-9$\\]")
+_SAYS_VALUE = re.compile(r"[0-9$\\.+*(\[{\"-]|[A-Z]\W*\Z")
 _STATED = re.compile(r"####|\b(?:final )?answer(?: is| would be| must be|:|\s*=)\s*:?", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\.(?:\s+(?=[A-Z])|\s*\Z)|\s+I hope\b|\n")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
@@ -143,7 +143,7 @@ def stated_finally(text: str) -> str | None:
     match = _FINALLY.search(text, found[-1].end if found else 0)
     if match is None or not (said := _sentence(text[match.end() : match.end() + TAIL])):
         return None
-    return said if _SAYS_VALUE.search(said) or len(said.split()) == 1 else None
+    return said if _SAYS_VALUE.match(said) else None
 
 
 def stated(text: str) -> str | None:

@@ -34,7 +34,7 @@ class Conventions:
     """What mathematics leaves open; `rewards.conventions` says what each field means."""
 
     relative_tolerance: float = TOLERANCE
-    percent_is_the_number: bool = False
+    percent_is_the_number: str = "where_said"
     decimal_comma: bool = False
     answer_in_thoughts: bool = False
 
@@ -60,8 +60,11 @@ class Verdict:
     reason: str
 
 
-def compare(gold: str, given: str, conventions: Conventions = DEFAULT) -> Verdict:
-    """Whether an answer agrees with the gold answer. `same` is None where the gold answer is not understood."""
+def compare(gold: str, given: str, conventions: Conventions = DEFAULT, percent_said: bool = False) -> Verdict:
+    """Whether an answer agrees with the gold answer. `same` is None where the gold answer is not understood.
+
+    `percent_said`: the response speaks of percent outside of its answer as well.
+    """
     if _letters(gold) == _letters(given):
         return Verdict(True, "the same text")
     if conventions.decimal_comma:
@@ -73,7 +76,7 @@ def compare(gold: str, given: str, conventions: Conventions = DEFAULT) -> Verdic
         return Verdict(False, f"the answer {_why(left)}")
     if right.words or left.words:
         return _words(right, left, gold)
-    return _Comparison(conventions).answers(right, left, gold, given)
+    return _Comparison(conventions, percent_said).answers(right, left, gold, given)
 
 
 def fault(gold: str) -> str | None:
@@ -243,8 +246,11 @@ def _names_only(text: str) -> bool:
 class _Comparison:
     """Answers of one pair, compared part by part."""
 
-    def __init__(self, conventions: Conventions) -> None:
+    def __init__(self, conventions: Conventions, percent_said: bool) -> None:
         self.conventions = conventions
+        self.percent_is_the_number = conventions.percent_is_the_number == "always" or (
+            percent_said and conventions.percent_is_the_number == "where_said"
+        )
         self.unknown = ""
 
     def answers(self, gold: Answer, given: Answer, gold_text: str, given_text: str) -> Verdict:
@@ -336,7 +342,7 @@ class _Comparison:
             return self.parts(gold, Part(match[1], match[2], given.percent))
         if gold_number and given_number:
             return self.numbers(gold, given, gold_number, given_number)
-        if given.percent and not gold.percent and not self.conventions.percent_is_the_number:
+        if given.percent and not gold.percent and not self.percent_is_the_number:
             return self.values(gold.math, f"\\frac{{{given.math}}}{{100}}")
         same = self.values(gold.math, given.math)
         if same is not True and gold.percent and not given.percent:
@@ -352,7 +358,7 @@ class _Comparison:
         hundredth_given = Number(other.value / 100, other.rounded) if given.percent else other
         if numbers_agree(hundredth, hundredth_given, tolerance):
             return True
-        return (gold.percent or self.conventions.percent_is_the_number) and numbers_agree(one, other, tolerance)
+        return (gold.percent or self.percent_is_the_number) and numbers_agree(one, other, tolerance)
 
     def values(self, gold: str, given: str) -> bool | None:
         """Two mathematical texts."""

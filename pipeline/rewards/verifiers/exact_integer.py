@@ -45,7 +45,7 @@ def to_integer(text: str) -> int | None:
 
 def reduce(response: str, conventions: Conventions = DEFAULT) -> str:
     r"""The answer as `\boxed{…}` or `<answer>…`, else the last number of the tail, unless a word denies it."""
-    reduced = math_verify.reduce(response, conventions)
+    reduced = math_verify.final_part(response, conventions)
     if reduced.startswith(BOX):
         return reduced.partition("\n" + BOX)[0]
     if reduced.startswith(math_verify.TOLD):

@@ -31,6 +31,8 @@ from pipeline.rewards.types import Extra, RewardLabel, Verifier, verdict, wrong_
 BOX = "\\boxed{"
 TOLD = "<answer>"
 """Before the answer of a response that has one without a box: in tags, or behind "final answer"."""
+PERCENT_SAID = "%\n"
+"""Before the answer of a response that speaks of percent outside of its answer too."""
 NO_TIMEOUT = 0
 SHORT = 60
 """Characters of numbers that are compared without a worker."""
@@ -43,6 +45,23 @@ _DOUBT_AFTER = re.compile(r"[$\\)]*,?\s+(?:or|nor)\b", re.IGNORECASE)
 
 
 def reduce(response: str, conventions: Conventions = DEFAULT) -> str:
+    r"""What decides a label: `final_part`, marked where its percent sign is no surprise."""
+    return with_percent_said(response, final_part(response, conventions), conventions)
+
+
+def with_percent_said(response: str, reduced: str, conventions: Conventions) -> str:
+    """`reduced`, marked where it holds a percent sign and the rest of the response speaks of percent as well."""
+    if conventions.percent_is_the_number != "where_said" or not (inside := _percents(reduced)):
+        return reduced
+    marked = reduced.startswith((BOX, TOLD)) and _percents(response[-LONGEST_SEARCHED:]) > inside
+    return PERCENT_SAID + reduced if marked else reduced
+
+
+def _percents(text: str) -> int:
+    return text.count("%") + text.count("percent")
+
+
+def final_part(response: str, conventions: Conventions = DEFAULT) -> str:
     r"""What decides a label: the final answer as `\boxed{…}` or `<answer>…`, or the tail of a response without either.
 
     Where a sentence joins several boxes, all of them follow in a second `\boxed{…}`: the gold answer says whether one
@@ -80,6 +99,7 @@ def _last_box(response: str) -> int:
 
 def content_of(reduced: str) -> str:
     """The answer in a reduced response, without what marks it."""
+    reduced = reduced.removeprefix(PERCENT_SAID)
     if reduced.startswith(BOX):
         return reduced.partition("\n" + BOX)[0][len(BOX) : -1]
     return reduced.removeprefix(TOLD)
@@ -87,13 +107,14 @@ def content_of(reduced: str) -> str:
 
 def shortcut(reduced: str, answer: str, require_boxed: bool, conventions: Conventions = DEFAULT) -> RewardLabel | None:
     """Empty boxes, missing boxes, and short numbers on both sides, compared as a worker would."""
+    percent_said, reduced = reduced.startswith(PERCENT_SAID), reduced.removeprefix(PERCENT_SAID)
     boxed = reduced.startswith(BOX)
     content = content_of(reduced)
     if not content.strip():
         return wrong_format("the box is empty" if boxed else "the response is empty")
     if require_boxed and not boxed:
         return wrong_format("no \\boxed{} answer")
-    if "\n" + BOX in reduced:
+    if "\n" + BOX in reduced or percent_said:
         return None
     given, gold = as_integer(content), as_integer(answer)
     if given is not None and gold is not None:
@@ -144,16 +165,17 @@ def grade(response: str, answer: str, extra: Extra, conventions: Conventions = D
     """Compare the final answer with the gold by value. Status error where the gold answer is at fault."""
     _quiet()
     gold = gold_text(answer)
+    percent_said, response = response.startswith(PERCENT_SAID), response.removeprefix(PERCENT_SAID)
     if response.startswith(BOX):
         content = content_of(response)
-        found = compare(gold, content, conventions)
+        found = compare(gold, content, conventions, percent_said)
         together = response.partition("\n" + BOX)[2][:-1]
         if not found.same and together:
-            joined = compare(gold, together, conventions)
+            joined = compare(gold, together, conventions, percent_said)
             content, found = (together, joined) if joined.same else (content, found)
         return _label(found.same, content, True, found.reason)
     if response.startswith(TOLD):
-        return _graded_text(gold, response[len(TOLD) :], conventions)
+        return _graded_text(gold, response[len(TOLD) :], conventions, percent_said)
     said = stated(response)
     if said and _has_value(said):
         return _graded_text(gold, said, conventions)
@@ -169,12 +191,12 @@ def _has_value(text: str) -> bool:
     return not isinstance(found, Unreadable) and not found.words
 
 
-def _graded_text(gold: str, text: str, conventions: Conventions) -> RewardLabel:
-    found = compare(gold, text, conventions)
+def _graded_text(gold: str, text: str, conventions: Conventions, percent_said: bool = False) -> RewardLabel:
+    found = compare(gold, text, conventions, percent_said)
     if found.same is False and isinstance(read(text), Unreadable):
         formulas = [next(filter(None, match.groups())) for match in _FORMULA.finditer(text[-2_000:])]
         if len(formulas) == 1 and not _denies(text):
-            found = compare(gold, formulas[0], conventions)
+            found = compare(gold, formulas[0], conventions, percent_said)
             return _label(found.same, formulas[0].strip(), False, found.reason)
         if len(text) > 40 and not _denies(text):
             return _extracted(gold, text, conventions)

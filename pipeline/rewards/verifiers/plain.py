@@ -273,7 +273,7 @@ def _same_number(left: str, right: str, conventions: Conventions) -> bool:
         return False
     if right.endswith("%") and not left.endswith("%"):
         return given in (gold, gold * 100)
-    if left.endswith("%") and conventions.percent_is_the_number and given * 100 == gold:
+    if left.endswith("%") and conventions.percent_is_the_number == "always" and given * 100 == gold:
         return True
     if given == gold:
         return True

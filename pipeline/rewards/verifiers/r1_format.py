@@ -21,10 +21,12 @@ def tagged_answer(response: str) -> str | None:
     return response[opened.end() : -len("</answer>")].strip() if opened else None
 
 
-def reduce(response: str) -> str:
+def reduce(response: str, conventions: Conventions = DEFAULT) -> str:
     """The answer as Math-Verify's verifier reduces it, marked by a leading `=`; empty when the format is wrong."""
     answer = tagged_answer(response)
-    return "" if answer is None else "=" + math_verify.reduce_told(answer)
+    if answer is None:
+        return ""
+    return "=" + math_verify.with_percent_said(response, math_verify.reduce_told(answer), conventions)
 
 
 def shortcut(reduced: str, answer: str, require_boxed: bool, conventions: Conventions = DEFAULT) -> RewardLabel | None:
@@ -53,7 +55,7 @@ def verifier(conventions: Conventions) -> Verifier:
         "r1_format",
         f"{math_verify.verifier(conventions).version}/2",
         functools.partial(grade, conventions=conventions),
-        reduce,
+        functools.partial(reduce, conventions=conventions),
         functools.partial(shortcut, conventions=conventions),
     )
 

@@ -53,7 +53,7 @@ def test_percentages_of_other_projects_are_right_by_their_convention() -> None:
         for case in cases()
         if REFUSED.get(case["id"], "").startswith(("25%", "the same")) and "%" in case["response"]
     ]
-    config = RewardsConfig(workers=1, conventions=RewardConventions(percent_is_the_number=True))
+    config = RewardsConfig(workers=1, conventions=RewardConventions(percent_is_the_number="always"))
     with Grader(config) as grader:
         labels = list(grader.grade(GradeItem(case["response"], case["answer"]) for case in wanted))
     assert wanted

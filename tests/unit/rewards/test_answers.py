@@ -17,7 +17,7 @@ TWENTY_FIVE = [
     "25.",
     "25.0",
     "25^\\circ",
-    "25°",
+    "25\u00b0",
     "\\text{25}",
     "\\mathrm{25}",
     "25 \\text{ dollars}",
@@ -251,7 +251,7 @@ SAME_AS_GOLDS = [
     ("864\\,\\text{in}^{2}", "864 \\mbox{ inches}^2"),
     ("864\\text{ in}^2.", "864 \\mbox{ inches}^2"),
     ("90", "90^\\circ"),
-    ("90°", "90^\\circ"),
+    ("90\u00b0", "90^\\circ"),
     ("90 degrees", "90^\\circ"),
     ("90^{\\circ}", "90^\\circ"),
     ("90\\text{ degrees}", "90^\\circ"),
@@ -269,7 +269,7 @@ SAME_AS_GOLDS = [
     ("sqrt(51)", "\\sqrt{51}"),
     ("51^{1/2}", "\\sqrt{51}"),
     ("51^{0.5}", "\\sqrt{51}"),
-    ("√51", "\\sqrt{51}"),
+    ("\u221a51", "\\sqrt{51}"),
     ("\\sqrt{51.0}", "\\sqrt{51}"),
     ("7.1414284", "\\sqrt{51}"),
     ("\\sqrt{3}\\sqrt{17}", "\\sqrt{51}"),
@@ -296,7 +296,7 @@ SAME_AS_GOLDS = [
     ("14\\div 3", "\\frac{14}{3}"),
     ("4\\dfrac{2}{3}", "\\frac{14}{3}"),
     ("14 \\over 3", "\\frac{14}{3}"),
-    ("288π", "288 \\pi"),
+    ("288\u03c0", "288 \\pi"),
     ("288 \\cdot \\pi", "288 \\pi"),
     ("288*pi", "288 \\pi"),
     ("904.7786842", "288 \\pi"),
@@ -369,12 +369,12 @@ SAME_AS_GOLDS = [
     ("\\frac{3}{-8}", "-\\frac{3}{8}"),
     ("-3/8", "-\\frac{3}{8}"),
     ("-0.375", "-\\frac{3}{8}"),
-    ("−\\frac{3}{8}", "-\\frac{3}{8}"),
+    ("\u2212\\frac{3}{8}", "-\\frac{3}{8}"),
     ("-.375", "-\\frac{3}{8}"),
     ("-\\frac38", "-\\frac{3}{8}"),
     ("-(3/8)", "-\\frac{3}{8}"),
     ("- \\frac{3}{8}", "-\\frac{3}{8}"),
-    ("−3/8", "-\\frac{3}{8}"),
+    ("\u22123/8", "-\\frac{3}{8}"),
     ("\\left(3,4\\right]", "(3,4]"),
     ("3<x\\le4", "(3,4]"),
     ("3 < x \\leq 4", "(3,4]"),
@@ -385,7 +385,7 @@ SAME_AS_GOLDS = [
     ("(-\\infty,2)\\cup(3,+\\infty)", "(-\\infty, 2) \\cup (3, \\infty)"),
     ("(3,\\infty)\\cup(-\\infty,2)", "(-\\infty, 2) \\cup (3, \\infty)"),
     ("x \\in (-\\infty,2)\\cup(3,\\infty)", "(-\\infty, 2) \\cup (3, \\infty)"),
-    ("(-∞,2)∪(3,∞)", "(-\\infty, 2) \\cup (3, \\infty)"),
+    ("(-\u221e,2)\u222a(3,\u221e)", "(-\\infty, 2) \\cup (3, \\infty)"),
     ("x<2, x>3", "(-\\infty, 2) \\cup (3, \\infty)"),
     ("x < 2 or x > 3", "(-\\infty, 2) \\cup (3, \\infty)"),
     ("2x+3", "y = 2x + 3"),
@@ -463,7 +463,7 @@ SAME_AS_GOLDS = [
     ("k \\geq 2", "k \\geqslant 2"),
     ("[2,\\infty)", "k \\geqslant 2"),
     ("2\\le k", "k \\geqslant 2"),
-    ("k≥2", "k \\geqslant 2"),
+    ("k\u22652", "k \\geqslant 2"),
     (
         "\\frac{\\pi}{6}+\\pi k, \\frac{\\pi}{3}+\\pi k,\\frac{2\\pi}{3}+\\pi k,\\frac{5\\pi}{6}+\\pi k",
         "x=\\frac{1}{6} \\pi+\\pi k, \\frac{1}{3} \\pi+\\pi k, \\frac{2}{3} \\pi+\\pi k, \\frac{5}{6} \\pi+\\pi k",
@@ -473,7 +473,7 @@ SAME_AS_GOLDS = [
     ("(1, 8, 19), (2, 7, 13), \\text{ and } (4, 5, 7)", "(1,8,19), (2,7,13), (4,5,7)"),
     ("4.5 \\times 10^{33}", "4.5e33"),
     ("4.5\\times 10^{33} \\text{ erg s}^{-1}", "4.5e33"),
-    ("4.5 × 10^33", "4.5e33"),
+    ("4.5 \u00d7 10^33", "4.5e33"),
     ("4.5*10^33", "4.5e33"),
     ("4.5 \\times 10^{33}\\,\\mathrm{erg/s}", "4.5e33"),
     ("4.5E33", "4.5e33"),
@@ -673,6 +673,10 @@ def test_spellings_and_hard_negatives_of_gold_answers(gold: str) -> None:
         ("\\boxed{42} then \\boxed{43", "42", False),
         ("\\boxed{42", "42", False),
         ("\\boxed{42}\n\\boxed{43}", "42", False),
+        ("The width falls by 20%: \\boxed{20\\%}", "20", True),
+        ("So by what percent? <answer>20%</answer>", "20", True),
+        ("So it is \\boxed{20\\%}", "20", False),
+        ("The width falls by 20%: \\boxed{21\\%}", "20", False),
         ("The answer is 42.", "42", True),
         ("Answer: $34$", "34", True),
         ("#### 42", "42", True),
@@ -735,14 +739,16 @@ def test_the_tolerance_is_relative_and_can_be_set() -> None:
 
 def test_percent_and_decimal_commas_are_conventions() -> None:
     assert not compare("25", "25\\%").same
-    assert compare("25", "25\\%", Conventions(percent_is_the_number=True)).same
-    assert compare("25", "25.0\\%", Conventions(percent_is_the_number=True)).same
+    assert compare("25", "25\\%", Conventions(percent_is_the_number="always")).same
+    assert compare("25", "25.0\\%", Conventions(percent_is_the_number="always")).same
+    assert compare("25", "25\\%", percent_said=True).same
+    assert not compare("25", "25\\%", Conventions(percent_is_the_number="never"), percent_said=True).same
     assert not compare("2.74", "2,74").same
     assert compare("2.74", "2,74", Conventions(decimal_comma=True)).same
 
 
 def test_conventions_come_from_the_configuration_and_change_the_version() -> None:
-    loose = RewardConventions(percent_is_the_number=True, answer_in_thoughts=True)
+    loose = RewardConventions(percent_is_the_number="always", answer_in_thoughts=True)
     items = [GradeItem("\\boxed{25\\%}", "25"), GradeItem("<think>\\boxed{5}</think>", "5"), GradeItem("5", "5")]
     with Grader(RewardsConfig(workers=1)) as grader:
         assert [label.reward for label in grader.grade(items)] == [0.0, 0.0, 1.0]

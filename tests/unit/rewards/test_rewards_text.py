@@ -81,6 +81,7 @@ def test_the_last_tags_and_what_is_stated_finally_are_found() -> None:
     assert last_tagged("<answer>4</answer> or <answer> 5 </answer>.") == ("5", 33)
     assert last_tagged("<answer>4") is None
     assert stated_finally("\\boxed{5}. Final Answer: The final answer is $6$. I hope it is correct.") == "$6$"
+    assert stated_finally("\\boxed{8}, and\n# the final answer is constant\nt = 10") is None
     assert stated_finally("The final answer is $5$: \\boxed{6}") is None
 
 
