@@ -202,7 +202,10 @@ def _is_value(text: str) -> bool:
     return not re.search(r"[A-Za-z]", re.sub(r"\\(?:frac|sqrt|pi|infty|cdot|times|left|right)(?![A-Za-z])", "", text))
 
 
-_BASED = re.compile(r"(-?) ?\(?([0-9A-Za-z]{1,200})\)? ?_ ?(?:\{ ?([0-9]{1,3}) ?\}|([0-9]))", re.ASCII)
+_BASED = re.compile(r"(-?) ?\(?([0-9A-Za-z]{1,200})\)? ?_ ?(?:\{ ?([0-9]{1,3}) ?\}|([0-9]{1,2}))", re.ASCII)
+
+
+_INDEXED_NUMBER = re.compile(r"[0-9)] ?_")
 
 
 def based(text: str) -> tuple[str, int] | None:
@@ -275,7 +278,9 @@ class _Comparison:
         united = [_as_union(flat_one), _as_union(flat_other)]
         if any(united) and len(flat_one) != len(flat_other):
             gold_set, given_set = united[0] or flat_one, united[1] or flat_other
-            if len(gold_set) == len(given_set) == 1:
+            # As many pieces on both sides: `x > 3 or x > 2` is a hedge, though it is x > 2.
+            same_count = len(_united(gold_set[0].math)) == len(_united(given_set[0].math))
+            if len(gold_set) == len(given_set) == 1 and same_count:
                 return self._done(self.parts(gold_set[0], given_set[0]), "compared as sets")
         if (same := self.named_groups(one, flat_other)) is not None:
             return self._done(same, "compared as tuples of the named values")
@@ -380,6 +385,8 @@ class _Comparison:
         one, other = based(gold), based(given)
         if one and other:
             return one == other
+        if (one or other) and _INDEXED_NUMBER.search(given if one else gold):
+            return False
         if one and re.fullmatch(r"-?[0-9A-Za-z]+", given):
             return given.upper() == one[0]
         if other and (number := _scalar(gold)):

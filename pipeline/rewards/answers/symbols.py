@@ -106,7 +106,7 @@ def same_value(gold: Any, given: Any, tolerance: float) -> bool | None:
         decided = 0
         for shift in range(len(_POINTS) - 1):
             values = {
-                name: sympy.Rational(*_POINTS[(index * 2 + shift) % len(_POINTS)]) + index + shift
+                name: sympy.Rational(*_POINTS[(index * 2 + shift) % len(_POINTS)]) + index + 7 * shift
                 for index, name in enumerate(names)
             }
             same = _close(gold, given, _point(gold, values), _point(given, values), limit)
@@ -173,7 +173,7 @@ def same_equation(gold: Any, given: Any, tolerance: float) -> bool | None:
     try:
         for shift in range(4):
             values = {
-                name: sympy.Rational(*_POINTS[(index * 2 + shift) % len(_POINTS)]) + index + shift
+                name: sympy.Rational(*_POINTS[(index * 2 + shift) % len(_POINTS)]) + index + 7 * shift
                 for index, name in enumerate(names)
             }
             above, below = _value(left, _point(left, values)), _value(right, _point(right, values))
