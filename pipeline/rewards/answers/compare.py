@@ -205,7 +205,7 @@ def _is_value(text: str) -> bool:
 _BASED = re.compile(r"(-?) ?\(?([0-9A-Za-z]{1,200})\)? ?_ ?(?:\{ ?([0-9]{1,3}) ?\}|([0-9]{1,2}))", re.ASCII)
 
 
-_INDEXED_NUMBER = re.compile(r"[0-9)] ?_")
+_INDEXED_NUMBER = re.compile(r"-? ?\(?[0-9][0-9A-Za-z]*\)? ?_[^=]*\Z")
 
 
 def based(text: str) -> tuple[str, int] | None:
@@ -385,7 +385,7 @@ class _Comparison:
         one, other = based(gold), based(given)
         if one and other:
             return one == other
-        if (one or other) and _INDEXED_NUMBER.search(given if one else gold):
+        if (one or other) and _INDEXED_NUMBER.match(given if one else gold):
             return False
         if one and re.fullmatch(r"-?[0-9A-Za-z]+", given):
             return given.upper() == one[0]
