@@ -85,36 +85,59 @@ def single_coverage(problems: int, samples: int, trials: int, rng: np.random.Gen
     return rows
 
 
+FLIPS = ((0.03, 0.0), (0.05, 0.0), (0.1, 0.0), (0.2, 0.0), (0.05, 0.05), (0.1, 0.03), (0.03, 0.01))
+"""Shares of problems that go from never to always, and from always to never: what training does most often."""
+SMOOTH = ((1.5, 0.0, 1.0), (1.5, 0.7, 0.5), (4.0, 0.0, 0.0), (4.0, 0.7, 0.5))
+
+
+def paired_populations(rng: np.random.Generator) -> list[tuple[str, Floats, Floats]]:
+    """(name, chances before, chances after) of pools of problems."""
+    found: list[tuple[str, Floats, Floats]] = []
+    for level in LEVELS:
+        for spread, shift, noise in SMOOTH:
+            z = level + spread * rng.normal(size=POOL)
+            after = logistic(z + shift + noise * rng.normal(size=POOL))
+            found.append((f"level {level:g}, spread {spread:g}, shift {shift:g}, noise {noise:g}", logistic(z), after))
+    for start in ("always or never", "of all chances"):
+        for up, down in FLIPS:
+            before = (
+                (rng.random(POOL) < 0.4).astype(float) if start[0] == "a" else logistic(2 * rng.normal(size=POOL) - 1)
+            )
+            which = rng.random(POOL)
+            gained, lost = which < up, (which >= up) & (which < up + down)
+            turned = np.where(gained, 0.0, np.where(lost, 1.0, before))
+            after = np.where(gained, 1.0, np.where(lost, 0.0, before))
+            found.append((f"{start}, {up:.0%} gained, {down:.0%} lost", turned, after))
+    return found
+
+
 def paired_coverage(problems: int, samples: int, trials: int, rng: np.random.Generator) -> list[dict[str, object]]:
     """Coverage of the difference of two policies whose difficulties go together."""
     rows: list[dict[str, object]] = []
-    for level in LEVELS:
-        for spread, shift, noise in ((1.5, 0.0, 1.0), (1.5, 0.7, 0.5), (4.0, 0.0, 0.0), (4.0, 0.7, 0.5)):
-            z = level + spread * rng.normal(size=POOL)
-            pool_a, pool_b = logistic(z), logistic(z + shift + noise * rng.normal(size=POOL))
-            truth = float(pool_b.mean() - pool_a.mean())
-            covered, width = 0, 0.0
-            for _ in range(trials):
-                asked = rng.integers(0, POOL, problems)
-                a, b = (
-                    (rng.random((problems, samples)) < pool[asked][:, None]).astype(np.float64)
-                    for pool in (pool_a, pool_b)
-                )
-                found = difference_interval(a, b)
-                covered += found.low <= truth <= found.high
-                width += found.high - found.low
-            rows.append(
-                {
-                    "problems": problems,
-                    "samples": samples,
-                    "accuracy_a": round(float(pool_a.mean()), 3),
-                    "difference": round(truth, 4),
-                    "spread": spread,
-                    "noise": noise,
-                    "coverage": round(covered / trials, 4),
-                    "mean_width": round(width / trials, 4),
-                }
+    for name, pool_a, pool_b in paired_populations(rng):
+        truth = float(pool_b.mean() - pool_a.mean())
+        covered, student, width = 0, 0, 0.0
+        for _ in range(trials):
+            asked = rng.integers(0, POOL, problems)
+            a, b = (
+                (rng.random((problems, samples)) < pool[asked][:, None]).astype(np.float64) for pool in (pool_a, pool_b)
             )
+            found, plain = difference_interval(a, b), mean_interval(b.mean(axis=1) - a.mean(axis=1))
+            covered += found.low <= truth <= found.high
+            student += plain.low <= truth <= plain.high
+            width += found.high - found.low
+        rows.append(
+            {
+                "problems": problems,
+                "samples": samples,
+                "population": name,
+                "accuracy_a": round(float(pool_a.mean()), 3),
+                "difference": round(truth, 4),
+                "coverage": round(covered / trials, 4),
+                "student_coverage": round(student / trials, 4),
+                "mean_width": round(width / trials, 4),
+            }
+        )
     return rows
 
 
@@ -129,6 +152,7 @@ def pooled(rows: list[dict[str, object]], keys: tuple[str, ...]) -> list[dict[st
         found.append(
             {key: group[0][key] for key in keys}
             | {"coverage": round(float(np.mean(coverages)), 4), "lowest": min(coverages), "highest": max(coverages)}
+            | {"mean_width": round(float(np.mean([float(str(row["mean_width"])) for row in group])), 4)}
         )
     return found
 
@@ -137,14 +161,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=1_500)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "interval_coverage.json")
+    parser.add_argument("--paired-only", action="store_true", help="Keep the single intervals' figures of --out.")
     options = parser.parse_args()
     started = time.monotonic()
     rng = np.random.default_rng(20_261_124)
-    single = [row for p, k in DESIGNS for row in single_coverage(p, k, options.trials, rng)]
+    trials_single = options.trials
+    if options.paired_only:
+        before = json.loads(options.out.read_text(encoding="utf-8"))
+        single: list[dict[str, object]] = before["single"]
+        trials_single = before["trials_each"]
+    else:
+        single = [row for p, k in DESIGNS for row in single_coverage(p, k, options.trials, rng)]
     paired = [row for p, k in PAIRED for row in paired_coverage(p, k, options.trials, rng)]
     result = {
         "what": "share of simulated evaluations whose 95% interval holds the true accuracy (single) or difference",
-        "trials_each": options.trials,
+        "trials_each": trials_single,
+        "trials_each_paired": options.trials,
         "standard_error_of_a_coverage": round((0.95 * 0.05 / options.trials) ** 0.5, 4),
         "seconds": round(time.monotonic() - started, 1),
         "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()},

@@ -1,7 +1,7 @@
 """The registry: every benchmark and suite known by name, and how what a folder holds differs from it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evals.benchmarks.gym import GYM
@@ -11,9 +11,12 @@ from evals.benchmarks.user import read_definition
 from pipeline.config.evaluation import Protocol
 from pipeline.errors import ConfigError, TbrmError
 from pipeline.prompts import Problem, heldout_problems
+from pipeline.rewards.golds import not_understood
 from pipeline.store import text_hash
 
 HELDOUT_SAMPLES = 4
+COMPARED_BY_VALUE = (None, "math_verify", "r1_format")
+"""Verifiers of problems whose gold answers have to be understood; None is the experiment's."""
 
 
 def _heldout(source: ProblemSource) -> list[Problem]:
@@ -87,6 +90,8 @@ class Listed:
     differs: str
     flawed: dict[str, str]
     """Why, by problem id."""
+    not_understood: dict[str, str] = field(default_factory=dict[str, str])
+    """Why the gold answer of a problem is not wholly understood, by problem id: only the same text is right there."""
 
     def to_json(self) -> dict[str, object]:
         known = self.benchmark
@@ -101,6 +106,8 @@ class Listed:
             "content_hash": self.content_hash,
             "differs": self.differs,
             "flawed": self.flawed,
+            "not_understood": self.not_understood,
+            "our_golds": {name: list(forms) for name, forms in known.golds.items()},
             "remarks": list(known.remarks),
         }
 
@@ -121,4 +128,10 @@ def _listed(benchmark: Benchmark, folder: str | None) -> Listed:
     differs = benchmark.content_hash is not None and found != benchmark.content_hash
     flawed = {problem.id: reason for problem in problems if (reason := benchmark.flaw(problem))}
     remark = f"problems {found}, our figures are made with {benchmark.content_hash}" if differs else ""
-    return Listed(benchmark, len(problems), found, remark, flawed)
+    return Listed(benchmark, len(problems), found, remark, flawed, _not_understood(benchmark, problems))
+
+
+def _not_understood(benchmark: Benchmark, problems: list[Problem]) -> dict[str, str]:
+    compared = [p for p in benchmark.with_our_golds(problems) if p.verifier in COMPARED_BY_VALUE]
+    reasons = not_understood(problem.answer for problem in compared)
+    return {problem.id: reasons[problem.answer] for problem in compared if problem.answer in reasons}

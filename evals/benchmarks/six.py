@@ -1,7 +1,7 @@
 """The six benchmarks of the paper's Table 1: where they lie on the hub, and what is wrong with them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -77,10 +77,13 @@ def _on_hub(
     hub: HubSource,
     flaw: Callable[[Problem], str | None] = no_flaw,
     file: str | None = None,
+    golds: Mapping[str, tuple[str, str]] | None = None,
 ) -> Benchmark:
     """A benchmark of the hub; `file` names its JSONL file in a folder, where that is not the benchmark's name."""
     load = partial(_load, name, file or name, hub)
-    return Benchmark(name, title, load, protocol, hub.origin, rows, content_hash, flaw, remarks, hub=hub)
+    return Benchmark(
+        name, title, load, protocol, hub.origin, rows, content_hash, flaw, remarks, hub=hub, golds=golds or {}
+    )
 
 
 SIX = (
@@ -176,5 +179,6 @@ SIX = (
             identify=lambda row, number: f"olympiadbench-{row['id']}",
         ),
         flaw=_relay,
+        golds={"olympiadbench-2045": ("t(0,4]", "(0,4]")},
     ),
 )

@@ -1,7 +1,7 @@
 """What a benchmark is: problems from somewhere, and the protocol of the paper for them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.config import Experiment
@@ -52,7 +52,8 @@ class Benchmark:
     (None: not fixed). `flaw` tells why a problem cannot be answered as stated, None for a sound one: flawed problems
     are asked and counted as the paper does, and a second accuracy leaves them out. `verifiers` and `tasks` are the
     built-in verifiers and the tasks of reasoning-gym that its problems may name, besides those of the experiment.
-    `hub` is where the problems come from when no folder has them.
+    `hub` is where the problems come from when no folder has them. `golds` are gold answers, by problem id,
+    that are not understood as they are found, each with the form that we grade by.
     """
 
     name: str
@@ -67,3 +68,13 @@ class Benchmark:
     verifiers: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     hub: HubSource | None = None
+    golds: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
+
+    def with_our_golds(self, problems: list[Problem]) -> list[Problem]:
+        """The problems with our forms of those gold answers that are found as `golds` expects them."""
+        return [
+            replace(problem, answer=self.golds[problem.id][1])
+            if problem.id in self.golds and problem.answer == self.golds[problem.id][0]
+            else problem
+            for problem in problems
+        ]

@@ -81,6 +81,7 @@ def print_benchmarks(found: Sequence[Listed]) -> None:
         heat = "greedy" if not protocol.temperature else f"T={protocol.temperature:g}"
         rows = " or ".join(map(str, known.rows)) if one.rows is None else str(one.rows)
         flawed = f"{len(one.flawed)} cannot be answered as stated" if one.flawed else ""
+        golds = f"{len(one.not_understood)} gold answers are not understood" if one.not_understood else ""
         table.add_row(
             known.name,
             known.title,
@@ -88,7 +89,7 @@ def print_benchmarks(found: Sequence[Listed]) -> None:
             one.content_hash or known.content_hash or "",
             f"Avg@{protocol.samples} {heat}",
             known.origin,
-            "; ".join(part for part in (one.differs, flawed, *known.remarks) if part),
+            "; ".join(part for part in (one.differs, flawed, golds, *known.remarks) if part),
         )
     print_table(table)
 

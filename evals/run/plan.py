@@ -172,7 +172,7 @@ def _entry(name: str, setting: Setting, source: ProblemSource) -> Entry:
     differs = benchmark.content_hash is not None and found != benchmark.content_hash
     return Entry(
         name=name,
-        problems=problems,
+        problems=benchmark.with_our_golds(problems),
         protocol=protocol,
         problems_hash=found if problems == everything else problems_hash(problems),
         flawed=tuple(problem.id for problem in problems if benchmark.flaw(problem)),

@@ -98,3 +98,11 @@ def write_responses(
         unit="responses",
     )
     return partition, write_partition(store, stage, None, started=started)[0]
+
+
+def engines_of(responses: Partition) -> str:
+    """`name version` of the engines that answered, joined by commas."""
+    found: set[tuple[str, str]] = set()
+    for _, rows in responses.iter_shards(["sampling"]):
+        found |= {(row["engine"], row["engine_version"]) for row in rows["sampling"].to_pylist() if row}
+    return ", ".join(f"{name} {version}" for name, version in sorted(found))

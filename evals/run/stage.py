@@ -8,13 +8,14 @@ from dataclasses import replace as changed_copy
 from evals.run.answers import Answerer
 from evals.run.grading import grade_responses, report_of, verifier_versions, write_scores
 from evals.run.plan import Entry, Setting, plan_entries, rewards_for, setting_of
-from evals.run.responses import Sampler, write_responses
+from evals.run.responses import Sampler, engines_of, write_responses
 from evals.run.targets import Target, foreign_target
 from evals.statistics.scores import EntryRecord, measured_policies, read_entries
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.experiment import check_generation
 from pipeline.errors import StoreError
 from pipeline.policies.refs import PolicyRef, check_undamaged, resolve_published
+from pipeline.prompts.templates import template_version
 from pipeline.rewards import GradeItem, Grader
 from pipeline.run.resumable import Metric, StageReport
 from pipeline.store import Store
@@ -92,6 +93,8 @@ def evaluate(
                     flawed=entry.flawed,
                     remark=entry.remark,
                     policy_id=target.policy.policy_id,
+                    engine=engines_of(responses),
+                    template_version=template_version(entry.protocol.template),
                 )
             )
     manifest = write_scores(partition, tables, records, parents, partition.is_committed())

@@ -49,8 +49,7 @@ def compare_scores(a: Scores, b: Scores) -> Comparison:
     differing = sorted(name for name in a.protocol if a.protocol[name] != b.protocol.get(name))
     if differing:
         remarks.append("protocols differ in " + ", ".join(differing))
-    if a.verifier != b.verifier:
-        remarks.append(f"graded by {a.verifier} and {b.verifier}")
+    remarks += a.differs_from(b)
     return Comparison(
         benchmark=a.benchmark,
         a=accuracy_interval(left),
@@ -98,8 +97,9 @@ class AgainstBest:
 def against_best(store: Store, dataset: str, generation: int) -> list[AgainstBest]:
     """policy[`generation`] beside the best earlier policy of its experiment, by benchmark.
 
-    Only scores by the same protocol, verifier and problems are compared. The best of m policies on one of B benchmarks
-    is partly the luckiest, and each is a chance of a false alarm: the interval's level is 1 - 0.05/(m·B) (Bonferroni).
+    Only scores by the same protocol, verifier, engine, template and problems are compared. The best of m policies on
+    one of B benchmarks is partly the luckiest, and each is a chance of a false alarm: the interval's level is
+    1 - 0.05/(m·B) (Bonferroni).
     """
     current = read_scores(store, dataset, generation)
     earlier = [(g, read_scores(store, dataset, g)) for g in store.generations(dataset, "scores") if g < generation]
@@ -122,5 +122,5 @@ def _same(past: Scores | None, now: Scores) -> bool:
         past is not None
         and dict(past.protocol) == dict(now.protocol)
         and past.problem_ids == now.problem_ids
-        and past.verifier == now.verifier
+        and not past.differs_from(now)
     )

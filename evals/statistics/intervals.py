@@ -20,8 +20,10 @@ _MEANS = 768
 _CORRELATIONS = 32
 _GUARD = 3.0
 """Chance of missing that the guard of `accuracy_interval` may have, as a multiple of the interval's own."""
-_BORROWED = 2.0
-"""Problems without correlation that the paired interval adds: 30 pairs alone say little about how they go together."""
+_UNSEEN_ONE, _UNSEEN_MORE = 0.5, 0.4
+"""How much of a problem that is gained as a whole, and of one that is lost, the paired interval adds to what was seen:
+with one sample to a problem (as Jeffreys' prior has it), and with more. The least that covers 93% for every population
+of benchmarks/interval_coverage.py."""
 
 
 @dataclass(frozen=True)
@@ -104,31 +106,57 @@ def mean_interval(values: Floats, level: float = LEVEL) -> Interval:
 def difference_interval(a: Floats, b: Floats, level: float = LEVEL) -> Interval:
     """Interval of accuracy(b) - accuracy(a), [P, k] each on the same problems in the same order; k may differ.
 
-    Problems are paired: what makes a problem hard for both policies does not widen the interval. With k > 1 it is
-    Student's for the differences of problem means. With one sample, where a difference is -1, 0 or 1, it joins the
-    two single intervals by square-and-add with the correlation of the pairs (Newcombe 1998, method 10).
+    Problems are paired: what makes a problem hard for both policies does not widen the interval. Gains and losses of
+    problems are two means of numbers in [0, 1]. Each gets a posterior in which a little of a problem that was gained
+    or lost as a whole is added to what was seen: training turns a few problems from never to always, and 30 problems
+    may hold none of them. Student's interval of the differences, which believes that nothing is there beyond what was
+    seen, covers 59% where 3% of the problems turn.
+
+    The two intervals are joined by square-and-add with the correlation of their means (Newcombe 1998).
     """
-    left, right = a.mean(axis=1), b.mean(axis=1)
-    if min(a.shape[1], b.shape[1]) > 1 and np.ptp(right - left) > 0:
-        found = mean_interval(right - left, level)
-        return Interval(found.value, max(found.low, -1.0), min(found.high, 1.0))
-    one, two = accuracy_interval(a, level), accuracy_interval(b, level)
-    correlation = _correlation(left, right) * len(left) / (len(left) + _BORROWED)
+    change = b.mean(axis=1) - a.mean(axis=1)
+    unseen = _UNSEEN_ONE if min(a.shape[1], b.shape[1]) == 1 else _UNSEEN_MORE
+    gain = _one_sided(np.maximum(change, 0.0), unseen, level)
+    loss = _one_sided(np.maximum(-change, 0.0), unseen, level)
+    correlation = gain.posterior_mean * loss.posterior_mean / gain.weight / math.sqrt(gain.variance * loss.variance)
 
     def joined(x: float, y: float) -> float:
-        return math.sqrt(max(x * x - 2 * correlation * x * y + y * y, 0.0))
+        return math.sqrt(x * x + 2 * correlation * x * y + y * y)
 
-    value = two.value - one.value
-    down = joined(one.high - one.value, two.value - two.low)
-    up = joined(one.value - one.low, two.high - two.value)
+    value = gain.mean - loss.mean
+    down = joined(gain.mean - gain.low, loss.high - loss.mean)
+    up = joined(gain.high - gain.mean, loss.mean - loss.low)
     return Interval(value, max(value - down, -1.0), min(value + up, 1.0))
 
 
-def _correlation(left: Floats, right: Floats) -> float:
-    """Correlation of two rows [P], at least 0; 0 where one of them does not vary."""
-    x, y = left - left.mean(), right - right.mean()
-    scale = math.sqrt(float((x * x).sum() * (y * y).sum()))
-    return max(float((x * y).sum()) / scale, 0.0) if scale > 0 else 0.0
+@dataclass(frozen=True)
+class _OneSided:
+    """Mean of gains (or of losses) with its interval; mean, variance and weight of the posterior behind it."""
+
+    mean: float
+    low: float
+    high: float
+    posterior_mean: float
+    variance: float
+    weight: float
+
+
+def _one_sided(values: Floats, unseen: float, level: float) -> _OneSided:
+    """Posterior of the mean of numbers in [0, 1] when problems are weighed by Dirichlet(1, …, 1; unseen at 0 and at 1).
+
+    Its mean and variance are exact; a Beta with the same two gives the ends. For zeros and ones and `unseen` 1/2 that
+    is Jeffreys' interval.
+    """
+    from scipy.stats import beta
+
+    total = len(values) + 2 * unseen
+    mean = (float(values.sum()) + unseen) / total
+    square = (float((values * values).sum()) + unseen) / total
+    variance = (square - mean * mean) / (total + 1)
+    size = mean * (1 - mean) / variance - 1
+    low, high = beta.ppf([(1 - level) / 2, (1 + level) / 2], mean * size, (1 - mean) * size)
+    seen = _around(float(values.mean()), float(low), float(high))
+    return _OneSided(seen.value, seen.low, seen.high, mean, variance, total + 1)
 
 
 def _around(mean: float, low: float, high: float) -> Interval:

@@ -1,7 +1,6 @@
 """Numbers of one benchmark: accuracy, pass@k, maj@k, lengths and failures, each with its interval."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from evals.statistics.intervals import Interval, accuracy_interval, mean_interval, share_interval
 from evals.statistics.scores import Scores
+from pipeline.rewards.answers.compare import value_key
 from pipeline.store import Stat
 
 
@@ -83,9 +83,10 @@ def pass_at_k(right: NDArray[np.int64], samples: int, k: int) -> NDArray[np.floa
 
 
 def majority_correct(scores: Scores) -> NDArray[np.float64]:
-    """Verdict on the most frequent extracted answer of each problem [P]; ties give their mean.
+    """Verdict on the most frequent answer of each problem [P]; ties give their mean.
 
-    Answers are the same when their text is. Samples without an answer do not vote; a problem without votes is wrong.
+    Answers are the same when their value is: `12`, `12.0` and `x = 12` are one, and so are all that were found right.
+    Samples without an answer do not vote; a problem without votes is wrong.
     """
     return np.array(
         [_majority(answers, correct) for answers, correct in zip(scores.extracted, scores.correct, strict=True)]
@@ -93,9 +94,14 @@ def majority_correct(scores: Scores) -> NDArray[np.float64]:
 
 
 def _majority(answers: NDArray[np.object_], correct: NDArray[np.float64]) -> float:
-    votes = Counter(str(answer) for answer in answers if answer is not None)
-    if not votes:
+    groups: dict[object, list[float]] = {}
+    for answer, right in zip(answers, correct, strict=True):
+        if answer is not None:
+            groups.setdefault(value_key(str(answer)), []).append(float(right))
+    verdicts: list[list[float]] = [group for group in groups.values() if max(group) < 1.0]
+    right = [verdict for group in groups.values() if max(group) >= 1.0 for verdict in group]
+    verdicts += [right] if right else []
+    if not verdicts:
         return 0.0
-    most = max(votes.values())
-    verdict = {str(answer): float(right) for answer, right in zip(answers, correct, strict=True) if answer is not None}
-    return float(np.mean([verdict[answer] for answer, count in votes.items() if count == most]))
+    most = max(map(len, verdicts))
+    return float(np.mean([np.mean(group) for group in verdicts if len(group) == most]))

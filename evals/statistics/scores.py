@@ -46,6 +46,10 @@ class EntryRecord:
     """Ids of problems that cannot be answered as stated."""
     remark: str = ""
     """How the problems differ from those that the registry knows."""
+    engine: str = ""
+    """`name version` of the engines that answered, joined by commas. Empty in scores written before this was noted."""
+    template_version: str = ""
+    """Hash of the prompt template's text. Empty in scores written before this was noted."""
     policy_id: str = ""
     """The policy that was measured. Empty in scores of an earlier version, whose rows name it."""
 
@@ -75,6 +79,18 @@ class Scores:
     flawed: NDArray[np.bool_]
     """Problems [P] that cannot be answered as stated."""
     remark: str = ""
+    engine: str = ""
+    """`name version` of the engines that answered; empty where the scores do not say."""
+    template_version: str = ""
+
+    def differs_from(self, other: "Scores") -> list[str]:
+        """What two scores were not made by alike, in words. What one of them does not say is not held against it."""
+        pairs = (
+            ("graded by", self.verifier, other.verifier),
+            ("answered by", self.engine, other.engine),
+            ("asked by template version", self.template_version, other.template_version),
+        )
+        return [f"{what} {one} and {two}" for what, one, two in pairs if one and two and one != two]
 
 
 def read_entries(partition: Partition) -> dict[str, EntryRecord]:
@@ -149,4 +165,6 @@ def scores_of_table(rows: pa.Table, record: EntryRecord) -> Scores:
         responses=record.responses,
         flawed=np.isin(problems, list(record.flawed)),
         remark=record.remark,
+        engine=record.engine,
+        template_version=record.template_version,
     )

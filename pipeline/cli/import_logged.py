@@ -8,7 +8,8 @@ import click
 from pipeline.cli.options import json_option, print_report, replace_option, store_options
 from pipeline.errors import ConfigError
 from pipeline.run.resumable import StageReport
-from pipeline.store import Store
+from pipeline.store import Manifest, Store
+from pipeline.terminal import visible
 
 
 @click.command("import")
@@ -82,10 +83,30 @@ def import_logged(
     manifest = imported.manifest
     stats = dict(manifest.stats)
     stats |= {f"field {ours}": theirs for ours, theirs in imported.fields.items()}
+    if not imported.skipped and (faults := _not_understood(store, manifest)):
+        stats["gold_answers_not_understood"] = len(faults)
+        shown = "; ".join(f"{answer!r:.60}: {reason:.80}" for answer, reason in list(faults.items())[:3])
+        click.echo(
+            f"{len(faults)} gold answers are not understood, and only the same text is right there: {visible(shown)}",
+            err=True,
+        )
     report = StageReport(
         "import", manifest.dataset, manifest.generation, manifest.rows, imported.seconds, imported.skipped, stats
     )
     return print_report(report, as_json)
+
+
+def _not_understood(store: Store, manifest: Manifest) -> dict[str, str]:
+    """Gold answers of the imported prompts that verifiers of mathematics will not be able to compare."""
+    from pipeline.rewards.golds import not_understood
+
+    prompts = store.partition(manifest.dataset, "prompts", manifest.generation)
+    answers: dict[str, None] = {}
+    for _, rows in prompts.iter_shards(["answer", "verifier"]):
+        for answer, verifier in zip(rows["answer"].to_pylist(), rows["verifier"].to_pylist(), strict=True):
+            if answer and verifier in (None, "", "math_verify", "r1_format"):
+                answers[answer] = None
+    return not_understood(answers)
 
 
 def parse_mapping(given: Sequence[str]) -> dict[str, str]:

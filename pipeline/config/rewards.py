@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -36,6 +36,20 @@ class RewardComponents(Config):
         return value
 
 
+class RewardConventions(Config):
+    """What mathematics leaves open, as most projects have it unless set otherwise. docs/rewards.md has examples."""
+
+    relative_tolerance: float = Field(default=1e-6, ge=0, lt=0.1)
+    """Relative difference by which a rounded number (a decimal, a power of ten) may differ from the gold answer."""
+    percent_is_the_number: Literal["never", "where_said", "always"] = "where_said"
+    """Whether `25%` answers 25: `where_said` where the response speaks of percent outside of its answer as well. A gold
+    `25%` takes 25, 25% and 0.25 in any case, a gold 0.25 takes 25%."""
+    decimal_comma: bool = False
+    """Read `2,74` as 2.74, in responses and gold answers. False: as the two numbers 2 and 74."""
+    answer_in_thoughts: bool = False
+    """Whether an answer inside `<think>` counts where nothing answers behind it."""
+
+
 class RewardsConfig(Config):
     """The verifier, the limits it runs under, and what a response without a verdict is worth."""
 
@@ -53,6 +67,8 @@ class RewardsConfig(Config):
     text of a model, or of somebody's log. Each such row gets a process of its own, under the sandbox of the machine."""
     require_boxed: bool = False
     r"""Only a \boxed{} answer counts, without a box the status is wrong_format. False: the last expression counts."""
+    conventions: RewardConventions = RewardConventions()
+    """What mathematics leaves open: tolerance, percent, decimal commas, answers inside thoughts."""
     components: RewardComponents = RewardComponents()
     """Composition of the reward."""
     timeout_s: float = Field(default=10.0, gt=0)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.prompts.problem import Problem
+from pipeline.store import text_hash
 
 QWEN_MATH = (
     "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{{}}.<|im_end|>\n"
@@ -26,6 +27,11 @@ def question_of(text: str) -> str:
         if text.startswith(before) and text.endswith(after):
             return text[len(before) : len(text) - len(after)]
     return text
+
+
+def template_version(template: str) -> str:
+    """Names the text of a template, so that scores by a changed one are told apart; `chat` is the policy's own."""
+    return "chat" if template == "chat" else text_hash(_TEMPLATES.get(template, template))[:12]
 
 
 def render(template: str, question: str, tokenizer: Any) -> str:

@@ -5,6 +5,7 @@ method calls wrong is how that shows. A disagreement says that somebody should l
 """
 
 import heapq
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline.store import Partition, Store, check_aligned
 
 AUDITED = ("math_verify", "exact_integer", "r1_format")
 """Verifiers of mathematical answers. The others have no second method that means the same."""
+_SENTENCE = re.compile(r"\$|\\[(\[]|(?<![\\A-Za-z{])[A-Za-z]{2,}")
 MOST_SHARDS = 8
 """Shards, evenly spaced, that the sample is drawn from."""
 _LABELS = ("trajectory_id", "status", "verifier", "extracted_answer", "detail", "components")
@@ -140,4 +142,6 @@ def _for_plain(item: GradeItem, verifier: str) -> GradeItem:
     response = item.response
     if verifier == "r1_format":
         response = tagged_answer(response) or ""
+        if response and not _SENTENCE.search(response):
+            response = f"<answer>{response}</answer>"  # all of it is the answer, not the last number in it
     return GradeItem(response, item.answer)

@@ -13,6 +13,7 @@ from typing import Self
 from pipeline.config.reasoning_gym import refusal
 from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardComponents, RewardsConfig
 from pipeline.errors import TbrmError
+from pipeline.rewards.answers.compare import Conventions
 from pipeline.rewards.types import UNDECIDED, GradeItem, RewardLabel, Verifier
 from pipeline.rewards.verifiers import RUNNING_CODE, get_verifier
 from pipeline.rewards.workers.grading import Work
@@ -40,6 +41,7 @@ class Grader:
     ) -> None:
         self.config, self.memoize, self.shortcuts = config, memoize, shortcuts
         self._pool = VerifierPool(config.workers, config.timeout_s, config.cpu_s, config.memory_mb, confined)
+        self._conventions = Conventions(**config.conventions.model_dump())
         self._known: OrderedDict[bytes, RewardLabel] = OrderedDict()
         self.graded = 0
         """Rows that went to a worker."""
@@ -68,7 +70,7 @@ class Grader:
             )
         if name == "reasoning_gym" and isinstance(task := item.extra.get("task"), str):
             name = self._verifier_of_task(task)
-        return get_verifier(name)
+        return get_verifier(name, self._conventions)
 
     def _verifier_of_task(self, task: str) -> str:
         if not self.config.may_grade(task):
@@ -104,7 +106,7 @@ class Grader:
         """The item's label if it is known without a worker, its work, and the key under which equal work is known."""
         verifier = self.verifier_of(item)
         reduced = verifier.reduce(item.response)
-        work = Work(verifier.name, reduced, item.answer, item.extra)
+        work = Work(verifier.name, reduced, item.answer, item.extra, self._conventions)
         if self.shortcuts:
             label = verifier.shortcut(reduced, item.answer, self.config.require_boxed)
             if label is not None:

@@ -5,23 +5,30 @@ import importlib
 
 from pipeline.config.rewards import BUILTIN_VERIFIERS
 from pipeline.errors import ConfigError
+from pipeline.rewards.answers.compare import DEFAULT, Conventions
 from pipeline.rewards.types import Verifier
 
 RUNNING_CODE = "reasoning_gym_running_code"
 """The package's scorer whatever it does with the answer. Neither a row nor a YAML can name this verifier: the Grader
 takes it for the tasks that `rewards.tasks_whose_scorer_runs_answers_as_code` lists."""
 
+GOLD_ANSWERS = "gold_answers"
+"""Asks whether a gold answer is understood. Neither a row nor a YAML can name this one either."""
+
 
 @functools.cache
-def get_verifier(name: str) -> Verifier:
-    """A verifier by its name in the configuration. Raises ConfigError when there is no such verifier.
+def get_verifier(name: str, conventions: Conventions = DEFAULT) -> Verifier:
+    """A verifier by its name in the configuration, under conventions. Raises ConfigError when there is none.
 
     Whether an experiment allows the name is asked of `RewardsConfig.may_run`, before this is called.
     """
     if name in BUILTIN_VERIFIERS:
-        return importlib.import_module(f"pipeline.rewards.verifiers.{name}").VERIFIER
+        module = importlib.import_module(f"pipeline.rewards.verifiers.{name}")
+        return module.verifier(conventions) if hasattr(module, "verifier") else module.VERIFIER
     if name == RUNNING_CODE:
         return importlib.import_module("pipeline.rewards.verifiers.reasoning_gym").VERIFIER_RUNNING_CODE
+    if name == GOLD_ANSWERS:
+        return importlib.import_module("pipeline.rewards.verifiers.gold_answers").VERIFIER
     if ":" not in name:
         known = ", ".join(BUILTIN_VERIFIERS)
         raise ConfigError(f"there is no verifier {name!r}; use one of {known}, or package.module:function")

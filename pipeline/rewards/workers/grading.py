@@ -13,11 +13,12 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
+from pipeline.rewards.answers.compare import DEFAULT, Conventions
 from pipeline.rewards.text import storable
 from pipeline.rewards.types import STATUSES, Extra, RewardLabel
 from pipeline.rewards.verifiers import get_verifier
@@ -39,6 +40,7 @@ class Work:
     response: str
     answer: str
     extra: Extra
+    conventions: Conventions = DEFAULT
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def grade_row(row: Work, limits: Limits) -> RewardLabel:
     fate = _Fate()
     signal.setitimer(signal.ITIMER_PROF, limits.cpu_s)
     with fate:
-        label = get_verifier(row.verifier).grade(row.response, row.answer, row.extra)
+        label = get_verifier(row.verifier, row.conventions).grade(row.response, row.answer, row.extra)
         fate.label = RewardLabel(
             float(label.reward),
             label.status,
@@ -158,13 +160,17 @@ def _send(descriptor: int, labels: Sequence[RewardLabel]) -> None:
 
 def encode_request(rows: Sequence[Work], limits: Limits) -> bytes:
     """A batch as one line."""
-    fields = [[row.verifier, row.response, row.answer, row.extra] for row in rows]
+    fields = [[row.verifier, row.response, row.answer, row.extra, astuple(row.conventions)] for row in rows]
     return json.dumps([fields, limits.cpu_s, limits.timeout_s]).encode() + b"\n"
 
 
 def _decode_request(line: bytes) -> tuple[list[Work], Limits]:
     fields, cpu_s, timeout_s = json.loads(line)
-    return [Work(*row) for row in fields], Limits(cpu_s, timeout_s)
+    rows = [
+        Work(verifier, response, answer, extra, Conventions(*conventions))
+        for verifier, response, answer, extra, conventions in fields
+    ]
+    return rows, Limits(cpu_s, timeout_s)
 
 
 def _encode_label(label: RewardLabel) -> bytes:

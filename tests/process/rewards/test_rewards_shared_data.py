@@ -34,13 +34,12 @@ def test_boxed_answers_agree_with_the_logged_labels() -> None:
     counts, cells = confusion("question_only", RewardsConfig(require_boxed=True))
     assert counts == {(True, True): 1_257, (False, False): 339, (False, True): 3, (True, False): 1}
     assert cells[True, False] == [3_090]  # three values in one box: the upstream label is wrong
-    assert cells[False, True] == [1_649, 1_651, 1_653]  # 10001 for 10001_2: Math-Verify reads the base as a subscript
+    assert cells[False, True] == [1_649, 1_651, 1_653]  # 10001 for 10001_2: a base may be left out
 
 
 def test_r1_answers_agree_with_the_logged_labels() -> None:
     counts, cells = confusion("on_policy", RewardsConfig(verifier="r1_format"))
-    assert counts == {(True, True): 756, (False, False): 818, (False, True): 25, (True, False): 1}
-    assert cells[True, False] == [1_092]  # a formula that is opened and never closed
+    assert counts == {(True, True): 757, (False, False): 817, (False, True): 26}
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_rollout_shards_become_aligned_reward_shards(store: Store) -> None:
     assert [row["reward"] for row in rows] == [1.0, 0.0, 0.0] * 12
     assert [row["status"] for row in rows[:3]] == ["ok", "ok", "wrong_format"]
     assert dict(rows[0]["components"]) == {"correctness": 1.0, "format": 1.0, "length": 0.0}  # type: ignore[call-overload]
-    assert {(row["verifier"], row["verifier_version"]) for row in rows} == {("math_verify", "0.9.0+1")}
+    assert {(row["verifier"], row["verifier_version"]) for row in rows} == {("math_verify", "0.9.0+2")}
     assert report.metrics["status_wrong_format"] == 12
     assert report.metrics["reward_mean"] == pytest.approx(1 / 3)
     assert report.metrics["undecided_share"] == 0.0

@@ -46,6 +46,29 @@ def test_majority_takes_the_most_frequent_answer() -> None:
     assert majority_correct(scores).tolist() == pytest.approx([1.0, 0.0, 1 / 3, 0.0])
 
 
+def test_answers_of_the_same_value_vote_together() -> None:
+    scores = make_scores(
+        [[1, 1, 1, 0, 0], [0, 0, 0, 1, 1], [0, 0, 0, 0, 1], [1, 1, 0, 0, 0]],
+        [
+            ["12", "12.0", "12", "5", "5"],
+            ["5", "5.0", "x = 5", "12", "12"],
+            ["2, 1", "1, 2", "3", "4", "9"],
+            ["\\frac{1}{2}", "0.5", "7", "8", "9"],
+        ],
+    )
+    assert majority_correct(scores).tolist() == pytest.approx([1.0, 0.0, 0.0, 1.0])
+
+
+def test_right_answers_vote_together_however_they_are_written() -> None:
+    scores = make_scores([[1, 1, 0, 0, 0]], [["2\\sqrt{3}", "\\sqrt{12}", "5", "6", "7"]])
+    assert majority_correct(scores).tolist() == [1.0]
+
+
+def test_equal_texts_of_different_verdicts_count_as_their_mean() -> None:
+    for verdicts in ([1, 0, 0], [0, 1, 0], [0, 0, 1]):
+        assert majority_correct(make_scores([verdicts], [["5", "5", "5"]])).tolist() == pytest.approx([1 / 3])
+
+
 def test_unparsed_samples_do_not_vote() -> None:
     scores = make_scores([[1, 0, 0]], [["5", None, None]])
     assert majority_correct(scores).tolist() == [1.0]

@@ -2,7 +2,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.rewards.text import boxes, final_boxes, hedged, storable, strip_nested, tail
+from pipeline.rewards.text import (
+    boxes,
+    boxes_of_one_sentence,
+    final_boxes,
+    last_tagged,
+    stated_finally,
+    storable,
+    strip_nested,
+    tail,
+    unclosed_box,
+    without_thoughts,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,36 +57,39 @@ def test_boxes_lie_in_the_text_and_do_not_overlap(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("text", "expected"),
     [
-        "1, 2",
-        "1; 2",
-        "30 \\text{ minutes}, 80 \\text{ minutes}",
-        "30 \\text{ or 31}",
-        "30 \\text{ cm} 31 \\text{ cm}",
-        "30 \\text{ cm and } 31",
+        ("\\boxed{25} and then \\boxed{26", "26"),
+        ("\\boxed{5", "5"),
+        ("\\boxed{5}", None),
+        ("\\boxed{unclosed \\boxed{7}", None),
+        ("nothing", None),
     ],
 )
-def test_several_values_in_a_box_are_seen(content: str) -> None:
-    assert hedged(content)
+def test_a_box_that_is_never_closed_is_seen(text: str, expected: str | None) -> None:
+    assert unclosed_box(text) == expected
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "5",
-        "1,234",
-        "12,345,678.5",
-        "10,\\!080",
-        "1{,}234",
-        "5 \\text{ m/s}^2",
-        "\\text{30}",
-        "f(1, 2)",
-        "\\binom{5}{2}",
-    ],
-)
-def test_one_value_is_one_value(content: str) -> None:
-    assert not hedged(content)
+def test_thoughts_are_taken_off() -> None:
+    assert without_thoughts("<think>\\boxed{5}</think> so") == " so"
+    assert without_thoughts("a</think>b</think>c") == "c"
+    assert without_thoughts("so <think>cut") == "so "
+    assert without_thoughts("so") == "so"
+
+
+def test_the_last_tags_and_what_is_stated_finally_are_found() -> None:
+    assert last_tagged("<answer>4</answer> or <answer> 5 </answer>.") == ("5", 33)
+    assert last_tagged("<answer>4") is None
+    assert stated_finally("\\boxed{5}. Final Answer: The final answer is $6$. I hope it is correct.") == "$6$"
+    assert stated_finally("\\boxed{8}, and\n# the final answer is constant\nt = 10") is None
+    assert stated_finally("The final answer is $5$: \\boxed{6}") is None
+
+
+def test_one_sentence_may_hold_several_boxes() -> None:
+    assert boxes_of_one_sentence("\\boxed{1} for even $n$ and \\boxed{2} for odd") == ["1", "2"]
+    assert boxes_of_one_sentence("\\boxed{1} and then \\boxed{2}") == ["2"]
+    assert boxes_of_one_sentence("\\boxed{1}, hence the answer is \\boxed{2}") == ["2"]
+    assert final_boxes("\\boxed{5} and \\boxed{5}") == ["5"]
 
 
 def test_the_tail_starts_at_a_line() -> None:

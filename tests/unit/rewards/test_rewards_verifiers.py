@@ -38,7 +38,7 @@ RIGHT = [
     ("\\boxed{1234}", "1,234"),
     ("\\boxed{10,\\!080}", "10080"),
     ("\\boxed{50\\%}", "\\frac{1}{2}"),
-    ("\\boxed{50\\%}", "50"),
+    ("\\boxed{50}", "50\\%"),
     ("\\boxed{(1, 2)}", "(1,2)"),
     ("\\boxed{2, 1}", "1,2"),
     ("\\boxed{\\{1,2\\}}", "1,2"),
@@ -57,7 +57,6 @@ WRONG = [
     ("\\boxed{30 \\text{ or 31}}", "30"),
     ("\\boxed{30 \\text{ cm} 31 \\text{ cm}}", "30"),
     ("\\boxed{5; 6}", "5"),
-    ("\\boxed{the answer is 3}", "3"),
     ("\\boxed{\\text{three}}", "3"),
     ("\\boxed{x}", "5"),
     ("\\boxed{x}", "x+1"),
@@ -90,10 +89,9 @@ def test_degenerate_answers_earn_nothing(grader: Grader, response: str, answer: 
     assert found.status in ("ok", "wrong_format")
 
 
-def test_known_leniency_of_math_verify_is_flagged_by_the_second_method(grader: Grader) -> None:
-    """Units and approximations are dropped, percentages may be fractions or numbers: rewarded, but not quietly."""
+def test_numbers_that_contradict_each_other_earn_nothing(grader: Grader) -> None:
     for response, answer in [("\\boxed{5 \\approx 6}", "5"), ("\\boxed{31 = 30}", "30"), ("\\boxed{50\\%}", "50")]:
-        assert label(grader, response, answer).reward == 1.0
+        assert label(grader, response, answer).reward == 0.0
         assert label(grader, response, answer, "plain").reward == 0.0
 
 

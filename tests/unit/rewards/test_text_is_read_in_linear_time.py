@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.rewards.text import boxes, final_boxes, hedged, strip_nested
+from pipeline.rewards.answers.compare import fault
+from pipeline.rewards.answers.numbers import read_number
+from pipeline.rewards.answers.reading import plain, read
+from pipeline.rewards.text import boxes, boxes_of_one_sentence, final_boxes, stated, stated_finally, strip_nested
 from pipeline.rewards.verifiers import exact_integer, math_verify, multiple_choice, r1_format
 from pipeline.rewards.verifiers.reasoning_gym import extract
 
@@ -20,8 +23,16 @@ INPUTS: dict[str, tuple[Callable[[str], object], Callable[[int], str]]] = {
     "nested boxes, final": (final_boxes, lambda n: "\\boxed{" * (n // 8) + "5" + "}" * (n // 8)),
     "boxes side by side": (final_boxes, lambda n: "\\boxed{5}" * (n // 9)),
     "boxes never closed": (final_boxes, lambda n: "\\boxed{" * (n // 7)),
-    "units": (hedged, lambda n: "x" + "\\text{cm}" * (n // 9)),
-    "units after a digit": (hedged, lambda n: "5" + "\\text{cm}^{2}" * (n // 13)),
+    "units": (plain, lambda n: "x" + "\\text{cm}" * (n // 9)),
+    "units after a digit": (read, lambda n: "5" + "\\text{cm}^{2}" * (n // 13)),
+    "brackets never closed": (read, lambda n: "(" * n),
+    "a list": (read, lambda n: "1," * (n // 2)),
+    "digits": (read_number, lambda n: "1" * n + "x"),
+    "a gold answer": (fault, lambda n: "{" * n),
+    "boxes of a sentence": (boxes_of_one_sentence, lambda n: "\\boxed{5} and " * (n // 14)),
+    "final answers": (stated_finally, lambda n: "final answer" + " " * n + "final answer:" * (n // 13)),
+    "answers": (stated, lambda n: "answer is" + " " * n + "answer:" * (n // 7)),
+    "boxes without braces": (math_verify.reduce, lambda n: "\\boxed" + " " * n + "\\boxed " * (n // 7)),
     "spaces around a letter": (multiple_choice.one_letter, lambda n: "$" + " " * n + "a" + " " * n + "!$"),
     "spaces before a letter": (multiple_choice.one_letter, lambda n: "$" + " " * n + "!$"),
     "choices in a box": (multiple_choice.reduce, lambda n: "\\boxed{A" + " " * n + "x}"),
