@@ -38,7 +38,7 @@ def test_boxed_answers_agree_with_the_logged_labels() -> None:
 
 
 def test_r1_answers_agree_with_the_logged_labels() -> None:
-    counts, cells = confusion("on_policy", RewardsConfig(verifier="r1_format"))
+    counts, _ = confusion("on_policy", RewardsConfig(verifier="r1_format"))
     assert counts == {(True, True): 757, (False, False): 817, (False, True): 26}
 
 
