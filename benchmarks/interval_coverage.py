@@ -173,6 +173,10 @@ def main() -> None:
     else:
         single = [row for p, k in DESIGNS for row in single_coverage(p, k, options.trials, rng)]
     paired = [row for p, k in PAIRED for row in paired_coverage(p, k, options.trials, rng)]
+    pooled_rows = [
+        pooled(single, ("problems", "samples", "accuracy")),
+        pooled(paired, ("problems", "samples")),
+    ]
     result = {
         "what": "share of simulated evaluations whose 95% interval holds the true accuracy (single) or difference",
         "trials_each": trials_single,
@@ -180,13 +184,13 @@ def main() -> None:
         "standard_error_of_a_coverage": round((0.95 * 0.05 / options.trials) ** 0.5, 4),
         "seconds": round(time.monotonic() - started, 1),
         "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()},
-        "single_pooled": pooled(single, ("problems", "samples", "accuracy")),
-        "paired_pooled": pooled(paired, ("problems", "samples")),
+        "single_pooled": pooled_rows[0],
+        "paired_pooled": pooled_rows[1],
         "single": single,
         "paired": paired,
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for row in result["single_pooled"] + result["paired_pooled"]:
+    for row in [*pooled_rows[0], *pooled_rows[1]]:
         print(row)  # noqa: T201
 
 

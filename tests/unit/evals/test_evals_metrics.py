@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evals.statistics.compare import compare_scores
 from evals.statistics.metrics import majority_correct, pass_at_k, summarize
 from evals.statistics.scores import Scores
 
@@ -95,3 +96,14 @@ def test_greedy_has_no_majority() -> None:
     found = summarize(make_scores([[1.0], [0.0]]))
     assert not found.majority_at
     assert list(found.pass_at) == [1]
+
+
+def test_scores_that_were_made_differently_are_told_apart() -> None:
+    here = make_scores([[1.0], [0.0]], engine="vllm 0.10", template_version="aa")
+    there = make_scores([[1.0], [1.0]], engine="vllm 0.11", template_version="bb", verifier="v 2")
+    remarks = " / ".join(compare_scores(here, there).remarks)
+    assert "graded by v 1 and v 2" in remarks
+    assert "answered by vllm 0.10 and vllm 0.11" in remarks
+    assert "asked by template version aa and bb" in remarks
+    assert not compare_scores(here, here).remarks
+    assert not compare_scores(here, make_scores([[1.0], [1.0]])).remarks  # scores from before this was kept
