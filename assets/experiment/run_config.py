@@ -15,7 +15,7 @@ from pipeline.config.evaluation import EvaluationConfig, Protocol
 from pipeline.config.policy import PolicyConfig, ReferenceConfig, ServerModel, WarmStart, named_policy
 from pipeline.config.prompts import ArithmeticConfig, Columns, OverlapConfig, PromptsConfig, ReasoningGymConfig
 from pipeline.config.replay import Filters, LoggedSource, ReplayConfig
-from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardComponents, RewardsConfig
+from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardComponents, RewardConventions, RewardsConfig
 from pipeline.config.rollouts import AgreementConfig, RolloutsConfig
 from pipeline.config.training import LoraConfig, MonitorConfig, TrainingConfig
 from pipeline.errors import TbrmError
@@ -39,8 +39,9 @@ A_RUN_MAY_SET: Mapping[type[BaseModel], str] = {
     "max_model_len gpu_memory_utilization cpu_kv_cache_gb prefix_caching eager warm tensor_parallel pipeline_parallel "
     "agreement",
     AgreementConfig: "sample max_mean_gap max_token_gap max_response_gap",
-    RewardsConfig: "verifier require_boxed components timeout_s cpu_s memory_mb timeout_reward max_undecided_share "
-    "token_rewards audit_sample workers batch",
+    RewardsConfig: "verifier require_boxed conventions components timeout_s cpu_s memory_mb timeout_reward "
+    "max_undecided_share token_rewards audit_sample workers batch",
+    RewardConventions: "relative_tolerance percent_is_the_number decimal_comma answer_in_thoughts",
     RewardComponents: "correctness format length length_free_tokens length_max_tokens",
     ReplayConfig: "window lag generation_weight generation_decay logged filters max_per_prompt min_per_prompt dedup "
     "rewards ref_logprobs",
