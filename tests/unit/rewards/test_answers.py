@@ -175,6 +175,8 @@ OTHERS = [
 ]
 """Answers that are not 25, or not only."""
 SAME = [
+    ("e^{i\\pi}", "-1"),
+    ("i^2", "-1"),
     ("1\\,234", "1234"),
     ("1 234", "1234"),
     ("1{,}234", "1234"),
@@ -519,6 +521,9 @@ SAME_AS_GOLDS = [
 ]
 """Other spellings of gold answers as benchmarks have them."""
 DIFFERENT = [
+    ("e^{i\\pi}", "1"),
+    ("i", "1"),
+    ("a_i", "1"),
     ("2.2", "2.2 \\tau"),
     ("2.2 t", "2.2 \\tau"),
     ("2.3\\tau", "2.2 \\tau"),
