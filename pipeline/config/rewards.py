@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator
 
-from pipeline.config.base import Config, DecidesNothing
+from pipeline.config.base import Config, DecidesByContent, DecidesNothing
 from pipeline.config.reasoning_gym import refusal
 
 BUILTIN_VERIFIERS = ("math_verify", "exact_integer", "multiple_choice", "r1_format", "reasoning_gym", "plain")
@@ -67,8 +67,9 @@ class RewardsConfig(Config):
     text of a model, or of somebody's log. Each such row gets a process of its own, under the sandbox of the machine."""
     require_boxed: bool = False
     r"""Only a \boxed{} answer counts, without a box the status is wrong_format. False: the last expression counts."""
-    conventions: RewardConventions = RewardConventions()
-    """What mathematics leaves open: tolerance, percent, decimal commas, answers inside thoughts."""
+    conventions: DecidesByContent[RewardConventions] = RewardConventions()
+    """What mathematics leaves open: tolerance, percent, decimal commas, answers inside thoughts. A setting that is not the
+    default is part of the verifier's version, which is hashed."""
     components: RewardComponents = RewardComponents()
     """Composition of the reward."""
     timeout_s: float = Field(default=10.0, gt=0)
