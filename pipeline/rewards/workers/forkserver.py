@@ -69,7 +69,9 @@ def _start_without_environment() -> None:
         os.execve(sys.executable, sys.orig_argv, kept | {_MARK: "1"})
 
 
-if "from multiprocessing.forkserver import main" in " ".join(sys.orig_argv):
+# Fork servers of others import this module too, with the grader: they keep their environment.
+_COMMAND = " ".join(sys.orig_argv)
+if "from multiprocessing.forkserver import main" in _COMMAND and f"[{__name__!r}]" in _COMMAND:
     _start_without_environment()
     from pipeline.rewards.workers.worker import ready
     from pipeline.sandbox.confinement import prepare

@@ -220,18 +220,21 @@ def test_no_process_outlives_a_killed_parent(tmp_path: Path) -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
-    """Workers do not run the parent's main script again, as those of the standard library do."""
-    script = tmp_path / "plain.py"
+def test_a_fork_server_of_somebody_else_keeps_its_environment(tmp_path: Path) -> None:
+    """Ours starts itself anew without one; the studies have another, which imports the grader as well."""
+    script = tmp_path / "other.py"
     script.write_text(
-        "print('runs')\n"
-        "from pipeline.config.rewards import RewardsConfig\n"
-        "from pipeline.rewards import GradeItem, Grader\n"
-        "with Grader(RewardsConfig(workers=1), shortcuts=False) as grader:\n"
-        "    print(next(grader.grade([GradeItem('1', '1')])).status)\n"
+        "import multiprocessing, os\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('forkserver')\n"
+        "    context.set_forkserver_preload(['pipeline.rewards.grader'])\n"
+        "    os.environ['OF_THE_CALLER'] = 'kept'\n"
+        "    with ProcessPoolExecutor(1, context) as pool:\n"
+        "        print(pool.submit(os.getenv, 'OF_THE_CALLER').result())\n"
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["runs", "ok"]
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == ["kept"]
 
 
 def test_grade_command_answers_every_line_of_the_hostile_file_in_order(tmp_path: Path) -> None:
