@@ -81,7 +81,7 @@ def test_terminate_ends_the_process_tree_and_frees_the_slot(ui: Ui) -> None:
 
 def test_a_run_whose_process_is_lost_is_started_again_once(ui: Ui) -> None:
     run = ui.launch("long_generation", [["long", "rollouts"]], "0000")
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 480
     while not ui.stage_processes() and time.monotonic() < deadline:
         time.sleep(0.05)
     started = next(m for m in ui.messages(run) if m.startswith("Started process for run"))

@@ -61,7 +61,7 @@ def test_a_killed_caller_takes_the_starting_engine_with_it(tmp_path: Path, new_s
     caller.kill()
     caller.wait()
     assert len(family) >= 4, "supervisor, stage, engine core, worker"
-    assert psutil.wait_procs(family, timeout=20)[1] == []
+    assert psutil.wait_procs(family, timeout=60)[1] == []
 
 
 def test_a_killed_stage_takes_the_sampling_engine_with_it(tmp_path: Path, new_store: Callable[[str], Store]) -> None:
@@ -74,4 +74,4 @@ def test_a_killed_stage_takes_the_sampling_engine_with_it(tmp_path: Path, new_st
     assert len(engine_processes(process)) >= 2
     process.kill()
     process.wait()
-    assert psutil.wait_procs(family, timeout=20)[1] == []
+    assert psutil.wait_procs(family, timeout=60)[1] == []
