@@ -68,8 +68,8 @@ class RewardsConfig(Config):
     require_boxed: bool = False
     r"""Only a \boxed{} answer counts, without a box the status is wrong_format. False: the last expression counts."""
     conventions: DecidesByContent[RewardConventions] = RewardConventions()
-    """What mathematics leaves open: tolerance, percent, decimal commas, answers inside thoughts. A setting that is not the
-    default is part of the verifier's version, which is hashed."""
+    """What mathematics leaves open: tolerance, percent, decimal commas, answers inside thoughts. A setting that is not
+    the default is part of the verifier's version, which is hashed."""
     components: RewardComponents = RewardComponents()
     """Composition of the reward."""
     timeout_s: float = Field(default=10.0, gt=0)
