@@ -181,7 +181,10 @@ def same_equation(gold: Any, given: Any, tolerance: float) -> bool | None:
     """Whether two equations say the same: their sides' differences are proportional. None where nobody can tell."""
     import sympy
 
-    left, right = gold.lhs - gold.rhs, given.lhs - given.rhs
+    try:
+        left, right = gold.lhs - gold.rhs, given.lhs - given.rhs
+    except TypeError:  # a side is a tuple or a set
+        return None
     names = _names(left, right)
     if _names(left) != _names(right) or not names:
         return False

@@ -8,6 +8,7 @@ from pipeline.config.rewards import RewardConventions, RewardsConfig
 from pipeline.rewards import GradeItem, Grader, RewardLabel
 from pipeline.rewards.answers.compare import Conventions, compare, fault, value_key
 from pipeline.rewards.answers.numbers import read_number
+from pipeline.rewards.answers.symbols import same_equation
 from pipeline.rewards.verifiers import exact_integer, get_verifier, math_verify, r1_format
 from tests.support.answer_variants import hard_negatives, spellings
 
@@ -650,6 +651,13 @@ def test_what_is_not_twenty_five(answer: str) -> None:
 @pytest.mark.parametrize(("answer", "gold"), SAME + SAME_AS_GOLDS)
 def test_the_same_answer(answer: str, gold: str) -> None:
     assert compare(gold, answer).same, compare(gold, answer)
+
+
+def test_an_equation_with_a_tuple_on_one_side_is_compared_by_nobody() -> None:
+    import sympy
+
+    point = sympy.Eq(sympy.Symbol("x"), sympy.Tuple(1, 2), evaluate=False)
+    assert same_equation(sympy.Eq(sympy.Symbol("x"), 3), point, 1e-6) is None
 
 
 @pytest.mark.parametrize(("answer", "gold"), DIFFERENT)
