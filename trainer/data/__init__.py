@@ -1,0 +1,1 @@
+"""The trajectories that a training job reads."""
