@@ -7,7 +7,6 @@ process that computes without end. Runs of many sessions stand in one file, each
 """
 
 import argparse
-import contextlib
 import datetime
 import json
 import os
@@ -16,25 +15,13 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.store_rows import RESULTS, machine
+from benchmarks.threads import neighbours
 
 REST = ["--numprocesses", "auto", "--dist", "loadgroup", "--no-loadscope-reorder", "-m", "not unit"]
-
-
-@contextlib.contextmanager
-def neighbours(count: int) -> Generator[None]:
-    """So many processes compute meanwhile."""
-    busy = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
 
 
 def timed(command: list[str], log: Path) -> tuple[float, bool]:

@@ -44,13 +44,13 @@ def surroundings(own: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def neighbour(busy: bool) -> Generator[None]:
-    """One core computes for somebody else meanwhile."""
-    process = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) if busy else None
+def neighbours(count: int) -> Generator[None]:
+    """So many cores compute for somebody else meanwhile."""
+    busy = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
     finally:
-        if process is not None:
+        for process in busy:
             process.kill()
             process.wait()
 
@@ -186,7 +186,7 @@ def main(seconds: float, rounds: int, generations: int, part: str, note: str, ou
         for _ in range(rounds):
             for name, own in SETTINGS.items():
                 for where in ("idle", "beside a busy core"):
-                    with neighbour(where != "idle"):
+                    with neighbours(int(where != "idle")):
                         found = setting_rates(own, seconds)
                     before = rows[name].get(where, {})
                     rows[name][where] = {key: max(value, before.get(key, 0.0)) for key, value in found.items()}
@@ -195,7 +195,7 @@ def main(seconds: float, rounds: int, generations: int, part: str, note: str, ou
     if part in ("all", "run"):
         runs: dict[str, Any] = {}
         for where in ("idle", "beside a busy core"):
-            with neighbour(where != "idle"):
+            with neighbours(int(where != "idle")):
                 runs[where] = whole_run(generations)
             click.echo(f"tbrm run arith_tiny, {where}: {runs[where]}", err=True)
         ratio = round(runs["beside a busy core"]["wall_s"] / runs["idle"]["wall_s"], 2)

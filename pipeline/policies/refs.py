@@ -23,7 +23,7 @@ from pipeline.policies.load_save import load_tokenizer, tokenizer_info
 from pipeline.store import Store, TokenizerInfo, text_hash
 from pipeline.store.locks import open_lock
 
-MARK = "policy.json"
+POLICY_JSON = "policy.json"
 """The file that completes a policy folder; it names the hash of the others."""
 
 
@@ -44,13 +44,13 @@ def upload(store: Store, folder: Path) -> None:
         return
     target = _remote(store, folder)
     if before := store.files(target):
-        aside = f"{target}.replaced-{text_hash(store.read_bytes(f'{target}/{MARK}').decode())[:12]}"
+        aside = f"{target}.replaced-{text_hash(store.read_bytes(f'{target}/{POLICY_JSON}').decode())[:12]}"
         for path in before:
             store.copy(path, f"{aside}/{path.rsplit('/', 1)[-1]}")
         # The mark goes first and comes last: a folder without it is not whole.
-        for path in sorted(before, key=lambda path: not path.endswith(f"/{MARK}")):
+        for path in sorted(before, key=lambda path: not path.endswith(f"/{POLICY_JSON}")):
             store.fs.rm_file(path)
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == MARK):
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == POLICY_JSON):
         store.fs.put_file(str(path), f"{target}/{path.name}")
 
 
@@ -60,7 +60,7 @@ def fetch(store: Store, folder: Path) -> Path:
     Where several processes ask at once, one downloads and the others wait for it. A process that was killed meanwhile
     leaves a partial folder, which the next one deletes.
     """
-    if store.is_local or not store.fs.exists(f"{_remote(store, folder)}/{MARK}") or _same(store, folder):
+    if store.is_local or not store.fs.exists(f"{_remote(store, folder)}/{POLICY_JSON}") or _same(store, folder):
         return folder
     handle = open_lock(str(folder.with_name(f"_{folder.name}.lock")))
     try:
@@ -77,7 +77,7 @@ def _download(store: Store, folder: Path) -> Path:
     for path in store.files(_remote(store, folder)):
         store.fs.get_file(path, str(partial / path.rsplit("/", 1)[-1]))
     if folder.exists():  # it was trained here and may not be in the store yet: it is kept under another name
-        mark = folder / MARK
+        mark = folder / POLICY_JSON
         named = text_hash(mark.read_text(encoding="utf-8"))[:12] if mark.is_file() else "unfinished"
         aside = folder.with_name(f"{folder.name}.replaced-{named}")
         shutil.rmtree(aside, ignore_errors=True)
@@ -86,7 +86,7 @@ def _download(store: Store, folder: Path) -> Path:
 
 
 def _same(store: Store, folder: Path) -> bool:
-    mark, remote = folder / MARK, f"{_remote(store, folder)}/{MARK}"
+    mark, remote = folder / POLICY_JSON, f"{_remote(store, folder)}/{POLICY_JSON}"
     return mark.is_file() and store.fs.exists(remote) and mark.read_bytes() == store.read_bytes(remote)
 
 
@@ -97,7 +97,6 @@ def _remote(store: Store, folder: Path) -> str:
     return "/".join((store.base, *folder.relative_to(root).parts))
 
 
-POLICY_JSON = "policy.json"
 # What decides a policy's outputs: weights, architecture, tokenizer. Logs and training manifests do not.
 _CONTENT_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 _NOT_CONTENT = (POLICY_JSON, "_manifest.json", "training.json", "trainer_state.json", "diagnostics.json")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.policies.refs import MARK, fetch, local_root
+from pipeline.policies.refs import POLICY_JSON, fetch, local_root
 from pipeline.store import Store, open_store
 
-FILES = ("config.json", "model.safetensors", MARK)
+FILES = ("config.json", "model.safetensors", POLICY_JSON)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_another_policy_in_its_place_is_kept_once(store: Store) -> None:
         fill(store, "first")
         fetch(store, place(store))
         fill(store, "second")
-        assert (fetch(store, place(store)) / MARK).read_text() == "second"
+        assert (fetch(store, place(store)) / POLICY_JSON).read_text() == "second"
     current, *aside = folders(store)
     assert current == "generation=0000"
     assert len(aside) == 2, "one of each content, however often they change places"
