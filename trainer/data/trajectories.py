@@ -5,23 +5,23 @@ and every process of the machine shares its pages. Each row was checked against 
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
+
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
+from pipeline.policies.load_save import check_ids
+from pipeline.replay.mix import ROLLOUT_COLUMNS, Mix
 from pipeline.replay.select import hash_strings
 from pipeline.scoring.batch import GroupStats, Trajectory
-from trainer.job import TRAJECTORIES
-from collections.abc import Iterator, Sequence
-from pipeline.replay.mix import Mix
-from pipeline.replay.mix import ROLLOUT_COLUMNS
 from pipeline.store import Partition, Store
-from pipeline.policies.load_save import check_ids
+from trainer.job import TRAJECTORIES
 
 
 def mix_tables(store: Store, mix: Mix, vocabulary: int) -> Iterator[pa.Table]:
