@@ -8,7 +8,7 @@ export DS_BUILD_OPS := 0
 
 PYTEST := $(BIN)/python -m pytest
 # Tests that share a fixture which is dear to make are a group (`xdist_group`) and stay together.
-SIDE_BY_SIDE := --numprocesses auto --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE := --numprocesses logical --dist loadgroup --no-loadscope-reorder
 AT_ONCE = $(MAKE) --no-print-directory --jobs 4 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 .PHONY: demo test check test-unit faults fuzz mutants lint types style contracts lock hash hashed ui setup dev vllm-cpu system
@@ -18,8 +18,10 @@ demo: setup
 ui: setup
 	$(BIN)/tbrm ui
 
-# What CI runs: what answers soon, then the rest.
+# What CI runs: what answers soon, then the rest. Its thousand processes import compiled files, also where Python is told
+# to write none.
 test: check system
+	$(BIN)/python -m compileall -q assets evals pipeline trainer
 	$(PYTEST) $(SIDE_BY_SIDE) -m "not unit"
 
 check: dev

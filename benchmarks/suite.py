@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.store_rows import RESULTS, machine
 from benchmarks.threads import neighbours
 
-REST = ["--numprocesses", "auto", "--dist", "loadgroup", "--no-loadscope-reorder", "-m", "not unit"]
+REST = ["--numprocesses", "logical", "--dist", "loadgroup", "--no-loadscope-reorder", "-m", "not unit"]
 
 
 def timed(command: list[str], log: Path) -> tuple[float, bool]:
