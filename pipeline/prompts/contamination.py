@@ -15,7 +15,7 @@ import xxhash
 
 from pipeline.config.prompts import Columns, OverlapConfig, PromptsConfig
 from pipeline.errors import TbrmError
-from pipeline.prompts.files import file_problems
+from pipeline.prompts.problems import file_problems
 from pipeline.prompts.problem import Problem
 from pipeline.prompts.templates import question_of
 from pipeline.store import Partition

@@ -18,7 +18,7 @@ from pipeline.config.rollouts import RolloutsConfig
 from pipeline.errors import TbrmError
 from pipeline.policies.load_save import tokenizer_info
 from pipeline.prompts.contamination import without_overlap
-from pipeline.prompts.files import file_problems, problems_of_rows
+from pipeline.prompts.problems import file_problems, problems_of_rows
 from pipeline.prompts.problem import Problem
 from pipeline.prompts.templates import prompt_rows
 from pipeline.run.resumable import Stage, Work, whole, write_partition
