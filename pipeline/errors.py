@@ -3,9 +3,6 @@
 import errno
 import os
 import re
-from collections.abc import Generator
-from contextlib import contextmanager
-from pathlib import Path
 
 _OF_THE_DISK = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
@@ -41,15 +38,3 @@ def disk_error(error: BaseException) -> TbrmError | None:
             return TbrmError(f"{f'{named}: ' if named else ''}{os.strerror(number)}. {_REMEDY}")
         cause = cause.__cause__ or cause.__context__
     return None
-
-
-@contextmanager
-def written(path: Path) -> Generator[None]:
-    """For a library that writes to `path`: TbrmError where the disk refuses it, whatever the library raises."""
-    try:
-        yield
-    except Exception as error:
-        told = None if isinstance(error, TbrmError) else disk_error(error)
-        if told is None:
-            raise
-        raise TbrmError(f"cannot write {path}: {told}") from error

@@ -16,7 +16,8 @@ from evals.statistics.compare import against_best
 from pipeline.config import Experiment
 from pipeline.errors import StoreError, TbrmError
 from pipeline.policies.refs import pointer_path, read_policy_json, resolve_published, trained_policy_folder
-from pipeline.prompts.contamination import benchmark_folder, find_pairs, load_benchmarks, table_problems
+from pipeline.prompts.contamination import benchmark_folder, find_pairs, load_benchmarks
+from pipeline.prompts.generation import table_problems
 from pipeline.store import Store, check_aligned
 from trainer.diagnostics.numbers import read_diagnostics
 

@@ -24,8 +24,8 @@ from pipeline.policies.load_save import load_tokenizer
 from pipeline.policies.refs import PolicyRef, pointer_path, resolve_published
 from pipeline.run.orphans import die_with_parent
 from pipeline.run.progress import send_progress_to
-from pipeline.run.threads import environment
 from pipeline.store import Store, open_store
+from trainer.engine.deepspeed import environment
 from trainer.stages.base_policy import run_base_policy
 
 _TRAINED = (

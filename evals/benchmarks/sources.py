@@ -7,7 +7,7 @@ from typing import Any
 from evals.benchmarks.types import HubSource, Row
 from pipeline.errors import TbrmError
 from pipeline.prompts import Problem
-from pipeline.prompts.files import json_lines
+from pipeline.prompts.problems import json_lines
 
 
 def read_jsonl(path: Path, name: str) -> list[Problem]:

@@ -13,6 +13,7 @@ from evals.statistics.compare import Comparison
 from evals.statistics.metrics import summarize
 from evals.statistics.scores import Scores
 from pipeline.console import PlainConsole
+from pipeline.rewards.golds import counted
 from pipeline.terminal import visible
 
 
@@ -81,7 +82,7 @@ def print_benchmarks(found: Sequence[Listed]) -> None:
         heat = "greedy" if not protocol.temperature else f"T={protocol.temperature:g}"
         rows = " or ".join(map(str, known.rows)) if one.rows is None else str(one.rows)
         flawed = f"{len(one.flawed)} cannot be answered as stated" if one.flawed else ""
-        golds = f"{len(one.not_understood)} gold answers are not understood" if one.not_understood else ""
+        golds = counted(len(one.not_understood)) if one.not_understood else ""
         table.add_row(
             known.name,
             known.title,

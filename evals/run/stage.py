@@ -15,7 +15,7 @@ from pipeline.config import Experiment, stage_hash
 from pipeline.config.experiment import check_generation
 from pipeline.errors import StoreError
 from pipeline.policies.refs import PolicyRef, check_undamaged, resolve_published
-from pipeline.prompts.templates import template_version
+from pipeline.prompts.generation import template_version
 from pipeline.rewards import GradeItem, Grader
 from pipeline.run.resumable import Metric, StageReport
 from pipeline.store import Store

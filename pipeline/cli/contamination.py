@@ -11,7 +11,7 @@ from pipeline.cli.options import json_option, set_option, store_options
 from pipeline.config import load_experiment
 from pipeline.config.prompts import Columns
 from pipeline.errors import ConfigError
-from pipeline.prompts.problem import Problem
+from pipeline.prompts.problems import Problem, file_problems
 from pipeline.store import Store
 from pipeline.terminal import visible
 
@@ -79,9 +79,7 @@ def contamination(
 def _problems(
     name: str | None, file: str | None, logged: str | None, overrides: Sequence[str], store: Store
 ) -> Iterator[Problem]:
-    from pipeline.prompts import load_problems
-    from pipeline.prompts.contamination import table_problems
-    from pipeline.prompts.generation import file_problems
+    from pipeline.prompts.generation import load_problems, table_problems
 
     if file is not None:
         yield from file_problems(Path(file), Columns())

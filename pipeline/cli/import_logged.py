@@ -84,10 +84,12 @@ def import_logged(
     stats = dict(manifest.stats)
     stats |= {f"field {ours}": theirs for ours, theirs in imported.fields.items()}
     if not imported.skipped and (faults := _not_understood(store, manifest)):
+        from pipeline.rewards.golds import counted
+
         stats["gold_answers_not_understood"] = len(faults)
         shown = "; ".join(f"{answer!r:.60}: {reason:.80}" for answer, reason in list(faults.items())[:3])
         click.echo(
-            f"{len(faults)} gold answers are not understood, and only the same text is right there: {visible(shown)}",
+            f"{counted(len(faults))}, and only the same text is right there: {visible(shown)}",
             err=True,
         )
     report = StageReport(

@@ -109,12 +109,6 @@ class ReplayConfig(Config):
                 raise ValueError(f"logged data set {name!r} is named twice: its trajectories would be counted twice")
         return self
 
-    @property
-    def weighted(self) -> bool:
-        """Whether the sources are brought into proportion."""
-        weights = [self.generation_weight, *(source.weight for source in self.logged)]
-        return self.generation_decay < 1 or any(weight is not None for weight in weights)
-
 
 def checked_label(label: str | None) -> str | None:
     """A label version as it may stand behind the `@` of a table. Raises ValueError."""

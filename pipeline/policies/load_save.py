@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute
 
 from pipeline.config.policy import PolicyConfig, named_policy
-from pipeline.errors import StoreError, TbrmError, written
+from pipeline.errors import StoreError, TbrmError
 from pipeline.policies.hub import local_folder
 from pipeline.store import Manifest, TokenizerInfo
+from pipeline.store.files import written
 
 pc: Any = pyarrow.compute  # its functions are made at import time, unseen by type checkers
 

@@ -15,10 +15,7 @@ import xxhash
 
 from pipeline.config.prompts import Columns, OverlapConfig, PromptsConfig
 from pipeline.errors import TbrmError
-from pipeline.prompts.files import file_problems
-from pipeline.prompts.problem import Problem
-from pipeline.prompts.templates import question_of
-from pipeline.store import Partition
+from pipeline.prompts.problems import Problem, file_problems
 
 GRAM = 13
 """Words of an n-gram, as in the contamination studies of GPT-3 and later."""
@@ -126,13 +123,6 @@ def without_overlap(problems: Iterable[Problem], config: OverlapConfig) -> Itera
     """The problems that repeat no benchmark problem."""
     benchmarks = load_benchmarks(config.source, config.benchmarks)
     return (problem for problem in problems if not benchmarks.pairs_of(problem, config.min_share))
-
-
-def table_problems(prompts: Partition) -> Iterator[Problem]:
-    """Rows of a `prompts` table as problems, without their template where it is one of the known two."""
-    for _, rows in prompts.iter_shards(["prompt_id", "prompt_text", "answer", "source"]):
-        for row in rows.to_pylist():
-            yield Problem(row["prompt_id"], question_of(row["prompt_text"]), row["answer"], row["source"])
 
 
 def find_pairs(problems: Iterable[Problem], benchmarks: Benchmarks) -> Iterator[Pair]:

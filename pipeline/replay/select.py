@@ -371,7 +371,8 @@ def select(indexes: Sequence[Index], replay: ReplayConfig, seed: int) -> None:
             cap_per_prompt(index, replay.max_per_prompt, seed)
         if replay.min_per_prompt > 1:
             drop_small_groups(index, replay.min_per_prompt)
-    if replay.weighted:
+    weights = [replay.generation_weight, *(source.weight for source in replay.logged)]
+    if replay.generation_decay < 1 or any(weight is not None for weight in weights):
         bring_into_proportion(indexes, seed)
 
 

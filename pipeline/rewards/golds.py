@@ -30,3 +30,8 @@ def not_understood(answers: Iterable[str], most: int = MOST) -> dict[str, str]:
         for answer, label in zip(wanted, labels, strict=True)
         if label.status != "ok"
     }
+
+
+def counted(number: int) -> str:
+    """How many gold answers are not understood, in words."""
+    return f"{number:,} gold answer{' is' if number == 1 else 's are'} not understood"

@@ -13,8 +13,7 @@ from typing import Self
 from pipeline.config.reasoning_gym import refusal
 from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardComponents, RewardsConfig
 from pipeline.errors import TbrmError
-from pipeline.rewards.answers.compare import Conventions
-from pipeline.rewards.types import UNDECIDED, GradeItem, RewardLabel, Verifier
+from pipeline.rewards.types import UNDECIDED, Conventions, GradeItem, RewardLabel, Verifier
 from pipeline.rewards.verifiers import RUNNING_CODE, get_verifier
 from pipeline.rewards.workers.grading import Work
 from pipeline.rewards.workers.pool import Task, VerifierPool

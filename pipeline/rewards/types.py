@@ -1,5 +1,6 @@
 """What a verifier gets and what it gives, and stored trajectories as items to grade."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,25 @@ STATUSES: tuple[Status, ...] = ("ok", "wrong_format", "timeout", "memory", "erro
 UNDECIDED: frozenset[str] = frozenset({"timeout", "memory", "error"})
 """Statuses without a verdict: nothing is known about the response, which is not the same as wrong."""
 Extra = Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Conventions:
+    """What mathematics leaves open; `rewards.conventions` says what each field means."""
+
+    relative_tolerance: float = 1e-6
+    percent_is_the_number: str = "where_said"
+    decimal_comma: bool = False
+    answer_in_thoughts: bool = False
+
+    def suffix(self) -> str:
+        """What a verifier's version ends in where a convention is not the default."""
+        values = [(field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)]
+        changed = [f"{name}={value}" for name, value, default in values if value != default]
+        return ";" + ",".join(changed) if changed else ""
+
+
+DEFAULT = Conventions()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,28 +5,10 @@ By default threads spin where they wait for one another. On a core that somebody
 as the other one computes: figures are in docs/performance.md. What a user has set stays.
 """
 
-import contextlib
 import os
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-
-
-@contextlib.contextmanager
-def environment(variables: Mapping[str, str]) -> Generator[None]:
-    """Set `variables` for this process and for those that it starts inside the block; afterwards the old values come
-    back."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
 
 THREADS = "OMP_NUM_THREADS"
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")

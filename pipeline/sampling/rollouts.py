@@ -219,7 +219,7 @@ class Sampler:
         here = config.warm and not experiment.on_cluster("rollouts")
         service = socket_path(root, experiment.name) if here else None
         self.engine: Engine = load_engine(
-            config.how(), experiment.policy, self.policy, self.tokenizer, longest, service, config.stop
+            config, experiment.policy, self.policy, self.tokenizer, longest, service, config.stop
         )
 
     def make(self, index: int, _: Advance) -> pa.Table:

@@ -20,7 +20,7 @@ import xxhash
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, TbrmError, disk_error
 
 
 def trajectory_id(dataset: str, generation: int, prompt_id: str, sample_index: int) -> str:
@@ -166,6 +166,18 @@ def _temporary(target: Path, data: bytes) -> Generator[Path]:
     finally:
         temp.unlink(missing_ok=True)
     sync_folder(target.parent)
+
+
+@contextmanager
+def written(path: Path) -> Generator[None]:
+    """For a library that writes to `path`: TbrmError where the disk refuses it, whatever the library raises."""
+    try:
+        yield
+    except Exception as error:
+        told = None if isinstance(error, TbrmError) else disk_error(error)
+        if told is None:
+            raise
+        raise TbrmError(f"cannot write {path}: {told}") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from assets.processes.warm_start import SHARED, keep_warm, stage_environment
@@ -23,6 +24,18 @@ prompts: {{source: arithmetic, template: raw, per_generation: {prompts}}}
 rollouts: {{engine: transformers, n: 2, max_tokens: 5, prompts_per_shard: 16, batch_size: 64}}
 training: {{beta: 0.01, learning_rate: 3.0e-4, prompt_batch: 8, updates_per_generation: 2}}
 """
+SMALLER = {
+    "generations": 2,
+    "policy.warm_start.trajectories": 2048,
+    "policy.warm_start.steps": 100,
+    "prompts.per_generation": 32,
+    "prompts.arithmetic.heldout": 32,
+    "rollouts.prompts_per_shard": 16,
+    "training.prompt_batch": 16,
+    "training.updates_per_generation": 2,
+}
+"""What makes `arith_tiny` small enough for a test."""
+SMALLEST = SMALLER | {"generations": 1, "policy.warm_start.trajectories": 512, "policy.warm_start.steps": 8}
 
 
 def write_tiny(folder: Path, generations: int = 2, prompts: int = 16, name: str = "tiny") -> Path:
@@ -31,6 +44,11 @@ def write_tiny(folder: Path, generations: int = 2, prompts: int = 16, name: str 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(TINY.format(generations=generations, prompts=prompts).replace("name: tiny", f"name: {name}"))
     return path
+
+
+def set_options(fields: Mapping[str, object]) -> list[str]:
+    """`--set` for each field, as `tbrm run` takes it."""
+    return [word for field, value in fields.items() for word in ("--set", f"{field}={value}")]
 
 
 @functools.cache

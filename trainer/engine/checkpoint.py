@@ -4,8 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from pipeline.config.policy import PolicyConfig
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
-from pipeline.store import sync_folder
+from pipeline.store.files import sync_folder, written
 
 CHECKPOINT_JSON = "checkpoint.json"
 PREFIX = "update-"
@@ -61,7 +60,7 @@ def write_checkpoint(checkpoint: Checkpoint, save: Callable[[Path], None], leade
     if leader:
         shutil.rmtree(temp, ignore_errors=True)
         temp.mkdir(parents=True)
-    with _named_write_errors(checkpoint.path):
+    with written(checkpoint.path):
         save(temp)
     if not leader:
         return
@@ -71,23 +70,6 @@ def write_checkpoint(checkpoint: Checkpoint, save: Callable[[Path], None], leade
     shutil.rmtree(checkpoint.path, ignore_errors=True)
     temp.rename(checkpoint.path)
     sync_folder(root)
-
-
-@contextmanager
-def _named_write_errors(path: Path) -> Generator[None]:
-    """Raise TbrmError with the disk's own reason where a library turned a refused write into another error."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__context__
-        if cause is None:
-            raise
-        raise TbrmError(
-            f"cannot write checkpoint {path}: {cause.strerror or cause}; the ones before it are whole. Mend the disk "
-            "and run the stage again"
-        ) from error
 
 
 def mark_exported(checkpoint: Checkpoint, policy_id: str) -> None:

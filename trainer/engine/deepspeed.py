@@ -19,12 +19,27 @@ import torch
 
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
-from pipeline.run.threads import environment
 from pipeline.scoring.backbone import Share, join_share
 
 _QUIET_STEPS = 10**9
 _NO_TORCH_COMPILE = {"TORCHDYNAMO_DISABLE": "1"}
 """DeepSpeed imports every optimizer that it knows. One of them, Muon, would load torch's compiler for seconds."""
+
+
+@contextlib.contextmanager
+def environment(variables: Mapping[str, str]) -> Generator[None]:
+    """Set `variables` for this process and for those that it starts inside the block; afterwards the old values come
+    back."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @dataclass(frozen=True)

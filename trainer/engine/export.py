@@ -9,7 +9,8 @@ import torch
 from safetensors import safe_open
 
 from pipeline.config.training import LoraConfig
-from pipeline.errors import TbrmError, written
+from pipeline.errors import TbrmError
+from pipeline.store.files import written
 
 # Everything but weights that makes the folder loadable is copied from the policy the training started from.
 _COPIED_SUFFIXES = (".json", ".txt", ".model", ".jinja")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.config.training import LoraConfig, TrainingConfig
-from pipeline.errors import TbrmError, written
+from pipeline.errors import TbrmError
 from pipeline.policies.load_save import load_model
 from pipeline.scoring.backbone import Share, hidden_states
 from pipeline.scoring.batch import PackedBatch, Scores, ValueAt
@@ -168,8 +168,7 @@ def save_models(models: Models, folder: Path) -> None:
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
-    with written(folder):
-        save_file(states, folder / f"rng-{torch.distributed.get_rank():05d}.safetensors")
+    save_file(states, folder / f"rng-{torch.distributed.get_rank():05d}.safetensors")
     torch.distributed.barrier()
 
 

@@ -9,6 +9,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.rewards.answers.forms import (
+    INDEXED_NUMBER,
+    Brackets,
+    as_union,
+    based,
+    bracketed,
+    fits_base,
+    flat,
+    grouped,
+    interval,
+    is_set,
+    name_and_value,
+    names_only,
+    plain_name,
+    spread,
+    union_pieces,
+    value_of,
+)
 from pipeline.rewards.answers.numbers import Number, read_number
 from pipeline.rewards.answers.numbers import agree as numbers_agree
 from pipeline.rewards.answers.reading import (
@@ -17,38 +35,16 @@ from pipeline.rewards.answers.reading import (
     Part,
     Unreadable,
     chain,
-    closing,
     plain,
     read,
     split_top,
 )
 from pipeline.rewards.answers.symbols import DIGITS, SYMPY_ERRORS, expression, same_equation, same_value
+from pipeline.rewards.types import DEFAULT, Conventions
 
-TOLERANCE = 1e-6
-"""Relative difference by which a rounded number may differ, unless the configuration says otherwise."""
 NO_TIMEOUT = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Conventions:
-    """What mathematics leaves open; `rewards.conventions` says what each field means."""
-
-    relative_tolerance: float = TOLERANCE
-    percent_is_the_number: str = "where_said"
-    decimal_comma: bool = False
-    answer_in_thoughts: bool = False
-
-    def suffix(self) -> str:
-        """What a verifier's version ends in where a convention is not the default."""
-        changed = [f"{name}={getattr(self, name)}" for name in self.__slots__ if getattr(self, name) != _default(name)]
-        return ";" + ",".join(changed) if changed else ""
-
-
-def _default(name: str) -> object:
-    return Conventions.__dataclass_fields__[name].default
-
-
-DEFAULT = Conventions()
 _SILENT_SPACE = re.compile(r"(?<![A-Za-z0-9]) +| +(?![A-Za-z0-9])")
 
 
@@ -98,8 +94,8 @@ def value_key(text: str) -> object:
     if isinstance(answer, Unreadable) or answer.words:
         return _letters(text).lower()
     keys: list[str] = []
-    for part in _flat(_spread(answer.groups)):
-        value = _value_of(part.math)
+    for part in flat(spread(answer.groups)):
+        value = value_of(part.math)
         number = read_number(value)
         keys.append(f"{number.value}{'%' * part.percent}" if number else _letters(value) + "%" * part.percent)
     return tuple(sorted(keys))
@@ -114,14 +110,14 @@ def _why(found: Unreadable) -> str:
 def _understood(text: str) -> bool:
     if read_number(text) is not None:
         return True
-    if (inside := _bracketed(text)) and all(map(_understood, inside.pieces)):
+    if (inside := bracketed(text)) and all(map(_understood, inside.pieces)):
         return True
     if (ratio := split_top(text, ":"))[1:] and all(map(_understood, ratio)):
         return True
-    pieces = _united(text)
+    pieces = union_pieces(text)
     if len(pieces) > 1:
         return all(map(_understood, pieces))
-    if based(text) or _interval(text):
+    if based(text) or interval(text):
         return True
     if expression(text) is not None:
         return True
@@ -158,92 +154,8 @@ def _bare(words: str) -> str:
     return re.sub(r"[^a-z0-9]+", " ", words.lower()).strip().removeprefix("the ").removeprefix("option ")
 
 
-@dataclass(frozen=True, slots=True)
-class _Brackets:
-    opened: str
-    closed: str
-    pieces: tuple[str, ...]
-
-
-def _bracketed(text: str) -> _Brackets | None:
-    """`(1, 2)` and `[0, \\infty)` in their pieces; None for what is not enclosed in brackets with a comma."""
-    if len(text) < 3 or text[0] not in "([" or text[-1] not in ")]" or closing(text, 0) != len(text) - 1:
-        return None
-    pieces = split_top(text[1:-1], ",;")
-    return _Brackets(text[0], text[-1], tuple(p.strip() for p in pieces)) if len(pieces) > 1 else None
-
-
-def _united(text: str) -> list[str]:
-    return [piece.strip() for piece in re.split(r"\\cup(?![A-Za-z])|\\bigcup(?![A-Za-z])", text)]
-
-
-def _interval(text: str) -> tuple[str, str] | None:
-    r"""(name, interval) of `-2 \\le x < 7` or `x \\ge 3`; None where something else is related to something else."""
-    sides, relations = chain(text)
-    if not relations or not set(relations) <= {"<", ">", "\\le", "\\ge"}:
-        return None
-    ups = [relation in ("<", "\\le") for relation in relations]
-    if len(sides) == 3 and (all(ups) or not any(ups)) and not _is_value(sides[1]) and "|" not in sides[1]:
-        low, high = (sides[0], sides[2]) if ups[0] else (sides[2], sides[0])
-        first, last = (relations[0], relations[1]) if ups[0] else (relations[1], relations[0])
-        opened = "[" if first in ("\\le", "\\ge") else "("
-        closed = "]" if last in ("\\le", "\\ge") else ")"
-        return sides[1], f"{opened}{low},{high}{closed}"
-    if len(sides) == 2:
-        name, value, up = (sides[0], sides[1], ups[0]) if not _is_value(sides[0]) else (sides[1], sides[0], not ups[0])
-        closed = relations[0] in ("\\le", "\\ge")
-        if not LABEL.fullmatch(name) or not value or "|" in name:
-            return None
-        return name, f"(-\\infty,{value}{']' if closed else ')'}" if up else f"{'[' if closed else '('}{value},\\infty)"
-    return None
-
-
-def _is_value(text: str) -> bool:
-    return not re.search(r"[A-Za-z]", re.sub(r"\\(?:frac|sqrt|pi|infty|cdot|times|left|right)(?![A-Za-z])", "", text))
-
-
-_BASED = re.compile(r"(-?) ?\(?([0-9A-Za-z]{1,200})\)? ?_ ?(?:\{ ?([0-9]{1,3}) ?\}|([0-9]{1,2}))", re.ASCII)
-
-
-_INDEXED_NUMBER = re.compile(r"-? ?\(?[0-9][0-9A-Za-z]*\)? ?_[^=]*\Z")
-
-
-def based(text: str) -> tuple[str, int] | None:
-    """The digits and the base of `52_8`, or None."""
-    match = _BASED.fullmatch(text)
-    if not match or not match[2][0].isdigit():
-        return None
-    return match[1] + (match[2].lstrip("0").upper() or "0"), int(match[3] or match[4])
-
-
-def _named(text: str) -> tuple[str, str] | None:
-    """(name, value) of `x = 5`, of `x \\in S` and of `5 = x`; None without a name."""
-    sides, relations = chain(text)
-    if len(sides) == 2 and relations[0] in ("=", "\\in", "\\approx"):
-        if LABEL.fullmatch(sides[0]) or _names_of_tuple(sides[0]):
-            return sides[0], sides[1]
-        if relations[0] == "=" and LABEL.fullmatch(sides[1]) and _is_value(sides[0]):
-            return sides[1], sides[0]
-    return None
-
-
-def _names_of_tuple(text: str) -> bool:
-    brackets = _bracketed(text)
-    return bool(brackets) and all(LABEL.fullmatch(piece) for piece in brackets.pieces)
-
-
-def _plain_name(name: str) -> str:
-    name = re.sub(r"(?<=[^\s])\([^()]*\)$", "", name)
-    return re.sub(r"[\\{} _]", "", name)
-
-
 _LETTER_UNIT = re.compile(r"([^A-Za-z]*[0-9][^A-Za-z]*) ([mgshlLJNWVK](?:\^\{?[23]\}?)?)")
 """A number and a letter behind a space, which is a unit where the gold answer is a number."""
-
-
-def _names_only(text: str) -> bool:
-    r"""Whether a side holds no number outside of indices: `\\frac{NO}{BO}` is named, `2x + z` is not."""
-    return bool(re.search(r"[A-Za-z]", text)) and not re.search(r"[0-9]", re.sub(r"_ ?(?:\{[^{}]*\}|[0-9])", "", text))
 
 
 class _Comparison:
@@ -257,8 +169,8 @@ class _Comparison:
         self.unknown = ""
 
     def answers(self, gold: Answer, given: Answer, gold_text: str, given_text: str) -> Verdict:
-        one, other = _spread(gold.groups), _spread(given.groups)
-        flat_one, flat_other = _flat(one), _flat(other)
+        one, other = spread(gold.groups), spread(given.groups)
+        flat_one, flat_other = flat(one), flat(other)
         merged = self._whole_numbers(flat_one, flat_other, gold_text, given_text)
         if merged is not None:
             return merged
@@ -267,19 +179,19 @@ class _Comparison:
         for mine, theirs, turned in ((flat_one, flat_other, False), (flat_other, flat_one, True)):
             if (
                 len(mine) == 1
-                and (brackets := _bracketed(mine[0].math))
+                and (brackets := bracketed(mine[0].math))
                 and brackets.opened == "("
                 and brackets.closed == ")"
             ):
                 inner = [Part(piece) for piece in brackets.pieces]
-                if len(inner) == len(theirs) and not any(_bracketed(part.math) for part in theirs):
+                if len(inner) == len(theirs) and not any(bracketed(part.math) for part in theirs):
                     pairs = zip(theirs, inner, strict=True) if turned else zip(inner, theirs, strict=True)
                     return self._done(self._all(self.parts(a, b) for a, b in pairs), "compared in order")
-        united = [_as_union(flat_one), _as_union(flat_other)]
+        united = [as_union(flat_one), as_union(flat_other)]
         if any(united) and len(flat_one) != len(flat_other):
             gold_set, given_set = united[0] or flat_one, united[1] or flat_other
             # As many pieces on both sides: `x > 3 or x > 2` is a hedge, though it is x > 2.
-            same_count = len(_united(gold_set[0].math)) == len(_united(given_set[0].math))
+            same_count = len(union_pieces(gold_set[0].math)) == len(union_pieces(given_set[0].math))
             if len(gold_set) == len(given_set) == 1 and same_count:
                 return self._done(self.parts(gold_set[0], given_set[0]), "compared as sets")
         if (same := self.named_groups(one, flat_other)) is not None:
@@ -296,15 +208,15 @@ class _Comparison:
         """`(5,2), (7,2)` for `p=5, q=2; p=7, q=2`: None where the answers are of other forms."""
         if len(gold) != len(given) or min(map(len, gold)) < 2:
             return None
-        if not all(_named(part.math) for group in gold for part in group):
+        if not all(name_and_value(part.math) for group in gold for part in group):
             return None
-        tuples = [_bracketed(part.math) for part in given]
+        tuples = [bracketed(part.math) for part in given]
         if not all(found and len(found.pieces) == len(gold[0]) for found in tuples):
             return None
 
-        def same(group: list[Part], found: _Brackets) -> bool | None:
+        def same(group: list[Part], found: Brackets) -> bool | None:
             pairs = zip(group, found.pieces, strict=True) if len(group) == len(found.pieces) else ()
-            return bool(pairs) and self._all(self.values(_value_of(part.math), piece) for part, piece in pairs)
+            return bool(pairs) and self._all(self.values(value_of(part.math), piece) for part, piece in pairs)
 
         return _matched(gold, tuples, same)
 
@@ -322,8 +234,8 @@ class _Comparison:
         """`1,234` is a list of two numbers or one number: one where the other side is one number."""
         if len(gold) == len(given) and len(gold) > 1:
             return None
-        one = _grouped(gold, gold_text) if len(gold) > 1 else None
-        other = _grouped(given, given_text) if len(given) > 1 else None
+        one = grouped(gold, gold_text) if len(gold) > 1 else None
+        other = grouped(given, given_text) if len(given) > 1 else None
         if one is None and other is None:
             return None
         gold, given = [one] if one else gold, [other] if other else given
@@ -385,24 +297,24 @@ class _Comparison:
         one, other = based(gold), based(given)
         if one and other:
             return one == other
-        if (one or other) and _INDEXED_NUMBER.match(given if one else gold):
+        if (one or other) and INDEXED_NUMBER.match(given if one else gold):
             return False
         if one and re.fullmatch(r"-?[0-9A-Za-z]+", given):
             return given.upper() == one[0]
         if other and (number := _scalar(gold)):
-            return _fits(*other) and int(other[0], other[1]) == number.value
+            return fits_base(*other) and int(other[0], other[1]) == number.value
         return None
 
     def relations(self, gold: str, given: str) -> bool | None:
         """Names, chains and inequalities are taken off or compared; None where neither side has a relation."""
-        interval_gold, interval_given = _interval(gold), _interval(given)
+        interval_gold, interval_given = interval(gold), interval(given)
         if interval_gold and interval_given:
-            same_name = _plain_name(interval_gold[0]) == _plain_name(interval_given[0])
+            same_name = plain_name(interval_gold[0]) == plain_name(interval_given[0])
             return same_name and self.values(interval_gold[1], interval_given[1])
-        if interval_gold and (_is_set(given) or (_named(given) and _is_set(given))):
-            return self.values(interval_gold[1], _value_of(given))
-        if interval_given and _is_set(gold):
-            return self.values(_value_of(gold), interval_given[1])
+        if interval_gold and (is_set(given) or (name_and_value(given) and is_set(given))):
+            return self.values(interval_gold[1], value_of(given))
+        if interval_given and is_set(gold):
+            return self.values(value_of(gold), interval_given[1])
         sides_gold, relations_gold = chain(gold)
         sides_given, relations_given = chain(given)
         if not relations_gold and not relations_given:
@@ -411,9 +323,9 @@ class _Comparison:
             return False
         if {"<", ">", "\\le", "\\ge"} & set(relations_given) and not relations_gold:
             return False
-        named_gold, named_given = _named(gold), _named(given)
+        named_gold, named_given = name_and_value(gold), name_and_value(given)
         if named_gold and named_given:
-            if _plain_name(named_gold[0]) == _plain_name(named_given[0]):
+            if plain_name(named_gold[0]) == plain_name(named_given[0]):
                 same = self.values(named_gold[1], named_given[1])
                 if same or "(" not in named_gold[0]:
                     return same
@@ -427,7 +339,7 @@ class _Comparison:
             value = self._last(sides_given, relations_given)
             return value is not None and self.values(gold, value)
         if not relations_given:
-            if "=" in relations_gold and not _names_only(sides_gold[0]):
+            if "=" in relations_gold and not names_only(sides_gold[0]):
                 return False
             value = self._last(sides_gold, relations_gold)
             return value is not None and self.values(value, given)
@@ -436,7 +348,7 @@ class _Comparison:
         one, other = self._last(sides_gold, relations_gold), self._last(sides_given, relations_given)
         if one is None or other is None:
             return False
-        names = [_plain_name(sides[0]) for sides in (sides_gold, sides_given) if LABEL.fullmatch(sides[0])]
+        names = [plain_name(sides[0]) for sides in (sides_gold, sides_given) if LABEL.fullmatch(sides[0])]
         return (len(names) < 2 or names[0] == names[1]) and self.values(one, other)
 
     def _last(self, sides: list[str], relations: list[str]) -> str | None:
@@ -476,18 +388,18 @@ class _Comparison:
 
     def structures(self, gold: str, given: str) -> bool | None:
         """Tuples, intervals and their unions piece by piece; the others as expressions."""
-        pieces, others = _united(gold), _united(given)
+        pieces, others = union_pieces(gold), union_pieces(given)
         if len(pieces) > 1 and len(pieces) == len(others):
             same = _matched(pieces, others, self.values)
             if same:
                 return True
-        one, other = _bracketed(gold), _bracketed(given)
+        one, other = bracketed(gold), bracketed(given)
         if one and other:
             if len(one.pieces) != len(other.pieces) or (one.opened, one.closed) != (other.opened, other.closed):
                 return False
             return self._all(self.values(a, b) for a, b in zip(one.pieces, other.pieces, strict=True))
         if (one is None) != (other is None) and not (
-            len(pieces) > 1 or len(others) > 1 or _is_set(gold) or _is_set(given)
+            len(pieces) > 1 or len(others) > 1 or is_set(gold) or is_set(given)
         ):
             return False
         ratio, other_ratio = split_top(gold, ":"), split_top(given, ":")
@@ -544,71 +456,9 @@ def _object(text: str) -> Any:
     return exact.evalf(DIGITS) if number.rounded else exact
 
 
-def _fits(digits: str, base: int) -> bool:
-    return 2 <= base <= 36 and all(int(digit, 36) < base for digit in digits.removeprefix("-"))
-
-
-def _is_set(text: str) -> bool:
-    text = _value_of(text)
-    return bool(_bracketed(text)) or "\\cup" in text or "\\mathbb" in text or text.startswith("\\{")
-
-
-def _value_of(text: str) -> str:
-    named = _named(text)
-    return named[1] if named else text
-
-
 @functools.lru_cache(maxsize=4096)
 def _scalar(text: str) -> Number | None:
     return read_number(text)
-
-
-def _grouped(parts: Sequence[Part], text: str) -> Part | None:
-    """`1,234` and `58,500 \\text{ dollars}`, which were read as lists, as one number."""
-    if any(part.percent or part.remark for part in parts[:-1]):
-        return None
-    joined = ",".join(part.math for part in parts)
-    if re.fullmatch(r"[+-]?0,[0-9]{3,}", joined) and "".join(text.split()).strip("$").endswith(joined):
-        return Part(joined.replace(",", "."), parts[-1].remark, parts[-1].percent)
-    if not re.fullmatch(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?", joined, re.ASCII):
-        return None
-    if re.search(r"[0-9], +[0-9]", plain(text)) and not re.search(r",\\! *[0-9]", text):
-        return None
-    return Part(joined, parts[-1].remark, parts[-1].percent)
-
-
-_SIGNS = re.compile(r"\\pm(?![A-Za-z])|\\mp(?![A-Za-z])|\+/-")
-
-
-def _spread(groups: Sequence[Sequence[Part]]) -> list[list[Part]]:
-    r"""Parts with `3 \\pm 1` as two parts, and names before lists taken off: `x = 1, 2` is two values of x."""
-    return [[signed for part in group for signed in _signed(part)] for group in groups]
-
-
-def _signed(part: Part) -> list[Part]:
-    if not _SIGNS.search(part.math) or len(_SIGNS.findall(part.math)) > 2:
-        return [part]
-    plus = re.sub(r"\\mp(?![A-Za-z])", "-", re.sub(r"\\pm(?![A-Za-z])|\+/-", "+", part.math))
-    minus = re.sub(r"\\mp(?![A-Za-z])", "+", re.sub(r"\\pm(?![A-Za-z])|\+/-", "-", part.math))
-    return [Part(plus.lstrip("+ "), part.remark, part.percent), Part(minus.lstrip("+ "), part.remark, part.percent)]
-
-
-def _as_union(parts: Sequence[Part]) -> list[Part]:
-    """`x < 1 or x > 3` as one union of intervals; nothing where the parts are something else."""
-    found = [_interval(part.math) for part in parts]
-    if len(parts) < 2 or not all(found) or len({_plain_name(one[0]) for one in found if one}) != 1:
-        return []
-    return [Part("\\cup ".join(one[1] for one in found if one))]
-
-
-def _flat(groups: Sequence[Sequence[Part]]) -> list[Part]:
-    """All parts. A name before the first of several values that have none names them all, and is taken off."""
-    parts = [part for group in groups for part in group]
-    if len(parts) > 1:
-        named = [_named(part.math) for part in parts]
-        if named[0] and (not any(named[1:]) or len({_plain_name(n[0]) for n in named if n}) == 1):
-            return [Part(n[1], p.remark, p.percent) if n else p for n, p in zip(named, parts, strict=True)]
-    return parts
 
 
 def _matched(gold: Sequence[Any], given: Sequence[Any], same: Callable[[Any, Any], bool | None]) -> bool | None:

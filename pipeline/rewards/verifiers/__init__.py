@@ -5,8 +5,7 @@ import importlib
 
 from pipeline.config.rewards import BUILTIN_VERIFIERS
 from pipeline.errors import ConfigError
-from pipeline.rewards.answers.compare import DEFAULT, Conventions
-from pipeline.rewards.types import Verifier
+from pipeline.rewards.types import DEFAULT, Conventions, Verifier
 
 RUNNING_CODE = "reasoning_gym_running_code"
 """The package's scorer whatever it does with the answer. Neither a row nor a YAML can name this verifier: the Grader

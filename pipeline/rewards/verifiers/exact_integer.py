@@ -7,11 +7,10 @@ none.
 import functools
 import re
 
-from pipeline.rewards.answers.compare import DEFAULT, Conventions
 from pipeline.rewards.answers.numbers import read_number
 from pipeline.rewards.answers.reading import LABEL, Unreadable, chain, read
 from pipeline.rewards.text import as_integer, last_match, tail
-from pipeline.rewards.types import Extra, RewardLabel, Verifier, verdict, wrong_format
+from pipeline.rewards.types import DEFAULT, Conventions, Extra, RewardLabel, Verifier, verdict, wrong_format
 from pipeline.rewards.verifiers import math_verify
 
 BOX = math_verify.BOX

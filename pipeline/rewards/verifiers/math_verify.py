@@ -10,7 +10,7 @@ import logging
 import re
 from typing import Any
 
-from pipeline.rewards.answers.compare import DEFAULT, Conventions, compare
+from pipeline.rewards.answers.compare import compare
 from pipeline.rewards.answers.numbers import agree, read_number
 from pipeline.rewards.answers.reading import Unreadable, read
 from pipeline.rewards.text import (
@@ -26,7 +26,7 @@ from pipeline.rewards.text import (
     unclosed_box,
     without_thoughts,
 )
-from pipeline.rewards.types import Extra, RewardLabel, Verifier, verdict, wrong_format
+from pipeline.rewards.types import DEFAULT, Conventions, Extra, RewardLabel, Verifier, verdict, wrong_format
 
 BOX = "\\boxed{"
 TOLD = "<answer>"

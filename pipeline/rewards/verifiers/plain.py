@@ -11,7 +11,6 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from pipeline.rewards.answers.compare import DEFAULT, Conventions
 from pipeline.rewards.text import (
     final_boxes,
     last_match,
@@ -21,7 +20,7 @@ from pipeline.rewards.text import (
     unclosed_box,
     without_thoughts,
 )
-from pipeline.rewards.types import Extra, RewardLabel, Verifier, verdict, wrong_format
+from pipeline.rewards.types import DEFAULT, Conventions, Extra, RewardLabel, Verifier, verdict, wrong_format
 
 _DROPPED = re.compile(r"\\(?:left|right|displaystyle|[,;:! ]|q?quad)(?![A-Za-z])|[\s$]|\\[$()\[\]]")
 _MARKED = re.compile(r"\\(?:textbf|text|mathrm|mathbf|mbox|textrm|textit)\s*\{([^{}]*)\}(?:\^\{?([0-9])\}?)?")

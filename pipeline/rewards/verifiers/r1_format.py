@@ -3,9 +3,8 @@
 import functools
 import re
 
-from pipeline.rewards.answers.compare import DEFAULT, Conventions
 from pipeline.rewards.text import LONGEST_SEARCHED
-from pipeline.rewards.types import Extra, RewardLabel, Verifier, wrong_format
+from pipeline.rewards.types import DEFAULT, Conventions, Extra, RewardLabel, Verifier, wrong_format
 from pipeline.rewards.verifiers import math_verify
 
 _TAGS = ("</think>", "<answer>", "</answer>")

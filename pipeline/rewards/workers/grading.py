@@ -18,9 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from pipeline.rewards.answers.compare import DEFAULT, Conventions
 from pipeline.rewards.text import storable
-from pipeline.rewards.types import STATUSES, Extra, RewardLabel
+from pipeline.rewards.types import DEFAULT, STATUSES, Conventions, Extra, RewardLabel
 from pipeline.rewards.verifiers import get_verifier
 from pipeline.sandbox import Protections, confine_child
 from pipeline.sandbox.confinement import folders_of_python

@@ -11,18 +11,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.store import open_store
+from tests.support.tiny import SMALLEST, set_options
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "extending.md"
-SMALLER = {
-    "generations": 1,
-    "policy.warm_start.trajectories": 512,
-    "policy.warm_start.steps": 8,
-    "prompts.per_generation": 32,
-    "prompts.arithmetic.heldout": 16,
-    "training.prompt_batch": 16,
-    "training.updates_per_generation": 2,
-}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +50,7 @@ def test_the_verifier_grades(patched: Path) -> None:
 
 def test_all_four_together_run(patched: Path) -> None:
     command = PAGE.read_text().rpartition("```bash\n")[2].partition("\n```")[0].split()
-    changes = [word for field, value in SMALLER.items() for word in ("--set", f"{field}={value}")]
+    changes = set_options(SMALLEST)
     tbrm(patched, *command[1:], *changes, "--root", str(patched / "data"))
     store = open_store(str(patched / "data"))
     rollouts = store.partition("arith_tiny", "rollouts", 0)

@@ -12,19 +12,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.support.tiny import finish, tbrm
+from tests.support.tiny import SMALLER, finish, set_options, tbrm
 
 FROZEN = Path(__file__).with_name("frozen_store.json")
-SMALLER = {
-    "generations": 2,
-    "policy.warm_start.trajectories": 2048,
-    "policy.warm_start.steps": 100,
-    "prompts.per_generation": 32,
-    "prompts.arithmetic.heldout": 32,
-    "rollouts.prompts_per_shard": 16,
-    "training.prompt_batch": 16,
-    "training.updates_per_generation": 2,
-}
 WITHOUT_SUMS = ("configurations/", "prompts/", "quarantine/", "logged/")
 """Parts of a store that no sum of floating-point numbers decides: these are alike on every machine."""
 
@@ -52,7 +42,7 @@ def listed(root: Path) -> dict[str, str]:
 
 
 def test_two_runs_end_alike_and_as_before(tmp_path: Path) -> None:
-    changes = [word for field, value in SMALLER.items() for word in ("--set", f"{field}={value}")]
+    changes = set_options(SMALLER)
     experiment = Path(__file__).parents[3] / "experiments" / "arith_tiny.yaml"
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:

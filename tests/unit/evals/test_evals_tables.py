@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from evals.report.leaderboard import paper_markdown
 from pipeline.cli.main import tbrm
+from pipeline.rewards.golds import counted
 
 
 def test_the_papers_rows_stand_under_the_benchmarks_they_measure() -> None:
@@ -25,6 +26,11 @@ def test_benchmarks_are_listed_without_a_download() -> None:
     assert listed["olympiadbench"]["expected_rows"] == [675, 674]
     assert listed["math500"]["rows"] is None
     assert "MATH500" in CliRunner().invoke(tbrm, ["benchmarks"]).output
+
+
+def test_one_gold_answer_is_counted_in_the_singular() -> None:
+    assert counted(1) == "1 gold answer is not understood"
+    assert counted(1_200) == "1,200 gold answers are not understood"
 
 
 @pytest.mark.parametrize("command", ["evaluate", "regrade", "compare", "leaderboard", "benchmarks", "report"])

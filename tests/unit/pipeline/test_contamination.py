@@ -10,7 +10,7 @@ from pipeline.config.prompts import OverlapConfig, PromptsConfig
 from pipeline.errors import TbrmError
 from pipeline.prompts import Problem, load_problems
 from pipeline.prompts.contamination import Benchmarks, find_pairs, load_benchmarks, without_overlap
-from pipeline.prompts.templates import QWEN_MATH, R1, question_of
+from pipeline.prompts.generation import QWEN_MATH, R1, question_of
 
 LONG = (
     "A train leaves the station at noon and travels north at $\\dfrac{5}{2}$ times the speed of a cyclist who left two "

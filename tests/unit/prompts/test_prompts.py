@@ -15,8 +15,7 @@ from pipeline.config.prompts import PromptsConfig
 from pipeline.errors import TbrmError
 from pipeline.logged.scripted import wrong_sum
 from pipeline.prompts import Problem, heldout_problems, load_problems, render
-from pipeline.prompts.generation import problems_of_generation
-from pipeline.prompts.templates import prompt_rows
+from pipeline.prompts.generation import problems_of_generation, prompt_rows
 
 ROWS = [{"id": f"q{i}", "problem": f"What is {i}+{i}?", "answer": str(2 * i)} for i in range(5)]
 

@@ -6,9 +6,10 @@ import pytest
 
 from pipeline.config.rewards import RewardConventions, RewardsConfig
 from pipeline.rewards import GradeItem, Grader, RewardLabel
-from pipeline.rewards.answers.compare import Conventions, compare, fault, value_key
+from pipeline.rewards.answers.compare import compare, fault, value_key
 from pipeline.rewards.answers.numbers import read_number
 from pipeline.rewards.answers.symbols import same_equation
+from pipeline.rewards.types import Conventions
 from pipeline.rewards.verifiers import exact_integer, get_verifier, math_verify, r1_format
 from tests.support.answer_variants import hard_negatives, spellings
 

@@ -1,13 +1,31 @@
-"""Problems in files that a user wrote: prompts, benchmarks. What is wrong is told with file, row and field."""
+"""A problem of a prompt set or benchmark, and problems in files that a user wrote.
+
+What is wrong in a file is told with file, row and field.
+"""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from pipeline.config.prompts import Columns
 from pipeline.errors import TbrmError
-from pipeline.prompts.problem import Problem
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question and its gold answer. `verifier` None means the experiment's own; `extra` is what a verifier needs."""
+
+    id: str
+    text: str
+    answer: str
+    source: str
+    verifier: str | None = None
+    extra: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+
 
 MAX_LINE_BYTES = 16 * 2**20
 
@@ -21,14 +39,12 @@ def problems_of_rows(columns: Columns, path: str, rows: Iterable[tuple[str, Mapp
     """Rows, each with the place where it stands, as problems. Raises TbrmError naming place and field."""
     source = Path(path).name
     for number, (where, row) in enumerate(rows):
-        for field in (columns.problem, columns.answer):
-            if not isinstance(row.get(field), str | int | float) or isinstance(row[field], bool):
+        for name in (columns.problem, columns.answer):
+            if not isinstance(row.get(name), str | int | float) or isinstance(row[name], bool):
                 found = (
-                    f"holds {type(row[field]).__name__}"
-                    if field in row
-                    else f"is missing; the row has {', '.join(row)}"
+                    f"holds {type(row[name]).__name__}" if name in row else f"is missing; the row has {', '.join(row)}"
                 )
-                raise TbrmError(f"{where}: field {field!r} {found}. Name the right field in `prompts.columns`")
+                raise TbrmError(f"{where}: field {name!r} {found}. Name the right field in `prompts.columns`")
         yield Problem(
             id=str(row.get(columns.id, number)),
             text=str(row[columns.problem]),
