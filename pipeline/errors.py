@@ -1,8 +1,10 @@
 """Errors that a user can cause, and therefore can mend."""
 
+import difflib
 import errno
 import os
 import re
+from collections.abc import Iterable
 
 _OF_THE_DISK = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
@@ -22,6 +24,16 @@ class ConfigError(TbrmError):
 
 class StoreError(TbrmError):
     """A table that is missing, incomplete, corrupted or held by another writer."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` Did you mean NAME?` with the known word that is nearest to a mistyped one; empty where none is near.
+
+    It begins with a space, so that it can stand behind any sentence.
+    """
+    by_lower = {name.lower(): name for name in known}
+    nearest = difflib.get_close_matches(word.lower()[:200], by_lower, n=1, cutoff=0.6)
+    return f" Did you mean {by_lower[nearest[0]]}?" if nearest else ""
 
 
 def disk_error(error: BaseException) -> TbrmError | None:

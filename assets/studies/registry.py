@@ -23,7 +23,7 @@ from assets.studies.pages import (
 from assets.studies.spec import Size, Study, load_study, studies_folder
 from assets.studies.theory import THEORY
 from pipeline.config.training import OBJECTIVE_NEEDS
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, did_you_mean
 from pipeline.store import Store
 
 EXACT: dict[str, ExactStudy] = {study.name: study for study in (THEORY, ITERATION)}
@@ -42,7 +42,9 @@ def find(name: str) -> Halves:
     exact = EXACT.get(name)
     has_file = (studies_folder() / f"{name}.yaml").is_file()
     if exact is None and not has_file:
-        raise ConfigError(f"there is no study {name!r}. Known studies: {', '.join(names())}")
+        raise ConfigError(
+            f"there is no study {name!r}.{did_you_mean(name, names())} Known studies: {', '.join(names())}"
+        )
     return Halves(exact, load_study(name) if has_file else None)
 
 

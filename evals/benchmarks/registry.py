@@ -9,7 +9,7 @@ from evals.benchmarks.six import SIX
 from evals.benchmarks.types import GREEDY, Benchmark, ProblemSource
 from evals.benchmarks.user import read_definition
 from pipeline.config.evaluation import Protocol
-from pipeline.errors import ConfigError, TbrmError
+from pipeline.errors import ConfigError, TbrmError, did_you_mean
 from pipeline.prompts import Problem, heldout_problems
 from pipeline.rewards.golds import not_understood
 from pipeline.store import text_hash
@@ -59,7 +59,8 @@ def find_benchmark(name: str, folder: str | None = None) -> Benchmark:
         return read_definition(Path(name))
     known = known_benchmarks(folder)
     if name not in known:
-        raise TbrmError(f"there is no benchmark {name!r}; there are {', '.join((*known, *SUITES))}")
+        named = (*known, *SUITES)
+        raise TbrmError(f"there is no benchmark {name!r}.{did_you_mean(name, named)} There are {', '.join(named)}")
     return known[name]
 
 

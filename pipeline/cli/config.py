@@ -1,5 +1,7 @@
-"""`tbrm config`: what an experiment says once every default is filled in."""
+"""`tbrm config`: what an experiment says once every default is filled in, and what its fields mean."""
 
+import json
+import textwrap
 from collections.abc import Sequence
 
 import click
@@ -12,7 +14,7 @@ from pipeline.errors import ConfigError
 
 @click.group()
 def config() -> None:
-    """Show or check an experiment's configuration."""
+    """Show, check or explain an experiment's configuration."""
 
 
 @config.command()
@@ -46,3 +48,33 @@ def validate(path: str, overrides: Sequence[str], as_json: bool) -> None:
     for told in unknown:
         click.echo(f"not checked: {told}", err=True)
     click.echo(f'{{"valid": true, "name": "{experiment.name}"}}' if as_json else f"{path}: valid ({experiment.name})")
+
+
+@config.command()
+@click.argument("field", default="")
+@json_option
+def explain(field: str, as_json: bool) -> None:
+    """Say what FIELD is (`training.beta`, a part such as `replay`, or a field's bare name). Without one: list all."""
+    from pipeline.config import explain as explaining
+
+    found = explaining.explain(field) if field else explaining.explained_fields()
+    if as_json:
+        click.echo(json.dumps(explaining.as_json(found), ensure_ascii=False, indent=1))
+        return
+    if not field:
+        for one in found:
+            click.echo(f"{one.path:52} {one.about.partition('. ')[0].rstrip('.')[:120]}")
+        return
+    for one in found:
+        default = "required" if one.default is None else f"default {one.default}"
+        click.echo(f"{one.path}: {one.type.replace('`', '')}; {default}; decides {one.decides}")
+        click.echo(textwrap.fill(one.about, 110, initial_indent="  ", subsequent_indent="  "))
+    click.echo(f"More: docs/{found[0].page}")
+
+
+@config.command()
+def schema() -> None:
+    """Print the JSON Schema of an experiment's YAML, for editors: `# yaml-language-server: $schema=PATH`."""
+    from pipeline.config.explain import json_schema
+
+    click.echo(json.dumps(json_schema(), ensure_ascii=False, indent=1))

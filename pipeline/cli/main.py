@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pipeline.errors import TbrmError, disk_error
+from pipeline.errors import TbrmError, did_you_mean, disk_error
 from pipeline.run.threads import settle
 from pipeline.terminal import visible
 
@@ -56,6 +56,14 @@ class _LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return load_command(cmd_name) if cmd_name in COMMANDS else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = did_you_mean(args[0], COMMANDS)
+            raise click.UsageError(f"No such command {args[0]!r}.{near}", ctx)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

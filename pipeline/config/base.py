@@ -5,10 +5,11 @@ think about it gets stored data made again, never old data under a new setting.
 """
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 
@@ -55,6 +56,21 @@ class Config(BaseModel):
             for name, field in cls.model_fields.items()
         }
         return [name for name, mark in marks.items() if getattr(mark, which)]
+
+
+def model_in(annotation: Any) -> tuple[type[BaseModel] | None, str]:
+    """The part of the configuration that a type holds, and how a path leads into it: `[]` for lists."""
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return annotation, ""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return None, ""
+    into = "[]" if origin is tuple else ".<name>" if origin is dict else ""
+    for argument in arguments:
+        model, deeper = model_in(argument)
+        if model:
+            return model, into + deeper
+    return None, ""
 
 
 def stage_hash(*parts: BaseModel | Mapping[str, Any] | str | int | float | None) -> str:

@@ -4,7 +4,7 @@ import re
 
 from pydantic import Field, field_validator
 
-from pipeline.config.base import Config
+from pipeline.config.base import Config, DecidesByContent, DecidesNothing
 
 _CRON = re.compile(r"(?:[\d*/,\-]+\s+){2}[\d*/,\-L]+\s+[\dA-Za-z*/,\-]+\s+[\dA-Za-z*/,\-#]+")
 SIX_BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench")
@@ -34,19 +34,19 @@ class EvaluationConfig(Config):
     benchmarks: tuple[str, ...] = Field(default=SIX_BENCHMARKS, min_length=1)
     """Names as in `tbrm benchmarks`, names of entries in `protocols`, or `heldout` (greedy) and `heldout_sampled` (4
     samples at temperature 1) for the problems that the experiment's prompt source keeps back."""
-    source: str | None = None
+    source: DecidesByContent[str | None] = None
     """Folder with one JSONL file a benchmark. None: the Hugging Face hub at the pinned revisions."""
     protocols: dict[str, Protocol] = Field(default_factory=dict[str, Protocol])
     """Changes to the protocol, by benchmark; further entries, by their name."""
-    responses_per_shard: int = Field(default=1_024, gt=0)
+    responses_per_shard: DecidesNothing[int] = Field(default=1_024, gt=0)
     """Responses stored together: what a killed evaluation repeats at most."""
-    endpoint_requests: int = Field(default=32, gt=0)
+    endpoint_requests: DecidesNothing[int] = Field(default=32, gt=0)
     """Requests under way at once, where the policy is a server."""
-    every: int = Field(default=1, gt=0)
+    every: DecidesNothing[int] = Field(default=1, gt=0)
     """Evaluate after every so many generations; policy[0] and the last policy always are."""
-    schedule: str | None = None
+    schedule: DecidesNothing[str | None] = None
     """Cron expression (UTC) of re-evaluations of the newest policy, e.g. `0 3 * * *`. None: no schedule."""
-    pinned: tuple[str, ...] = ()
+    pinned: DecidesNothing[tuple[str, ...]] = ()
     """Policies that the schedule evaluates as well: Hugging Face folders, hub ids (`org/name@commit`), or servers
     (`http://host:8000/v1#model`)."""
 

@@ -4,7 +4,7 @@ import re
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config.base import Config
+from pipeline.config.base import Config, DecidesNothing
 from pipeline.config.cluster import LaunchConfig, RayConfig
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.config.policy import PolicyConfig, ReferenceConfig, ServerModel, named_policy
@@ -24,11 +24,11 @@ class Experiment(Config):
 
     name: str
     """Lower-case letters, digits and `_`: it is a folder of the store and an asset group of Dagster."""
-    description: str = ""
+    description: DecidesNothing[str] = ""
     """One sentence for people."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Every random choice of the experiment derives from this number."""
-    generations: int = Field(gt=0, le=10_000)
+    generations: DecidesNothing[int] = Field(gt=0, le=10_000)
     """How many times policy[g] becomes policy[g+1]."""
     policy: PolicyConfig
     prompts: PromptsConfig
@@ -39,14 +39,14 @@ class Experiment(Config):
     replay: ReplayConfig = ReplayConfig()
     training: TrainingConfig
     evaluation: EvaluationConfig | None = None
-    servers: tuple[str, ...] = ()
+    servers: DecidesNothing[tuple[str, ...]] = ()
     """Servers (`http://host:8000/v1`) that a run started in the UI may ask, besides those in `rollouts.policy` and
     `evaluation.pinned`. The key in OPENAI_API_KEY is sent to these three and to no other."""
-    ray: RayConfig | None = None
+    ray: DecidesNothing[RayConfig | None] = None
     """Shards of sampling and labelling on a Ray cluster. None: on the machine of the stage."""
-    large_model_on_cpu: bool = False
+    large_model_on_cpu: DecidesNothing[bool] = False
     """Sample, score and train a model of more than 200M parameters although there is no GPU: hours for minutes."""
-    launch: LaunchConfig | None = None
+    launch: DecidesNothing[LaunchConfig | None] = None
     """Stages as jobs of Slurm or of Ray's job server. None: all on Dagster's machine."""
 
     @field_validator("name")

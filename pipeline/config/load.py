@@ -1,5 +1,6 @@
 """From a YAML file and `--set` overrides to a checked experiment."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from pipeline.config.base import model_in
 from pipeline.config.experiment import Experiment
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, did_you_mean
 
 MAX_YAML_BYTES = 1_000_000
 _MAX_DEPTH = 64
@@ -72,9 +74,11 @@ def find_experiment(name_or_path: str) -> Path:
     if path.suffix not in (".yaml", ".yml"):
         path = experiments_folder() / f"{name_or_path}.yaml"
     if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in experiments_folder().glob("*.yaml"))) or "none"
+        known = sorted(p.stem for p in experiments_folder().glob("*.yaml"))
+        near = did_you_mean(path.stem, known)
         raise ConfigError(
-            f"no experiment at {path}. Known experiments: {names}. Give one of these or the path of a YAML file."
+            f"no experiment at {path}.{near} Known experiments: {', '.join(known) or 'none'}. "
+            "Give one of these or the path of a YAML file."
         )
     return path
 
@@ -160,14 +164,24 @@ def _where(location: tuple[int | str, ...]) -> str:
 
 def _reason(error: Any) -> str:
     if error["type"] == "extra_forbidden":
-        return "unknown field; `tbrm config show` lists the known ones"
+        *above, name = error["loc"]
+        return f"unknown field.{did_you_mean(str(name), _fields_of(above))} `tbrm config explain` lists the known ones"
     if error["type"] == "missing":
         return "is required"
-    return (
-        f"{error['msg'].removeprefix('Value error, ')} (got {error['input']!r:.200})"
-        if error["loc"]
-        else error["msg"].removeprefix("Value error, ")
-    )
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "literal_error":
+        choices = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        message = f"{message}.{did_you_mean(str(error['input']), choices)}"
+    return f"{message} (got {error['input']!r:.200})" if error["loc"] else message
+
+
+def _fields_of(location: Sequence[int | str]) -> list[str]:
+    """Names of the fields of the part at `location`."""
+    part: Any = Experiment
+    for key in location:
+        part = part.model_fields[key].annotation if key in getattr(part, "model_fields", {}) else part
+        part = model_in(part)[0] or part
+    return list(getattr(part, "model_fields", {}))
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from pipeline.config.base import Config, DecidesByContent, DecidesNothing
 from pipeline.config.reasoning_gym import refusal
+from pipeline.errors import did_you_mean
 
 BUILTIN_VERIFIERS = ("math_verify", "exact_integer", "multiple_choice", "r1_format", "reasoning_gym", "plain")
 USER_VERIFIER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -97,7 +98,8 @@ class RewardsConfig(Config):
     def _known(cls, name: str) -> str:
         if name not in BUILTIN_VERIFIERS and not USER_VERIFIER.fullmatch(name):
             known = ", ".join(BUILTIN_VERIFIERS)
-            raise ValueError(f"{name!r} is none of {known}, nor of the form package.module:function")
+            near = did_you_mean(name, BUILTIN_VERIFIERS)
+            raise ValueError(f"{name!r} is none of {known}, nor of the form package.module:function.{near}")
         return name
 
     @field_validator("user_verifiers")

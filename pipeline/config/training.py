@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.config.base import Config, DecidesNothing
+from pipeline.errors import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ second. Nothing else knows an objective by its name.
 def _known(name: str) -> str:
     if name not in OBJECTIVE_NEEDS:
         *most, last = (repr(known) for known in OBJECTIVE_NEEDS)
-        raise ValueError(f"Input should be {', '.join(most)} or {last}")
+        raise ValueError(f"Input should be {', '.join(most)} or {last}.{did_you_mean(name, OBJECTIVE_NEEDS)}")
     return name
 
 
-ObjectiveName = Annotated[str, AfterValidator(_known)]
+ObjectiveName = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": list(OBJECTIVE_NEEDS)})]
 
 
 class MonitorConfig(Config):
@@ -111,7 +112,7 @@ class TrainingConfig(Config):
     adam_betas: tuple[float, float] = (0.9, 0.999)
     """AdamW decay rates of the two moments."""
     adam_eps: float = Field(default=1e-8, gt=0)
-    """AdamW ε."""
+    """AdamW ε: added to the root of the second moment before it divides."""
     grad_clip: float = Field(default=1.0, ge=0)
     """Largest global gradient norm; 0 switches clipping off."""
     optimizer_state: Literal["carry", "fresh"] = "carry"

@@ -51,6 +51,7 @@ def test_time_is_linear(tmp_path: Path, name: str) -> None:
         ("[" * 500_000, "levels of nesting"),
         ("a: {b: 1, b: 2}", "'b' stands twice"),
     ],
+    ids=lambda value: value[:30],
 )
 def test_what_is_refused_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "e.yaml").write_text(text)
