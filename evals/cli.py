@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.options import (
+    experiment_argument,
     json_option,
     print_report,
     replace_option,
@@ -191,7 +192,7 @@ def benchmarks(source: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("experiment")
+@experiment_argument()
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: EXPERIMENT.html, here.")
 @set_option
 @store_options

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import click
 
 from assets.app.access import DEFAULT_PORT
-from pipeline.cli.options import root_option, set_option
+from pipeline.cli.options import experiment_argument, root_option, set_option
 from pipeline.errors import TbrmError
 from pipeline.store import exclusive, open_store
 
 
 @click.command()
-@click.argument("experiment")
+@experiment_argument()
 @root_option
 @set_option
 @click.option("--name", help="Run it under this name: with --set, another experiment of the same YAML.")

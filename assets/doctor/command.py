@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from assets.app.access import DEFAULT_PORT
-from pipeline.cli.options import json_option, set_option, store_options
+from pipeline.cli.options import experiment_argument, json_option, set_option, store_options
 from pipeline.config import load_experiment
 from pipeline.store import Store
 
@@ -15,7 +15,7 @@ _MARKS = {"ok": ("ok", "green"), "warning": ("look", "yellow"), "stop": ("STOP",
 
 
 @click.command()
-@click.argument("experiment", required=False)
+@experiment_argument(required=False)
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, show_default=True, help="Port of `tbrm ui`."
 )

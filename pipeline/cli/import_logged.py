@@ -52,7 +52,9 @@ from pipeline.terminal import visible
     help="Drop repeated source rows, repeated (prompt, response) pairs, or nothing.",
 )
 @click.option("--generation", "-g", type=click.IntRange(min=0), default=0, show_default=True, help="Partition.")
-@click.option("--rows-per-shard", type=click.IntRange(min=1), default=4_096, show_default=True)
+@click.option(
+    "--rows-per-shard", type=click.IntRange(min=1), default=4_096, show_default=True, help="Rows of one shard."
+)
 @replace_option
 @store_options
 @json_option

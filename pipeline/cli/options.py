@@ -44,26 +44,86 @@ def store_options(command: Command) -> Command:
     return wrapped
 
 
-def experiment_options(command: Command) -> Command:
-    """Adds --experiment, --set and --root; the command receives `experiment` and `store`."""
+_EXPERIMENT = click.option(
+    "--experiment", "-e", "named", help="The same as EXPERIMENT: a file in experiments/, or a path to a YAML file."
+)
 
-    @click.option(
-        "--experiment", "-e", "name", required=True, help="Name of a file in experiments/, or a path to a YAML file."
-    )
+
+def experiment_argument(required: bool = True) -> Callable[[Command], Command]:
+    """Adds EXPERIMENT[:GENERATION] and --experiment, which say the same; the command receives `experiment`, its name.
+
+    A generation behind the colon is what --generation says, where the command (below this line) has that.
+    """
+
+    def decorate(command: Command) -> Command:
+        options: list[click.Parameter] = getattr(command, "__click_params__", [])
+        with_generation = any(option.name in ("generation", "generations") for option in options)
+        metavar = "EXPERIMENT[:GENERATION]" if with_generation else "EXPERIMENT"
+
+        @click.argument("target", required=False, metavar=metavar)
+        @_EXPERIMENT
+        @functools.wraps(command)
+        def wrapped(*args: Any, target: str | None, named: str | None, **kwargs: Any) -> Any:
+            found = _experiment_of(target, named, kwargs)
+            if found is None and required:
+                raise click.MissingParameter(param_type="argument", param_hint=f"'{metavar}'")
+            return command(*args, experiment=found, **kwargs)
+
+        return wrapped
+
+    return decorate
+
+
+def experiment_options(command: Command) -> Command:
+    """Adds EXPERIMENT[:GENERATION], --experiment, --set and --root; the command receives `experiment` and `store`."""
+
+    @experiment_argument()
     @set_option
     @store_options
     @functools.wraps(command)
-    def wrapped(*args: Any, name: str, overrides: Sequence[str], **kwargs: Any) -> Any:
-        return command(*args, experiment=load_experiment(name, overrides), **kwargs)
+    def wrapped(*args: Any, experiment: str, overrides: Sequence[str], **kwargs: Any) -> Any:
+        return command(*args, experiment=load_experiment(experiment, overrides), **kwargs)
 
     return wrapped
 
 
+def split_target(target: str) -> tuple[str, int | None]:
+    """EXPERIMENT and GENERATION of `EXPERIMENT[:GENERATION]`; the experiment may be a path or an address."""
+    name, _, generation = target.rpartition(":")
+    return (name, int(generation)) if name and generation.isascii() and generation.isdecimal() else (target, None)
+
+
+def _experiment_of(target: str | None, named: str | None, options: dict[str, Any]) -> str | None:
+    """The experiment that argument and option name; a generation of the argument goes into `options`."""
+    if target is None:
+        return named
+    found, generation = split_target(target)
+    if named is not None and named != found:
+        raise click.UsageError(f"two experiments are named: {found}, and --experiment {named}")
+    if generation is None:
+        return found
+    if "generations" in options:
+        options["generations"] = (*options["generations"], generation)
+        return found
+    if "generation" not in options:
+        raise click.UsageError(f"this command works on the whole experiment: leave out :{generation}")
+    if options["generation"] not in (None, generation):
+        raise click.UsageError(f"two generations are named: {target}, and --generation {options['generation']}")
+    options["generation"] = generation
+    return found
+
+
 def generation_option(command: Command) -> Command:
-    """Adds --generation."""
-    return click.option("--generation", "-g", type=click.IntRange(min=0), required=True, help="Which generation.")(
-        command
-    )
+    """Adds --generation, which is required unless EXPERIMENT:GENERATION names it."""
+
+    @click.option("--generation", "-g", type=click.IntRange(min=0), help="Which generation, as EXPERIMENT:GENERATION.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, generation: int | None, **kwargs: Any) -> Any:
+        if generation is None:
+            raise click.MissingParameter(param_type="option", param_hint="'EXPERIMENT:GENERATION' or '--generation'")
+        return command(*args, generation=generation, **kwargs)
+
+    return wrapped
 
 
 def labelling_options(command: Command) -> Command:

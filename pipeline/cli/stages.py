@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from pipeline.cli.options import (
+    experiment_argument,
     experiment_options,
     generation_option,
     json_option,
@@ -16,6 +17,7 @@ from pipeline.cli.options import (
     print_reports,
     replace_option,
     set_option,
+    split_target,
     store_options,
 )
 from pipeline.config import Experiment, changed_experiment, load_experiment
@@ -98,8 +100,24 @@ def ref_logprobs(
     return print_reports(reports, as_json)
 
 
-@click.group(invoke_without_command=True)
-@click.option("--experiment", "-e", "name", help="Name of a file in experiments/, or a path to a YAML file.")
+class _ExperimentOrSubcommand(click.Group):
+    """A group that takes EXPERIMENT[:GENERATION] where no subcommand stands, as other commands do."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            experiment, generation = split_target(args[0])
+            args = ["-e", experiment, *(["-g", str(generation)] if generation is not None else []), *args[1:]]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=_ExperimentOrSubcommand,
+    invoke_without_command=True,
+    subcommand_metavar="[EXPERIMENT[:GENERATION] | COMMAND [ARGS]...]",
+)
+@click.option(
+    "--experiment", "-e", "name", help="The same as EXPERIMENT: a file in experiments/, or a path to a YAML file."
+)
 @labelling_options
 @click.option("--verifier", help="Grade every row with this verifier, whatever its prompt names.")
 @replace_option
@@ -123,7 +141,7 @@ def rewards(
     if ctx.invoked_subcommand:
         return None
     if name is None:  # the group cannot require it: its subcommands bring their own
-        raise click.MissingParameter(ctx=ctx, param_type="option", param_hint="'--experiment'")
+        raise click.MissingParameter(ctx=ctx, param_type="argument", param_hint="'EXPERIMENT[:GENERATION]'")
     from pipeline.rewards.stage import run_rewards
 
     experiment = load_experiment(name, overrides)
@@ -134,7 +152,7 @@ def rewards(
 
 
 @rewards.command()
-@click.argument("experiment")
+@experiment_argument()
 @click.option(
     "--generation", "-g", "generations", type=click.IntRange(min=0), multiple=True, help="Default: all labelled."
 )

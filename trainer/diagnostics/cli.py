@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from pipeline.cli.options import json_option, set_option, store_options
+from pipeline.cli.options import experiment_argument, generation_option, json_option, set_option, store_options
 from pipeline.config import load_experiment
 from pipeline.errors import StoreError
 from pipeline.store import Store
@@ -15,8 +15,8 @@ from trainer.diagnostics.numbers import COLUMNS, PERCENTILES, cells, read_diagno
 
 
 @click.command()
-@click.argument("experiment")
-@click.option("--generation", "-g", type=click.IntRange(min=0), required=True, help="Which generation's training.")
+@experiment_argument()
+@generation_option
 @set_option
 @store_options
 @json_option

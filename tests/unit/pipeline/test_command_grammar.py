@@ -1,0 +1,88 @@
+"""One grammar: EXPERIMENT[:GENERATION] is an argument of every command that takes one, and -e and -g say the same."""
+
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.cli.main import COMMANDS, load_command, tbrm
+from pipeline.cli.options import split_target
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(tbrm, list(words))
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """Every command and subcommand by the words that call it."""
+    for name in COMMANDS:
+        command = load_command(name)
+        yield name, command
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {below}", found) for below, found in command.commands.items())
+
+
+@pytest.mark.parametrize(
+    ("target", "parts"),
+    [
+        ("arith_tiny", ("arith_tiny", None)),
+        ("arith_tiny:3", ("arith_tiny", 3)),
+        ("folder/a.yaml:12", ("folder/a.yaml", 12)),
+        ("s3://bucket/a.yaml", ("s3://bucket/a.yaml", None)),
+        ("s3://bucket/a.yaml:0", ("s3://bucket/a.yaml", 0)),
+        ("arith_tiny:latest", ("arith_tiny:latest", None)),
+        (":3", (":3", None)),
+        ("a:²", ("a:²", None)),
+    ],
+)
+def test_a_target_is_an_experiment_and_perhaps_a_generation(target: str, parts: tuple[str, int | None]) -> None:
+    assert split_target(target) == parts
+
+
+def test_what_takes_an_experiment_takes_it_in_both_ways() -> None:
+    for name, command in commands():
+        options = {word for parameter in command.params for word in parameter.opts}
+        words = [parameter.make_metavar(click.Context(command)) for parameter in command.params]
+        if any(word.startswith("EXPERIMENT") for word in words):
+            assert "-e" in options, name
+            assert any("[:GENERATION]" in word for word in words) == ("-g" in options), name
+
+
+def test_every_option_has_its_line() -> None:
+    unexplained = [
+        f"{name} {parameter.opts[0]}"
+        for name, command in commands()
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and not parameter.help
+    ]
+    assert unexplained == []
+    assert [name for name, command in commands() if not command.help] == []
+
+
+@pytest.mark.parametrize("words", [("arith_tiny:3",), ("-e", "arith_tiny", "-g", "3"), ("arith_tiny", "-g", "3")])
+@pytest.mark.parametrize("command", ["rollouts", "rewards", "ref-logprobs", "train", "diagnostics"])
+def test_all_spellings_ask_for_the_same(command: str, words: tuple[str, ...]) -> None:
+    first = run(command, "arith_tiny:3", "--root", "memory://grammar")
+    asked = run(command, *words, "--root", "memory://grammar")
+    assert first.exit_code == asked.exit_code == 1
+    assert asked.output == first.output
+    assert "3" in asked.output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("rollouts",), "Missing argument 'EXPERIMENT[:GENERATION]'"),
+        (("rollouts", "arith_tiny"), "Missing option 'EXPERIMENT:GENERATION' or '--generation'"),
+        (("rewards",), "Missing argument 'EXPERIMENT[:GENERATION]'"),
+        (("run",), "Missing argument 'EXPERIMENT'"),
+        (("run", "arith_tiny:3"), "leave out :3"),
+        (("rollouts", "arith_tiny:3", "-g", "4"), "two generations are named"),
+        (("base-policy", "arith_tiny", "-e", "smollm2_135m"), "two experiments are named"),
+    ],
+)
+def test_what_is_missing_or_said_twice_is_a_usage_error(words: tuple[str, ...], told: str) -> None:
+    done = run(*words)
+    assert done.exit_code == 2
+    assert told in done.output
