@@ -54,6 +54,7 @@ types: dev
 
 contracts: dev
 	$(BIN)/lint-imports
+	$(BIN)/deptry pipeline trainer evals assets
 
 style: dev
 	$(BIN)/ruff check --no-cache .

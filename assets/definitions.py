@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dagster import (
+    DagsterError,
     Definitions,
     IOManagerDefinition,
     ResourceDefinition,
@@ -14,7 +15,7 @@ from dagster import (
 
 from assets.experiment.source import BrokenSource, ExperimentSource, read_experiments
 from assets.graph.by_hand import EVALUATION_JOB, evaluated_policies, logged_trajectories
-from assets.graph.experiment import broken_asset, experiment_graph
+from assets.graph.experiment import ExperimentGraph, broken_asset, experiment_graph
 from assets.graph.sensors import logged_sensor, publish_sensor
 from assets.graph.step import NothingPassedOn, StoreLocation
 from assets.processes.launcher import Launcher, LocalLauncher
@@ -27,9 +28,17 @@ def build_definitions(
     launcher: Launcher | None = None,
 ) -> Definitions:
     """Everything Dagster serves for these experiments."""
-    for source in broken:
+    graphs: list[ExperimentGraph] = []
+    loaded: list[ExperimentSource] = []
+    left_out = list(broken)
+    for source in sources:
+        try:
+            graphs.append(experiment_graph(source))
+            loaded.append(source)
+        except DagsterError as error:
+            left_out.append(BrokenSource(Path(source.path), f"{source.path}: Dagster cannot load it: {error}"))
+    for source in left_out:
         get_dagster_logger().error(f"an experiment was left out: {source.error}")
-    graphs = [experiment_graph(source) for source in sources]
     by_hand = define_asset_job(
         EVALUATION_JOB, [evaluated_policies], description="Measure any policy on any benchmarks, by hand."
     )
@@ -38,11 +47,11 @@ def build_definitions(
             logged_trajectories,
             evaluated_policies,
             *(a for g in graphs for a in g.assets),
-            *(broken_asset(b) for b in broken),
+            *(broken_asset(source) for source in left_out),
         ],
         jobs=[by_hand, *(job for graph in graphs for job in graph.jobs)],
         schedules=[schedule for graph in graphs for schedule in graph.schedules],
-        sensors=[logged_sensor(), *(publish_sensor(source) for source in sources)],
+        sensors=[logged_sensor(), *(publish_sensor(source) for source in loaded)],
         # Hard-coded: otherwise every run could set the fields of a resource in its config, such as the store's root.
         resources={
             "store": ResourceDefinition.hardcoded_resource(store or StoreLocation()),

@@ -4,7 +4,8 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 
 _OF_THE_DISK = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
@@ -50,3 +51,25 @@ def disk_error(error: BaseException) -> TbrmError | None:
             return TbrmError(f"{f'{named}: ' if named else ''}{os.strerror(number)}. {_REMEDY}")
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def missing_extra(extra: str, field: str, package: str) -> str:
+    """What to tell where `field` asks for a package that only an extra of ours installs."""
+    return f"{field}: {package} is not installed: `pip install 'tbrm[{extra}]'`"
+
+
+@contextmanager
+def needing(extra: str, field: str) -> Generator[None]:
+    """For an import of what only an extra installs: TbrmError that names the extra where the package is missing.
+
+    Any other failure of an import is an error of that package and comes through as it is.
+    """
+    try:
+        yield
+    except ImportError as error:
+        missing = (
+            error if isinstance(error, ModuleNotFoundError) else error.__cause__
+        )  # fsspec tells it in its own words
+        if not isinstance(missing, ModuleNotFoundError):
+            raise
+        raise TbrmError(missing_extra(extra, field, str(missing.name))) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dagster import DagsterInstance
 
+from pipeline.config.load import DEFAULTS
 from pipeline.errors import TbrmError
 from pipeline.store import Store
 from pipeline.store.locks import open_lock
@@ -19,7 +20,7 @@ _TABLES_LOCK = 0x7462726D
 """Key of the advisory lock under which Dagster's tables are made: `tbrm` in ASCII."""
 _LITTLE_ROOM = 1 << 20
 """A disk with fewer bytes left is full for SQLite, which writes pages and a journal of them."""
-_TEMPLATE = Path(__file__).resolve().parents[2] / "dagster.yaml"
+_TEMPLATE = DEFAULTS / "dagster.yaml"
 _OURS = "# Written by tbrm at every start, from the repository's dagster.yaml. Delete this line to keep changes.\n"
 _POSTGRES = f"""
 storage:
@@ -43,8 +44,6 @@ def prepare_home(store: Store) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     config = home / "dagster.yaml"
     if not config.exists() or config.read_text(encoding="utf-8").startswith(_OURS):
-        if not _TEMPLATE.exists():
-            raise TbrmError(f"{_TEMPLATE} is missing: run from a checkout, or put a dagster.yaml into {home}")
         text = _OURS + _TEMPLATE.read_text(encoding="utf-8") + (_POSTGRES if os.environ.get(POSTGRES_URL) else "")
         temp = config.with_suffix(f".{os.getpid()}")
         temp.write_text(text, encoding="utf-8")

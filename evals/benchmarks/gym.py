@@ -4,6 +4,7 @@ import json
 from functools import partial
 
 from evals.benchmarks.types import GREEDY, Benchmark, ProblemSource
+from pipeline.errors import needing
 from pipeline.prompts import Problem
 
 ROWS = 100
@@ -20,7 +21,8 @@ _HASHES = {
 
 
 def _make(task: str, source: ProblemSource) -> list[Problem]:
-    import reasoning_gym
+    with needing("gym", f"the benchmark gym_{task}"):
+        import reasoning_gym
 
     del source
     name = f"gym_{task}"

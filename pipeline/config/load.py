@@ -62,10 +62,14 @@ for _kind in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
 
 
+DEFAULTS = Path(__file__).parents[1] / "defaults"
+"""What a checkout has at its top and an installed package carries: `experiments/` and `dagster.yaml`."""
+
+
 def experiments_folder() -> Path:
-    """`experiments/` of the working directory, or of the checkout this package is installed from."""
+    """`experiments/` of the working directory, or those that come with the package."""
     here = Path("experiments")
-    return here if here.is_dir() else Path(__file__).resolve().parents[2] / "experiments"
+    return here if here.is_dir() else (DEFAULTS / "experiments").resolve()
 
 
 def find_experiment(name_or_path: str) -> Path:

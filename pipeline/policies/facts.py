@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.policy import HubModel, ServerModel, named_policy
-from pipeline.errors import TbrmError
+from pipeline.errors import TbrmError, needing
 from pipeline.policies.hub import look_up, read_file
 from pipeline.policies.load_save import PACKAGE, packaged_gguf, parameters
 from pipeline.policies.tiny import TINY_ARITH, TINY_WORDS
@@ -52,7 +52,8 @@ def model_facts(base: str, revision: str | None = None) -> ModelFacts:
 
 
 def _package(base: str) -> ModelFacts:
-    from gguf import GGUFReader
+    with needing("gguf", f"policy.base: {base}"):
+        from gguf import GGUFReader
 
     file = packaged_gguf(base)
     reader = GGUFReader(file)

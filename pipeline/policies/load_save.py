@@ -5,6 +5,7 @@ tokenizer mean other words.
 """
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from pipeline.config.policy import PolicyConfig, named_policy
-from pipeline.errors import StoreError, TbrmError
+from pipeline.errors import StoreError, TbrmError, needing
 from pipeline.policies.hub import local_folder
 from pipeline.store import Manifest, TokenizerInfo
 from pipeline.store.files import written
@@ -218,6 +219,9 @@ def _save_packaged_gguf(config: PolicyConfig, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    with needing("gguf", f"policy.base: {config.base}"):
+        importlib.import_module("gguf")
+        importlib.import_module("accelerate")  # transformers looks for both and tells of neither where it fails
     path = packaged_gguf(config.base)
     where, file = str(path.parent), path.name
     quantized = AutoModelForCausalLM.from_pretrained(where, gguf_file=file, dtype=getattr(torch, config.dtype))

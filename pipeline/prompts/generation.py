@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.prompts import ArithmeticConfig, PromptsConfig
 from pipeline.config.rollouts import RolloutsConfig
-from pipeline.errors import TbrmError
+from pipeline.errors import TbrmError, needing
 from pipeline.policies.load_save import tokenizer_info
 from pipeline.prompts.contamination import without_overlap
 from pipeline.prompts.problems import Problem, file_problems, problems_of_rows
@@ -84,7 +84,8 @@ def _hub_rows(config: PromptsConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _reasoning_gym(config: PromptsConfig, seed: int) -> Iterator[Problem]:
-    import reasoning_gym
+    with needing("gym", "prompts.source: reasoning_gym"):
+        import reasoning_gym
 
     settings = config.reasoning_gym
     assert settings is not None  # PromptsConfig refuses this source without it

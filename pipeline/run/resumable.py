@@ -17,7 +17,7 @@ from typing import Self
 import pyarrow as pa
 
 from pipeline.config import Experiment
-from pipeline.errors import TbrmError
+from pipeline.errors import needing
 from pipeline.run.configurations import check_alike, keep_configuration
 from pipeline.run.progress import track
 from pipeline.run.shards import Advance, Start
@@ -153,10 +153,8 @@ def _made(
     if not todo:
         return
     if experiment is not None and experiment.ray is not None and experiment.on_cluster(stage):
-        try:
+        with needing("ray", "ray"):
             from pipeline.run.ray import work_on_cluster
-        except ImportError as error:
-            raise TbrmError(f"`ray:` needs the extra `ray` ({error}): pip install 'tbrm[ray]'") from error
         gpus = 0.0 if stage == "rewards" else experiment.ray.gpus
         yield from work_on_cluster(experiment.ray, gpus, start, todo)
         return

@@ -20,7 +20,7 @@ import xxhash
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import StoreError, TbrmError, disk_error
+from pipeline.errors import StoreError, TbrmError, disk_error, needing
 
 
 def trajectory_id(dataset: str, generation: int, prompt_id: str, sample_index: int) -> str:
@@ -44,6 +44,8 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
+"""By protocol: the extra that installs its file system."""
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
 
 
@@ -52,7 +54,8 @@ class Files:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        fs, base = url_to_fs(root, use_listings_cache=False)  # other processes write here too
+        with needing(_EXTRAS.get(root.partition("://")[0], "all"), root):
+            fs, base = url_to_fs(root, use_listings_cache=False)  # other processes write here too
         self.fs: Any = fs  # fsspec ships no types
         self.base = str(base).rstrip("/")
         self.is_local = isinstance(fs, LocalFileSystem)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from assets.app.access import ui_token
 from tests.support.tiny import listen_to_ctrl_c, one_thread_from_a_warm_parent
 
 LOCATION = {"repositoryLocationName": "assets.definitions", "repositoryName": "__repository__"}
+TBRM = (sys.executable, "-c", "from pipeline.cli.main import main; main()")
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 
 
@@ -100,21 +101,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def served(root: Path, folder: Path, env: dict[str, str] | None = None) -> Generator[Ui]:
+def served(root: Path, folder: Path, env: dict[str, str] | None = None, tbrm: Sequence[str] = TBRM) -> Generator[Ui]:
     """`tbrm ui` on a free port, started in `folder` (which holds `experiments/`), stopped as by Ctrl-C."""
     port = free_port()
     settings = {**os.environ, **one_thread_from_a_warm_parent(), **(env or {})}
     settings.pop("DAGSTER_HOME", None)
-    command = [
-        sys.executable,
-        "-c",
-        "from pipeline.cli.main import main; main()",
-        "ui",
-        "--root",
-        str(root),
-        "--port",
-        str(port),
-    ]
+    command = [*tbrm, "ui", "--root", str(root), "--port", str(port)]
     with (folder / "ui.log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=settings, stdout=log, stderr=log, preexec_fn=listen_to_ctrl_c

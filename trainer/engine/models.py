@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.config.training import LoraConfig, TrainingConfig
-from pipeline.errors import TbrmError
+from pipeline.errors import TbrmError, needing
 from pipeline.policies.load_save import load_model
 from pipeline.scoring.backbone import Share, hidden_states
 from pipeline.scoring.batch import PackedBatch, Scores, ValueAt
@@ -143,13 +143,8 @@ def build_models(job: TrainJob, world: World, resume: Checkpoint | None) -> Mode
 
 def _add_adapters(model: Any, config: LoraConfig) -> None:
     """Give `model` adapters that start at zero, and freeze everything else. Raises TbrmError without peft."""
-    try:
+    with needing("lora", "training.lora"):
         import peft
-    except ImportError as error:
-        raise TbrmError(
-            "training.lora needs peft: `pip install 'tbrm[lora]'`, or remove `lora` from the YAML"
-        ) from error
-
     targets = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
     settings = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets, task_type="CAUSAL_LM")  # pyright: ignore[reportArgumentType]
     try:

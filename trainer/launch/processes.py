@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Protocol
 
 from pipeline.config.training import TrainingConfig
-from pipeline.errors import TbrmError
+from pipeline.errors import TbrmError, needing
 from pipeline.run.threads import thread_settings
 from trainer.job import ERROR_FILE
 
@@ -96,12 +96,8 @@ def _run(training: TrainingConfig, job_file: Path, environment: Mapping[str, str
 
 def _run_on_ray(training: TrainingConfig, job_file: Path, environment: Mapping[str, str]) -> int:
     """Exit code of the first agent that failed, else 0."""
-    try:
+    with needing("ray", "training.machines_by: ray"):
         from trainer.launch.ray_agents import RayAgents
-    except ImportError as error:
-        raise TbrmError(
-            f"training.machines_by: ray needs the extra `ray` ({error}): pip install 'tbrm[ray]'"
-        ) from error
     agents = RayAgents(training.machines, training.processes)
     try:
         _check_shared(training.machines, job_file, agents.digests(job_file))

@@ -9,6 +9,7 @@ import importlib.metadata
 from typing import Any
 
 from pipeline.config.reasoning_gym import SCORED_BY_GRAMMAR, refusal
+from pipeline.errors import needing
 from pipeline.rewards.text import final_boxes
 from pipeline.rewards.types import Extra, RewardLabel, Verifier, wrong_format
 from pipeline.rewards.verifiers import RUNNING_CODE
@@ -64,7 +65,8 @@ def _grade_by(scorer_of: Any, response: str, answer: str, extra: Extra) -> Rewar
     return RewardLabel(score, "ok", response, None, {"correctness": score, "format": 1.0})
 
 
-_VERSION = f"{importlib.metadata.version('reasoning-gym')}+2"
+with needing("gym", "the verifier reasoning_gym"):
+    _VERSION = f"{importlib.metadata.version('reasoning-gym')}+2"
 _PREPARE = functools.partial(importlib.import_module, "reasoning_gym")  # a second of a processor
 VERIFIER = Verifier("reasoning_gym", _VERSION, grade, extract, prepare=_PREPARE)
 VERIFIER_RUNNING_CODE = Verifier(RUNNING_CODE, _VERSION, grade_running_code, extract, prepare=_PREPARE, runs_code=True)

@@ -22,7 +22,6 @@ from assets.experiment.source import read_experiment
 from assets.graph.step import StoreLocation
 from evals.run.stage import run_evaluate
 from evals.statistics.scores import read_scores
-from pipeline.errors import ConfigError
 from pipeline.store import Store, open_store
 from tests.support.evals_store import EXPERIMENT, publish
 
@@ -135,12 +134,6 @@ def test_nothing_is_evaluated_before_there_is_a_policy(
 ) -> None:
     empty = open_store(str(tmp_path / "empty"))
     assert "no published policy" in tick_at(empty, experiment_file, instance)[0][0]
-
-
-def test_a_cron_expression_that_is_none_is_a_wrong_field(experiment_file: Path) -> None:
-    experiment_file.write_text(EXPERIMENT + "  schedule: every morning\n")
-    with pytest.raises(ConfigError, match=r"evaluation.schedule.*cron"):
-        read_experiment(str(experiment_file))
 
 
 def test_a_regression_is_caught(store: Store, experiment_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,26 @@
 """The graph as Dagster loads it."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
-from dagster import AssetKey, DagsterInstance, StaticPartitionsDefinition
+from dagster import (
+    AssetKey,
+    DagsterInstance,
+    DagsterInvalidDefinitionError,
+    ScheduleDefinition,
+    StaticPartitionsDefinition,
+)
+from pydantic import ValidationError
 
 from assets.app.instance import POSTGRES_URL, dagster_home, open_instance, prepare_home
-from assets.definitions import load_definitions
+from assets.definitions import build_definitions, load_definitions
+from assets.experiment.source import read_experiment
+from pipeline.config.evaluation import EvaluationConfig
 from pipeline.store import Store, open_store
 from tests.support.tiny import write_tiny
 
+NEVER = {"schedule": "61 3 * * *"}
 OFFLINE = """
 name: offline
 generations: 1
@@ -72,6 +83,36 @@ def test_a_broken_file_is_shown_and_takes_nobody_down(tmp_path: Path, text: str,
     assert graph.has(AssetKey(["tiny", "rollouts"]))
     broken = graph.get(AssetKey(["broken_experiments", "broken_one"]))
     assert reason in str(broken.description)
+
+
+@pytest.mark.parametrize("cron", ["0 3 * * *", "*/15 2-4 * * mon,wed", "0 3 L * *", "0 3 * * 1#2", "@daily"])
+def test_a_schedule_that_dagster_runs_by_is_taken(cron: str) -> None:
+    assert ScheduleDefinition(name="s", job_name="j", cron_schedule=cron).cron_schedule == cron
+    assert EvaluationConfig(schedule=cron).schedule == cron
+
+
+@pytest.mark.parametrize("cron", ["61 3 * * *", "0 3 32 * *", "0 3 30 2 *", "0 0 3 * * *", "every morning", ""])
+def test_a_schedule_that_dagster_refuses_is_a_wrong_field(cron: str, tmp_path: Path) -> None:
+    with pytest.raises(DagsterInvalidDefinitionError):
+        ScheduleDefinition(name="s", job_name="j", cron_schedule=cron)
+    with pytest.raises(ValidationError, match="is not a cron expression, or names a day that never comes"):
+        EvaluationConfig(schedule=cron)
+    folder = write_tiny(tmp_path).parent
+    (folder / "late.yaml").write_text((folder / "tiny.yaml").read_text() + f"evaluation: {{schedule: {cron!r}}}\n")
+    graph = load_definitions(folder).resolve_asset_graph()
+    assert graph.has(AssetKey(["tiny", "rollouts"]))
+    assert "evaluation.schedule" in str(graph.get(AssetKey(["broken_experiments", "late"])).description)
+
+
+def test_what_dagster_refuses_of_one_experiment_takes_nobody_down(tmp_path: Path) -> None:
+    """Dagster may refuse what the configuration lets pass, such as a schedule."""
+    good, other = (read_experiment(str(write_tiny(tmp_path, name=name))) for name in ("good", "other"))
+    refused = other.experiment.model_copy(update={"evaluation": EvaluationConfig().model_copy(update=NEVER)})
+    definitions = build_definitions([good, dataclasses.replace(other, experiment=refused)])
+    graph = definitions.resolve_asset_graph()
+    assert graph.has(AssetKey(["good", "rollouts"]))
+    assert not graph.has(AssetKey(["other", "rollouts"]))
+    assert "61 3 * * *" in str(graph.get(AssetKey(["broken_experiments", "other"])).description)
 
 
 def test_a_name_taken_twice_is_reported(tmp_path: Path) -> None:
