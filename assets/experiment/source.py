@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evals.run.plan import plan_protocols, setting_of
 from evals.run.stage import differences_of_scores
 from pipeline.config import Experiment, experiments_folder, find_experiment, load_experiment
 from pipeline.errors import StoreError, TbrmError
@@ -83,7 +84,12 @@ def read_experiment(name_or_path: str, overrides: Sequence[str] = ()) -> Experim
 
 
 def check_whole(store: Store, experiment: Experiment) -> None:
-    """Raise StoreError naming every field in which something of the experiment was made by other settings."""
+    """Raise StoreError naming every field in which something of the experiment was made by other settings.
+
+    A benchmark that does not exist is a TbrmError here, before anything is trained.
+    """
+    if experiment.evaluation:
+        plan_protocols(setting_of(experiment))
     found: list[tuple[str, list[int], list[Difference]]] = []
     if store.fs.exists(pointer_path(store, experiment.name, 0)):
         found.append(("policy[0]", [], differences_of_base(store, experiment)))

@@ -149,7 +149,9 @@ def test_what_is_known_without_the_policy_is_said(tmp_path: Path) -> None:
     assert device_is_needed(qwen(), NONE, None)
     assert not device_is_needed(qwen("large_model_on_cpu=true"), NONE, None)
     rows = _of_experiment(qwen("training.processes=4"), open_store(str(tmp_path)), h100(), None, 0)
-    assert [(row.check, row.state) for row in rows if row.found.startswith("training.processes")] == [("device", "stop")]
+    assert [(row.check, row.state) for row in rows if row.found.startswith("training.processes")] == [
+        ("device", "stop")
+    ]
     assert {(row.check, row.state) for row in rows} >= {("memory", "warning"), ("disk", "warning")}
     assert all(row.next_step for row in rows if row.state != "ok")
 

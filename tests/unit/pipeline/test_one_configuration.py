@@ -195,7 +195,9 @@ def test_a_stage_started_by_itself_makes_no_mixture(grown_store: Store) -> None:
         run_rollouts(run, grown_store, 2)
     with pytest.raises(StoreError, match=r"rollouts of generation 1:\n  rollouts.temperature: 1.0 there, 0.5 now"):
         run_rollouts(run, grown_store, 2, replace=True)
-    with pytest.raises(StoreError, match=r"committed with other settings:\n  rollouts.engine: transformers there, vllm"):
+    with pytest.raises(
+        StoreError, match=r"committed with other settings:\n  rollouts.engine: transformers there, vllm"
+    ):
         run_rollouts(small("rollouts.engine=vllm"), grown_store, 2)
     check_whole(grown_store, small("rollouts.engine=vllm"))
     assert everything(grown_store) == before
@@ -318,6 +320,20 @@ def test_a_fork_goes_on_from_a_policy_with_settings_of_its_own(grown_store: Stor
 
     shutil.rmtree(Path(grown_store.base) / "small")
     check_undamaged(resolve_published(grown_store, "other", 1))
+
+
+def test_a_fork_with_ratios_does_not_train_on_what_top_k_sampled(tmp_path: Path) -> None:
+    """The experiment that it was forked from sampled for an objective without ratios."""
+    store, first = open_store(str(tmp_path)), small("rollouts.top_k=5")
+    run_base_policy(first, store)
+    sample(first, store, 0)
+    run_train(first, store, 0)
+    fork_experiment(store, "other", "small", 1)
+    other = small("name=other", "training.objective=ppo", "replay.window=2")
+    sample(other, store, 1)
+    with pytest.raises(TbrmError, match=r"small/rollouts/generation=0000 was sampled with top_k 5, and objective ppo"):
+        run_train(other, store, 1)
+    assert not run_train(small("name=other", "training.objective=ppo"), store, 1).skipped
 
 
 def test_words() -> None:
