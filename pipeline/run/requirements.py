@@ -34,8 +34,8 @@ def check_models(experiment: Experiment, base: bool = True) -> list[str]:
         named.append(("rollouts.policy", rollouts.policy, None))
     if rollouts is not None and rollouts.adapter and not (Path(rollouts.adapter) / "adapter_config.json").is_file():
         raise ConfigError(
-            f"rollouts.adapter: {rollouts.adapter} is no folder with an adapter_config.json, as peft saves one: correct "
-            "the path"
+            f"rollouts.adapter: {rollouts.adapter} is no folder with an adapter_config.json, as peft saves one: "
+            "correct the path"
         )
     pinned = experiment.evaluation.pinned if experiment.evaluation else ()
     named += [("evaluation.pinned", path, None) for path in pinned if not isinstance(named_policy(path), ServerModel)]
