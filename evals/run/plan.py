@@ -76,7 +76,8 @@ class Entry:
 
     def key(self, policy_id: str, setting: Setting) -> str:
         """Names the responses: equal key, equal responses. The engine and its batching are not part of it."""
-        return stage_hash(asdict(self.protocol), self.problems_hash, policy_id, setting.seed, setting.policy.dtype)
+        protocol, seed, dtype = asdict(self.protocol), setting.seed, setting.policy.dtype
+        return stage_hash(protocol, self.problems_hash, policy_id, seed, dtype, *setting.stop)
 
 
 def setting_of(experiment: Experiment) -> Setting:

@@ -1,5 +1,6 @@
 """Who acts is one thing, how an engine runs another: no engine ignores what it cannot do, and none acts for another."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import yaml
 from click.testing import CliRunner
 
 from evals.run.answers import LocalAnswerer, answerer_of
-from evals.run.plan import Changes, changed, setting_of
+from evals.run.plan import Changes, changed, plan_entries, setting_of
 from pipeline.cli.main import tbrm
 from pipeline.config.rollouts import EngineConfig, RolloutsConfig
 from pipeline.errors import TbrmError
@@ -56,6 +57,14 @@ def test_what_the_command_line_changes_of_an_evaluation_is_checked() -> None:
     assert changed(setting, Changes(engine="vllm", dtype="bfloat16")).engine.engine == "vllm"
     with pytest.raises(ValueError, match="dtype"):
         changed(setting, Changes(dtype="float8"))
+
+
+def test_what_ends_a_response_decides_it() -> None:
+    setting = setting_of(make_experiment(evaluation={"benchmarks": ["heldout"]}))
+    (entry,) = plan_entries(setting)
+    keys = {entry.key("policy", replace(setting, stop=stop)) for stop in ((), ("7",), ("7", "8"), ("78",))}
+    assert len(keys) == 4
+    assert entry.key("policy", setting) == entry.key("policy", replace(setting, engine=EngineConfig(engine="vllm")))
 
 
 @pytest.mark.parametrize("field", ["adapter: /an/adapter", "stop: ['7']"])
