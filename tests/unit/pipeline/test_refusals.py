@@ -29,9 +29,11 @@ def test_lineage_of_nothing(tmp_path: Path, what: str) -> None:
     assert f"'{what}' is not in {tmp_path}" in refused("lineage", what, "--root", str(tmp_path))
 
 
-@pytest.mark.parametrize("command", ["rollouts", "train"])
-def test_a_generation_that_the_experiment_does_not_have(tmp_path: Path, command: str) -> None:
-    asked = (command, "-e", str(write_tiny(tmp_path)), "--root", str(tmp_path))
+@pytest.mark.parametrize(
+    "command", [["rollouts", "-e"], ["rewards", "-e"], ["ref-logprobs", "-e"], ["train", "-e"], ["diagnostics"]]
+)
+def test_a_generation_that_the_experiment_does_not_have(tmp_path: Path, command: list[str]) -> None:
+    asked = (*command, str(write_tiny(tmp_path)), "--root", str(tmp_path))
     for generation in ("2", "99"):
         assert f"tiny has generations 0 to 1 (`generations: 2`), no {generation}" in refused(*asked, "-g", generation)
 
