@@ -1,5 +1,6 @@
 """Who acts is one thing, how an engine runs another: no engine ignores what it cannot do, and none acts for another."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from evals.run.plan import Changes, changed, plan_entries, setting_of
 from pipeline.cli.main import tbrm
 from pipeline.config.rollouts import EngineConfig, RolloutsConfig
 from pipeline.errors import TbrmError
+from pipeline.policies.load_save import load_tokenizer
 from pipeline.policies.refs import PolicyRef, ServedPolicy
 from pipeline.policies.tiny import save_tiny_arith
-from pipeline.sampling.engines import choose_engine
+from pipeline.sampling.engines import Request, Sample, Sampling, choose_engine, load_engine
 from tests.support.tiny_store import make_experiment
 
 LOCAL, ADAPTED = PolicyRef("a", "/folder", 0), PolicyRef("a+b", "/folder", 0, "/adapter")
@@ -57,6 +59,21 @@ def test_what_the_command_line_changes_of_an_evaluation_is_checked() -> None:
     assert changed(setting, Changes(engine="vllm", dtype="bfloat16")).engine.engine == "vllm"
     with pytest.raises(ValueError, match="dtype"):
         changed(setting, Changes(dtype="float8"))
+
+
+def test_sampling_settings_in_the_policys_folder_do_not_act(tmp_path: Path) -> None:
+    """Many instruction-tuned models come with a repetition penalty. The stored log-probs would be others, too."""
+    save_tiny_arith(tmp_path, seed=1)
+    tokenizer, policy = load_tokenizer(str(tmp_path)), PolicyRef("a", str(tmp_path), 0)
+
+    def sampled() -> list[Sample]:
+        engine = load_engine(EngineConfig(engine="transformers"), make_experiment().policy, policy, tokenizer)
+        return engine.generate([Request([3, 4, 5, 6], seed) for seed in range(6)], Sampling(1.0, 1.0, 0, 8))
+
+    before, path = sampled(), tmp_path / "generation_config.json"
+    own = {"repetition_penalty": 5.0, "suppress_tokens": [7, 8], "min_new_tokens": 6, "no_repeat_ngram_size": 1}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    assert sampled() == before
 
 
 def test_what_ends_a_response_decides_it() -> None:
