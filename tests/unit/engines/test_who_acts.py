@@ -8,7 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from evals.run.answers import LocalAnswerer, answerer_of
+from evals.run.answers import LocalAnswerer, Question, answerer_of
 from evals.run.plan import Changes, changed, plan_entries, setting_of
 from pipeline.cli.main import tbrm
 from pipeline.config.rollouts import EngineConfig, RolloutsConfig
@@ -17,6 +17,7 @@ from pipeline.policies.load_save import load_tokenizer
 from pipeline.policies.refs import PolicyRef, ServedPolicy
 from pipeline.policies.tiny import save_tiny_arith
 from pipeline.sampling.engines import Request, Sample, Sampling, choose_engine, load_engine
+from tests.support.raw_server import raw_server, told
 from tests.support.tiny_store import make_experiment
 
 LOCAL, ADAPTED = PolicyRef("a", "/folder", 0), PolicyRef("a+b", "/folder", 0, "/adapter")
@@ -82,6 +83,18 @@ def test_what_ends_a_response_decides_it() -> None:
     keys = {entry.key("policy", replace(setting, stop=stop)) for stop in ((), ("7",), ("7", "8"), ("78",))}
     assert len(keys) == 4
     assert entry.key("policy", setting) == entry.key("policy", replace(setting, engine=EngineConfig(engine="vllm")))
+
+
+@pytest.mark.parametrize("stop", [(), ("7", "\n")])
+def test_a_server_is_told_what_ends_a_response(stop: tuple[str, ...]) -> None:
+    setting = replace(setting_of(make_experiment(evaluation={"benchmarks": ["heldout"]})), stop=stop)
+    (entry,) = plan_entries(setting)
+    said = {"choices": [{"text": "4", "finish_reason": "stop"}], "usage": {"completion_tokens": 1}}
+    with raw_server(told(said)) as server:
+        answerer = answerer_of(setting, ServedPolicy("m@here", server.url, "m"))
+        (answer,) = answerer.answer([Question(entry.problems[0], 0, 1)], entry.protocol)
+        answerer.close()
+        assert (answer.text, json.loads(server.bodies[0]).get("stop")) == ("4", list(stop) or None)
 
 
 @pytest.mark.parametrize("field", ["adapter: /an/adapter", "stop: ['7']"])
