@@ -122,7 +122,7 @@ def build_models(job: TrainJob, world: World, resume: Checkpoint | None) -> Mode
 
     def engine(module_of: Callable[[Any], torch.nn.Module], learning_rate: float, label: str) -> Any:
         config = deepspeed_config(training, learning_rate, getattr(torch, job.model.dtype), label, universal)
-        model = load_model(str(job.start), job.model).train()
+        model = without_dropout(load_model(str(job.start), job.model).train())
         if training.activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if training.lora is not None:
@@ -139,6 +139,21 @@ def build_models(job: TrainJob, world: World, resume: Checkpoint | None) -> Mode
             lambda model: CriticModule(model, training), training.critic_learning_rate, f"{job.label} critic"
         )
     return Models(policy, value)
+
+
+def without_dropout(model: Any) -> Any:
+    """The model with all dropout off, in place; its configuration is left as it is.
+
+    The reference was scored without dropout, and the model's logits are the Q-function: with it, log-ratios and V would
+    be random, those of θ_t too. `eval` is no way, because activation checkpointing needs a model that is training.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):  # what attention functions are given
+                setattr(module, name, 0.0)
+    return model
 
 
 def _add_adapters(model: Any, config: LoraConfig) -> None:
