@@ -13,7 +13,7 @@ from pipeline.errors import TbrmError
 from pipeline.policies.load_save import load_model
 from pipeline.scoring.backbone import Share, hidden_states
 from pipeline.scoring.batch import PackedBatch, Scores, ValueAt
-from pipeline.scoring.scoring import score
+from pipeline.scoring.scoring import check_scorable, score
 from trainer.engine.checkpoint import CRITIC, POLICY, Checkpoint, trained_parts
 from trainer.engine.deepspeed import (
     World,
@@ -133,6 +133,8 @@ def build_models(job: TrainJob, world: World, resume: Checkpoint | None) -> Mode
         return wrap(module, config)
 
     policy = engine(lambda model: PolicyModule(model, training), training.learning_rate, job.label)
+    if training.zero_stage < 3:  # under ZeRO 3 no process holds a model that could run alone
+        check_scorable(policy.module.model)
     value = None
     if training.needs.critic:
         value = engine(
