@@ -15,6 +15,7 @@ from pipeline.cli.options import (
     store_options,
 )
 from pipeline.config import Experiment, changed_experiment, load_experiment
+from pipeline.config.experiment import check_generation
 from pipeline.errors import TbrmError
 from pipeline.run.resumable import StageReport
 from pipeline.store import Store
@@ -89,7 +90,8 @@ def evaluate(
     setting = setting_of(experiment) if experiment else setting_without_experiment()
     if pinned and setting.experiment is not None:
         return print_report(run_pinned(setting.experiment, store, replace), as_json)
-    if setting.experiment is not None and policy is None:
+    if setting.experiment is not None and generation is not None:
+        check_generation(setting.experiment, generation, policies=True)
         policy = f"{setting.experiment.name}:{generation}"
     setting = changed(setting, Changes(template, max_tokens, max_problems, engine, dtype, large_model_on_cpu))
     target = target_of(store, str(policy), setting.experiment.named_servers if setting.experiment else ())

@@ -32,7 +32,7 @@ class TrainJob:
     training: TrainingConfig
     updates: int
     seed: int
-    """Decides the order of the data, dropout, and a critic's head."""
+    """Decides the order of the data."""
     config_hash: str
     """Checkpoints of another hash are refused."""
     carry: Path | None = None

@@ -57,7 +57,7 @@ def examine(
     facts = answers.get("policy")
     rows: list[Row] = []
     if "gpu" in answers:
-        needed = experiment is None or (isinstance(facts, ModelFacts) and device_is_needed(experiment, gpus, facts))
+        needed = experiment is None or device_is_needed(experiment, gpus, facts)
         rows.append(gpu_row(gpus, needed))
     torch = machine.version_of("torch")
     rows += version_rows(gpus, machine.torch_cuda(), torch, answers.get("versions", ()))
@@ -79,19 +79,20 @@ def examine(
     return rows + [_late_row(name, why) for name, why in late.items()]
 
 
-def device_is_needed(experiment: Experiment, gpus: Gpus, facts: ModelFacts) -> bool:
-    """Whether a stage would refuse to run on this machine's CPU."""
+def device_is_needed(experiment: Experiment, gpus: Gpus, facts: ModelFacts | None) -> bool:
+    """Whether a stage would refuse to run on this machine's CPU, or could: the size of the policy is not known."""
+    if facts is None or facts.parameters is None:
+        return not experiment.large_model_on_cpu
     return any(row.state == "stop" for row in device_rows(experiment, gpus, facts, 0))
 
 
 def _of_experiment(
     experiment: Experiment, store: Store, gpus: Gpus, facts: ModelFacts | None, published: int
 ) -> list[Row]:
-    if facts is None:  # its own row says why
-        return launched_rows(experiment)
+    rows = [] if facts is None else policy_rows(experiment, facts)  # without facts, a row of its own says why
+    facts = facts or ModelFacts(experiment.policy.base, None)
     shared = machine.free_disk(Path("/dev/shm"))
     where = local_root(store)
-    rows = policy_rows(experiment, facts)
     rows += device_rows(experiment, gpus, facts, shared)
     rows += memory_rows(experiment, gpus, facts, machine.available_memory())
     rows.append(disk_row(experiment, facts, published, machine.free_disk(where), str(where)))

@@ -165,7 +165,8 @@ def _engine(experiment: Experiment, gpus: Sequence[Gpu], parameters: int) -> Ite
 def disk_row(experiment: Experiment, facts: ModelFacts, published: int, free: int, where: str) -> Row:
     """Whether policies and checkpoints find room."""
     if facts.parameters is None:
-        return Row("disk", "warning", f"{free / GB:.1f} GB free in {where}", "the policy's size is not known")
+        found = f"{free / GB:.1f} GB free in {where}; the size of the policy is not known"
+        return Row("disk", "warning", found, "see the row `policy`")
     once, run = disk_bytes(experiment, facts.parameters, published)
     found = f"{free / GB:.1f} GB free in {where}; a training takes {once / GB:.1f} GB, the whole run {run / GB:.1f} GB"
     if once > free:

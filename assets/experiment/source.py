@@ -1,10 +1,12 @@
 """Where an experiment comes from: a YAML file, resolved and kept in the store before anything of it runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evals.run.plan import plan_protocols, setting_of
+from evals.run.stage import differences_of_scores
 from pipeline.config import Experiment, experiments_folder, find_experiment, load_experiment
 from pipeline.errors import StoreError, TbrmError
 from pipeline.policies.refs import pointer_path
@@ -82,20 +84,35 @@ def read_experiment(name_or_path: str, overrides: Sequence[str] = ()) -> Experim
 
 
 def check_whole(store: Store, experiment: Experiment) -> None:
-    """Raise StoreError naming every field in which something of the experiment was made by other settings."""
+    """Raise StoreError naming every field in which something of the experiment was made by other settings.
+
+    A benchmark that does not exist is a TbrmError here, before anything is trained.
+    """
+    if experiment.evaluation:
+        plan_protocols(setting_of(experiment))
     found: list[tuple[str, list[int], list[Difference]]] = []
     if store.fs.exists(pointer_path(store, experiment.name, 0)):
         found.append(("policy[0]", [], differences_of_base(store, experiment)))
     now = experiment.model_dump(mode="json")
     for table, decides in (("rollouts", ROLLOUTS), ("rewards", REWARDS), ("ref_logprobs", REF_LOGPROBS)):
         found += _of_table(store, experiment.name, table, now, decides)
-    by_words: dict[str, tuple[list[int], list[Difference]]] = {}
-    for generation in trained_generations(store, experiment.name):
-        different = differences_of(store, experiment, generation)
-        by_words.setdefault(str([str(one) for one in different]), ([], different))[0].append(generation)
-    found += [(TABLE, generations, different) for generations, different in by_words.values()]
+    trained = ((g, differences_of(store, experiment, g)) for g in trained_generations(store, experiment.name))
+    found += [(TABLE, *alike) for alike in _grouped(trained)]
+    scored = store.generations(experiment.name, "scores") if experiment.evaluation else []
+    scores = _grouped((g, differences_of_scores(experiment, store, g)) for g in scored)
+    found += [("scores", *alike) for alike in scores]
     if wrong := [one for one in found if one[2]]:
-        raise StoreError(mixed(experiment.name, wrong))
+        measured = any(different for _, different in scores)
+        again = f". Scores can be measured again: `tbrm evaluate -e {experiment.name} --set … -g G --replace`"
+        raise StoreError(mixed(experiment.name, wrong) + (again if measured else ""))
+
+
+def _grouped(each: Iterable[tuple[int, list[Difference]]]) -> list[tuple[list[int], list[Difference]]]:
+    """Generations that differ in the same words, together."""
+    by_words: dict[str, tuple[list[int], list[Difference]]] = {}
+    for generation, different in each:
+        by_words.setdefault(str([str(one) for one in different]), ([], different))[0].append(generation)
+    return list(by_words.values())
 
 
 def _of_table(

@@ -23,8 +23,7 @@ from assets.experiment.checks import (
     verdict_rates,
 )
 from assets.experiment.pages import Page, empty_page, rewards_page, rollouts_page, scores_page, training_page
-from evals.run.stage import pinned_are_scored, run_evaluate, run_pinned
-from evals.statistics.scores import is_measured
+from evals.run.stage import is_evaluated, pinned_are_scored, run_evaluate, run_pinned
 from pipeline.config import Experiment
 from pipeline.logged.labels import missing_labels, run_logged_labels
 from pipeline.policies.refs import POLICY_JSON, pointer_path
@@ -102,7 +101,7 @@ class Stage:
 
 
 def _is_measured(store: Store, experiment: Experiment, generation: int) -> bool:
-    return is_measured(store, experiment.name, generation)
+    return is_evaluated(experiment, store, generation)
 
 
 def _base_is_published(store: Store, experiment: Experiment, _generation: int) -> bool:

@@ -111,14 +111,16 @@ class EndpointAnswerer:
 
     We write out the template and send the text to `/completions`; with the template `chat` the server uses its own,
     through `/chat/completions`. The server tokenizes: a tokenizer that puts a token before every text does so here too.
+    What the protocol does not say is the server's own, because a hosted one refuses fields that it does not know.
     After an overload or a broken connection the question is asked again, after a pause.
     """
 
     name = "openai"
     version = "v1"
 
-    def __init__(self, policy: ServedPolicy, requests: int) -> None:
+    def __init__(self, policy: ServedPolicy, requests: int, stop: Sequence[str] = ()) -> None:
         self.url, self.model, self.named = policy.url, policy.model, policy.named
+        self.stop = list(stop)
         self._pool = ThreadPoolExecutor(requests)
 
     def answer(self, questions: Sequence[Question], protocol: FullProtocol) -> list[Answer]:
@@ -134,6 +136,7 @@ class EndpointAnswerer:
             "top_p": protocol.top_p,
             "max_tokens": protocol.max_tokens,
             "seed": question.seed % 2**31,
+            **({"stop": self.stop} if self.stop else {}),
         }
         chat = protocol.template == "chat"
         if chat:
@@ -157,5 +160,5 @@ class EndpointAnswerer:
 def answerer_of(setting: Setting, policy: Acting) -> Answerer:
     """Start what answers for `policy`. Raises TbrmError when it cannot be had."""
     if isinstance(policy, ServedPolicy):
-        return EndpointAnswerer(policy, setting.evaluation.endpoint_requests)
+        return EndpointAnswerer(policy, setting.evaluation.endpoint_requests, setting.stop)
     return LocalAnswerer(setting, policy)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from evals.benchmarks.registry import SUITES, find_benchmark, load_problems_of, problems_hash
-from evals.benchmarks.types import ProblemSource
+from evals.benchmarks.types import Benchmark, ProblemSource
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.base import Config
 from pipeline.config.evaluation import EvaluationConfig, Protocol
@@ -76,7 +76,8 @@ class Entry:
 
     def key(self, policy_id: str, setting: Setting) -> str:
         """Names the responses: equal key, equal responses. The engine and its batching are not part of it."""
-        return stage_hash(asdict(self.protocol), self.problems_hash, policy_id, setting.seed, setting.policy.dtype)
+        protocol, seed, dtype = asdict(self.protocol), setting.seed, setting.policy.dtype
+        return stage_hash(protocol, self.problems_hash, policy_id, seed, dtype, *setting.stop)
 
 
 def setting_of(experiment: Experiment) -> Setting:
@@ -138,13 +139,25 @@ def plan_entries(setting: Setting, names: Sequence[str] = (), folder: str | None
     Raises TbrmError for an unknown benchmark, or problems that cannot be had.
     """
     source = ProblemSource(folder or setting.evaluation.source, setting.experiment)
-    wanted = [part for name in names or setting.evaluation.benchmarks for part in SUITES.get(name, (name,))]
-    return [_entry(name, setting, source) for name in dict.fromkeys(wanted)]
+    return [_entry(name, setting, source) for name in _wanted(setting, names)]
 
 
-def _entry(name: str, setting: Setting, source: ProblemSource) -> Entry:
+def plan_protocols(setting: Setting) -> dict[str, FullProtocol]:
+    """The protocol of every entry by name; no problems are loaded. Raises TbrmError for an unknown benchmark."""
+    folder = setting.evaluation.source
+    found = (_protocol(name, setting, folder) for name in _wanted(setting, ()))
+    return {name: protocol for name, _, protocol in found}
+
+
+def _wanted(setting: Setting, names: Sequence[str]) -> list[str]:
+    every = (part for name in names or setting.evaluation.benchmarks for part in SUITES.get(name, (name,)))
+    return list(dict.fromkeys(every))
+
+
+def _protocol(name: str, setting: Setting, folder: str | None) -> tuple[str, Benchmark, FullProtocol]:
+    """(the entry's name, the benchmark that it samples, its protocol)."""
     wanted = setting.evaluation.protocols.get(name, Protocol())
-    benchmark = find_benchmark(wanted.benchmark or name, source.folder)
+    benchmark = find_benchmark(wanted.benchmark or name, folder)
     name = benchmark.name if Path(name).suffix else name
     if not _NAME.fullmatch(name):
         raise TbrmError(f"evaluation.protocols: {name!r} must be 1 to 48 of a-z, 0-9, _, as it names a table")
@@ -152,8 +165,6 @@ def _entry(name: str, setting: Setting, source: ProblemSource) -> Entry:
     given: dict[str, Any] = {}
     for layer in layers:
         given |= layer.model_dump(exclude_none=True)
-    everything = load_problems_of(benchmark, source)
-    problems = everything[: given.get("max_problems")]
     protocol = FullProtocol(
         benchmark=given.get("benchmark", benchmark.name),
         samples=given.get("samples", 1),
@@ -168,6 +179,13 @@ def _entry(name: str, setting: Setting, source: ProblemSource) -> Entry:
             f"evaluation.protocols.{name}: {protocol.samples} samples at temperature 0 are the same response "
             f"{protocol.samples} times; set `samples: 1` or a temperature"
         )
+    return name, benchmark, protocol
+
+
+def _entry(name: str, setting: Setting, source: ProblemSource) -> Entry:
+    name, benchmark, protocol = _protocol(name, setting, source.folder)
+    everything = load_problems_of(benchmark, source)
+    problems = everything[: protocol.max_problems]
     found = problems_hash(everything)
     differs = benchmark.content_hash is not None and found != benchmark.content_hash
     return Entry(

@@ -7,16 +7,17 @@ from dataclasses import replace as changed_copy
 
 from evals.run.answers import Answerer
 from evals.run.grading import grade_responses, report_of, verifier_versions, write_scores
-from evals.run.plan import Entry, Setting, plan_entries, rewards_for, setting_of
+from evals.run.plan import Entry, Setting, plan_entries, plan_protocols, rewards_for, setting_of
 from evals.run.responses import Sampler, engines_of, write_responses
 from evals.run.targets import Target, foreign_target
-from evals.statistics.scores import EntryRecord, measured_policies, read_entries
+from evals.statistics.scores import EntryRecord, is_measured, measured_policies, read_entries
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.experiment import check_generation
 from pipeline.errors import StoreError
 from pipeline.policies.refs import PolicyRef, check_undamaged, resolve_published
 from pipeline.prompts.generation import template_version
 from pipeline.rewards import GradeItem, Grader
+from pipeline.run.configurations import Difference
 from pipeline.run.resumable import Metric, StageReport
 from pipeline.store import Store
 
@@ -104,6 +105,31 @@ def evaluate(
 def is_scored(setting: Setting, store: Store, target: Target, entries: Sequence[Entry]) -> bool:
     """Whether the policy's scores of all entries are there, by the same protocols and verifiers."""
     return not _open(setting, store, target, entries)[2]
+
+
+def is_evaluated(experiment: Experiment, store: Store, generation: int) -> bool:
+    """Whether policy[`generation`], as it is published now, has scores of all benchmarks of the experiment."""
+    if not is_measured(store, experiment.name, generation):
+        return False
+    there = read_entries(store.partition(experiment.name, "scores", generation))
+    return set(plan_protocols(setting_of(experiment))) <= set(there)
+
+
+def differences_of_scores(experiment: Experiment, store: Store, generation: int) -> list[Difference]:
+    """Where the scores of policy[`generation`] were made by another protocol than the experiment's benchmarks have now.
+
+    None where the scores are of a policy that another one has replaced: they are measured anew.
+    """
+    if not is_measured(store, experiment.name, generation):
+        return []
+    there = read_entries(store.partition(experiment.name, "scores", generation))
+    return [
+        Difference(f"evaluation.protocols.{name}.{field}", before, asdict(now)[field])
+        for name, now in plan_protocols(setting_of(experiment)).items()
+        if name in there
+        for field, before in there[name].protocol.items()
+        if before != asdict(now).get(field, before)
+    ]
 
 
 def _open(

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from pipeline.config import load_experiment
+from pipeline.config import Experiment, load_experiment
+from pipeline.config.experiment import check_generation
 from pipeline.config.replay import checked_label
 from pipeline.errors import ConfigError, StoreError
 from pipeline.run.resumable import StageReport
@@ -150,13 +151,19 @@ def labelling_options(command: Command) -> Command:
     return command
 
 
-def places(ctx: click.Context, store: Store, dataset: str, logged: str | None, generation: int | None) -> list[int]:
-    """Generations to label: the given one, or every partition of a logged data set.
+def places(
+    ctx: click.Context, store: Store, experiment: Experiment, logged: str | None, generation: int | None
+) -> tuple[str, list[int]]:
+    """(the data set to label, its generations): the given one, or every partition of a logged data set.
 
-    Raises MissingParameter for an experiment's own rollouts without a generation, StoreError for an unknown data set.
+    Raises MissingParameter for an experiment's own rollouts without a generation, ConfigError for a generation that the
+    experiment does not have, StoreError for an unknown data set.
     """
+    dataset = f"logged/{logged}" if logged else experiment.name
+    if logged is None and generation is not None:
+        check_generation(experiment, generation)
     if generation is not None:
-        return [generation]
+        return dataset, [generation]
     if logged is None:
         raise click.MissingParameter(ctx=ctx, param_type="option", param_hint="'--generation'")
     found = store.generations(dataset, "rollouts")
@@ -166,7 +173,7 @@ def places(ctx: click.Context, store: Store, dataset: str, logged: str | None, g
             f"there is no logged data set {logged!r} in {store.root} (known: {known}); "
             f"`tbrm import --name {logged} FILES` makes it"
         )
-    return found
+    return dataset, found
 
 
 def _label(_ctx: click.Context, _option: click.Parameter, value: str | None) -> str | None:

@@ -94,8 +94,7 @@ def ref_logprobs(
     """
     from pipeline.reference import run_ref_logprobs
 
-    dataset = f"logged/{logged}" if logged else experiment.name
-    found = places(ctx, store, dataset, logged, generation)
+    dataset, found = places(ctx, store, experiment, logged, generation)
     reports = (run_ref_logprobs(experiment, store, g, dataset, label, replace) for g in found)
     return print_reports(reports, as_json)
 
@@ -145,8 +144,7 @@ def rewards(
     from pipeline.rewards.stage import run_rewards
 
     experiment = load_experiment(name, overrides)
-    dataset = f"logged/{logged}" if logged else experiment.name
-    found = places(ctx, store, dataset, logged, generation)
+    dataset, found = places(ctx, store, experiment, logged, generation)
     reports = (run_rewards(experiment, store, g, dataset, label, verifier, replace) for g in found)
     return print_reports(reports, as_json)
 

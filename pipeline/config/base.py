@@ -50,6 +50,12 @@ class Config(BaseModel):
         return tuple(f"{path}.{name}" for name in cls._fields("alike"))
 
     @classmethod
+    def fields_of_one(cls, path: str) -> tuple[str, ...]:
+        """Dotted paths of the fields that decide bytes, and may differ between generations."""
+        alike = cls._fields("alike")
+        return tuple(f"{path}.{name}" for name in cls._fields("hashed") if name not in alike)
+
+    @classmethod
     def _fields(cls, which: str) -> list[str]:
         marks = {
             name: next((mark for mark in field.metadata if isinstance(mark, Mark)), Mark(hashed=True, alike=True))

@@ -273,7 +273,8 @@ def published(store: Store, dataset: str, generation: int) -> dict[str, Any]:
     path = pointer_path(store, dataset, generation)
     if not store.fs.exists(path):
         there = store.files(store.join(dataset, "policy"))  # a fork does not have every number
-        step = "`tbrm run {0}` runs what is missing" if generation else "`tbrm base-policy --experiment {0}` makes it"
+        run = "`tbrm run {0}` publishes one after each generation, up to `generations` of its YAML"
+        step = run if generation else "`tbrm base-policy --experiment {0}` makes it"
         newest = f"the newest is policy[{int(there[-1].rpartition('=')[2])}]" if there else "none is"
         raise StoreError(f"policy[{generation}] of {dataset} is not published yet, {newest}: {step.format(dataset)}")
     return _read_pointer(store, path)

@@ -172,16 +172,18 @@ def check_alike(
     decides: Sequence[str],
     replace: bool,
     label_of_rows: bool = False,
+    of_one: Sequence[str] = (),
 ) -> None:
     """Raise StoreError where writing table[`generation`] would mix data that different settings made.
 
     That is so where the partition is there and other settings made it (unless `replace`), and where other settings made
     the nearest other generation of the table. With `label_of_rows`, `replace` lets the second case pass too: labels of
-    all generations are then written anew, one generation after another.
+    all generations are then written anew, one generation after another. `of_one` are further fields
+    that decide a partition, in which generations may differ.
     """
     own = store.partition(experiment.name, table, generation)
     now = experiment.model_dump(mode="json")
-    if own.is_committed() and not replace and (found := _made_otherwise(own, now, decides)):
+    if own.is_committed() and not replace and (found := _made_otherwise(own, now, [*decides, *of_one])):
         raise StoreError(
             f"{own.name} is already committed with other settings:\n{listed(found)}\nAdd --replace to write it anew "
             f"(the old one is kept beside it), or start another experiment: {branch(experiment.name)}"

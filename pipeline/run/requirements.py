@@ -3,8 +3,10 @@
 import importlib.util
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from pipeline.config import Experiment
+from pipeline.config.policy import ServerModel, named_policy
 from pipeline.errors import ConfigError, TbrmError, missing_extra
 from pipeline.policies.load_save import PACKAGE
 
@@ -19,7 +21,7 @@ def missing_requirements(experiment: Experiment) -> list[str]:
 
 
 def check_models(experiment: Experiment, base: bool = True) -> list[str]:
-    """Check that the models which the experiment names exist (its own base model only with `base`).
+    """Check that the models and adapters which the experiment names exist (its own base model only with `base`).
 
     Returns a line for each model of which nothing is known because the hub did not answer. Raises ConfigError naming
     the field of a model that does not exist.
@@ -33,6 +35,13 @@ def check_models(experiment: Experiment, base: bool = True) -> list[str]:
         named.append(("reference.policy", reference.policy, reference.revision))
     if rollouts is not None and rollouts.policy and not rollouts.endpoint:
         named.append(("rollouts.policy", rollouts.policy, None))
+    if rollouts is not None and rollouts.adapter and not (Path(rollouts.adapter) / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"rollouts.adapter: {rollouts.adapter} is no folder with an adapter_config.json, as peft saves one: "
+            "correct the path"
+        )
+    pinned = experiment.evaluation.pinned if experiment.evaluation else ()
+    named += [("evaluation.pinned", path, None) for path in pinned if not isinstance(named_policy(path), ServerModel)]
     silent: list[str] = []
     for field, model, revision in named:
         try:

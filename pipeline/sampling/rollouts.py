@@ -124,7 +124,8 @@ def run_rollouts(experiment: Experiment, store: Store, generation: int, replace:
     made_by = tokenizer_info(tokenizer)
     _check_teacher(store, experiment, config, generation, made_by)
     # Here rather than in `run_stage`, because the prompts are written before the trajectories.
-    check_alike(store, experiment, "rollouts", generation, DECIDES, replace)
+    of_one = RolloutsConfig.fields_of_one("rollouts")
+    check_alike(store, experiment, "rollouts", generation, DECIDES, replace, of_one=of_one)
     prompts = write_prompts(experiment, config, store, generation, tokenizer, context, replace)
     remedy = "Run the stage with --replace, so that the prompts are tokenized again"
     check_tokenizer(prompts.tokenizer, prompts.name, made_by, policy.path, remedy)

@@ -7,6 +7,7 @@ passes only the inputs and [R] numbers are kept; at any time one chunk of logits
 every accumulated gradient are fp32 (fp64 for fp64 inputs), whatever the type of the weights.
 """
 
+import weakref
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from pipeline.errors import TbrmError
 from pipeline.scoring.backbone import Share, gather, hidden_states
-from pipeline.scoring.batch import PackedBatch, Scores, Trajectory, ValueAt, pack
+from pipeline.scoring.batch import PackedBatch, Scores, Trajectory, ValueAt, lay_out, pack
 
 _VOCABULARY_TILE = 16_384
 
@@ -187,7 +188,8 @@ def score_trajectories(
 
     `masks` mark the tokens that the policy wrote (None: all); the others get 0. Without any such token V is taken right
     after the prompt. A reference for training at another `temperature` has to be scored at that temperature. Results do
-    not depend on `token_budget` beyond rounding (1e-4 summed over a response in fp32).
+    not depend on `token_budget` beyond rounding (1e-4 summed over a response in fp32). Raises TbrmError for a model
+    that cannot be scored.
     """
     masks = masks if masks is not None else [np.ones(len(r), dtype=np.bool_) for r in responses]
     rows = [_unlabelled(str(i), *row) for i, row in enumerate(zip(prompts, responses, masks, strict=True))]
@@ -195,6 +197,7 @@ def score_trajectories(
     results: list[tuple[npt.NDArray[np.float32], float]] = [(np.zeros(len(r), np.float32), 0.0) for r in responses]
     training = model.training
     model.eval()
+    check_scorable(model)
     with torch.no_grad():
         for batch in pack(rows, token_budget):
             scores = score(model, batch.to(model.device), "first", False, temperature, chunk_tokens)
@@ -208,6 +211,52 @@ def score_trajectories(
                 results[at] = (tokens, value)
     model.train(training)
     return results
+
+
+_PROBE = 12
+_SEEN, _OTHER = 0.05, 0.15
+"""Largest difference, relative to the largest value, that is rounding: of hidden states whose neighbours in the pack
+changed (0 but for experts that are shared), and of logits (0.01 in bfloat16). Models that cannot be scored have more.
+"""
+_scorable = weakref.WeakSet[Any]()
+
+
+@torch.no_grad()
+def check_scorable(model: Any) -> None:
+    """Try `score` out on a few tokens, once for each model: raise TbrmError where it would give wrong numbers.
+
+    Recurrent layers, and attention that does not go by `position_ids`, see the sequences that lie before one in a pack.
+    Some models scale their logits after the head.
+    """
+    if model in _scorable:
+        return
+    head = plain_head(model)
+
+    def tokens(step: int) -> list[int]:
+        return [(step * i + step) % len(head.weight) for i in range(_PROBE)]
+
+    def beside(step: int) -> Tensor:
+        """Hidden states of the probe behind other tokens."""
+        rows = [_unlabelled("", one[:1], one[1:], np.ones(_PROBE - 1, np.bool_)) for one in (tokens(step), tokens(13))]
+        return hidden_states(model.get_decoder(), lay_out(rows).to(head.weight.device))[_PROBE:].float()
+
+    hidden = beside(7)
+    seen = float((hidden - beside(11)).abs().max() / hidden.abs().max())
+    logits = model(input_ids=torch.tensor([tokens(13)], device=head.weight.device)).logits[0].float()
+    bias = None if head.bias is None else head.bias.float()
+    own = torch.nn.functional.linear(hidden, head.weight.float(), bias)
+    other = float((own - logits).abs().max() / logits.abs().max())
+    if not (seen <= _SEEN and other <= _OTHER):
+        why = (
+            f"its hidden states depend on the responses before one in a pack (by {seen:.0%})"
+            if seen > _SEEN
+            else f"its logits are not what its head makes of the last hidden state (off by {other:.0%})"
+        )
+        raise TbrmError(
+            f"{type(model).__name__} cannot be scored: {why}. Choose a model of attention layers, with rotary or "
+            "learned positions and a plain head (Qwen2, Llama)"
+        )
+    _scorable.add(model)
 
 
 def plain_head(model: Any) -> torch.nn.Linear:

@@ -14,10 +14,12 @@ Answer = Callable[[Write], object]
 
 @dataclass
 class Raw:
-    """`answer(write)` is called for each request; `seen` holds their heads (request line and headers)."""
+    """`answer(write)` is called for each request; `seen` holds their heads (request line and headers), `bodies` the
+    rest."""
 
     answer: Answer
     seen: list[str] = field(default_factory=list[str])
+    bodies: list[bytes] = field(default_factory=list[bytes])
     stopping: threading.Event = field(default_factory=threading.Event)
     url: str = ""
 
@@ -49,7 +51,7 @@ def raw_server(answer: Answer) -> Generator[Raw]:
                 head += line
             raw.seen.append(head.decode("latin-1"))
             sizes = [line for line in head.lower().splitlines() if line.startswith(b"content-length:")]
-            self.rfile.read(int(sizes[0].split(b":")[1])) if sizes else None
+            raw.bodies.append(self.rfile.read(int(sizes[0].split(b":")[1])) if sizes else b"")
             try:
                 raw.answer(self.wfile.write)
             except OSError:

@@ -19,6 +19,7 @@ from pipeline.errors import TbrmError
 from pipeline.policies.load_save import check_ids
 from pipeline.replay.mix import ROLLOUT_COLUMNS, Mix
 from pipeline.replay.select import hash_strings
+from pipeline.run.configurations import read_configuration
 from pipeline.scoring.batch import GroupStats, Trajectory
 from pipeline.store import Partition, Store
 from trainer.job import TRAJECTORIES
@@ -33,6 +34,25 @@ def mix_tables(store: Store, mix: Mix, vocabulary: int) -> Iterator[pa.Table]:
         rollouts = store.partition(part.dataset, "rollouts", part.generation)
         check_ids(table, vocabulary, rollouts.shard_path(part.shard), "the policy", part.rows.tolist())
         yield _labelled(table, part.source, part.lag, f"{part.dataset}/{part.generation}")
+
+
+def check_all_tokens_sampled(store: Store, mix: Mix, training: TrainingConfig) -> None:
+    """Raise TbrmError where an objective with ratios would train on trajectories that were sampled with `top_k`.
+
+    Rows do not say that, so it is read from the configuration that made the partition.
+    """
+    if not training.needs.behavior_logprobs:
+        return
+    for dataset, generation in dict.fromkeys((part.dataset, part.generation) for part in mix.parts):
+        rollouts = store.partition(dataset, "rollouts", generation)
+        if (made_by := rollouts.manifest().configuration) is None:
+            continue
+        if top_k := (read_configuration(store, made_by)["rollouts"] or {}).get("top_k", 0):
+            raise TbrmError(
+                f"{rollouts.name} was sampled with top_k {top_k}, and objective {training.objective} divides by "
+                "behaviour log-probs, which are those of all tokens: sample with `rollouts.top_k: 0`, or train with an "
+                "objective that needs none of them (tbrm)"
+            )
 
 
 def logged_tables(partitions: Sequence[Partition], vocabulary: int) -> Iterator[pa.Table]:

@@ -9,6 +9,7 @@ import click
 
 from pipeline.cli.options import experiment_argument, generation_option, json_option, set_option, store_options
 from pipeline.config import load_experiment
+from pipeline.config.experiment import check_generation
 from pipeline.errors import StoreError
 from pipeline.store import Store
 from trainer.diagnostics.numbers import COLUMNS, PERCENTILES, cells, read_diagnostics
@@ -27,7 +28,9 @@ def diagnostics(experiment: str, generation: int, overrides: Sequence[str], stor
     source: the residual of Eq. 4, the distance from the reference, and, where the behaviour policy left its log-probs,
     importance weights w = π_θ/μ of whole responses: percentiles of log w, effective sample size and χ²(π_θ ‖ μ).
     """
-    name = load_experiment(experiment, overrides).name
+    loaded = load_experiment(experiment, overrides)
+    check_generation(loaded, generation)
+    name = loaded.name
     found = read_diagnostics(store, name, generation)
     if found is None:
         raise StoreError(

@@ -13,7 +13,7 @@ from pipeline.errors import TbrmError, needing
 from pipeline.policies.load_save import load_model
 from pipeline.scoring.backbone import Share, hidden_states
 from pipeline.scoring.batch import PackedBatch, Scores, ValueAt
-from pipeline.scoring.scoring import score
+from pipeline.scoring.scoring import check_scorable, score
 from trainer.engine.checkpoint import CRITIC, POLICY, Checkpoint, trained_parts
 from trainer.engine.deepspeed import (
     World,
@@ -122,7 +122,7 @@ def build_models(job: TrainJob, world: World, resume: Checkpoint | None) -> Mode
 
     def engine(module_of: Callable[[Any], torch.nn.Module], learning_rate: float, label: str) -> Any:
         config = deepspeed_config(training, learning_rate, getattr(torch, job.model.dtype), label, universal)
-        model = load_model(str(job.start), job.model).train()
+        model = without_dropout(load_model(str(job.start), job.model).train())
         if training.activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if training.lora is not None:
@@ -133,12 +133,29 @@ def build_models(job: TrainJob, world: World, resume: Checkpoint | None) -> Mode
         return wrap(module, config)
 
     policy = engine(lambda model: PolicyModule(model, training), training.learning_rate, job.label)
+    if training.zero_stage < 3:  # under ZeRO 3 no process holds a model that could run alone
+        check_scorable(policy.module.model)
     value = None
     if training.needs.critic:
         value = engine(
             lambda model: CriticModule(model, training), training.critic_learning_rate, f"{job.label} critic"
         )
     return Models(policy, value)
+
+
+def without_dropout(model: Any) -> Any:
+    """The model with all dropout off, in place; its configuration is left as it is.
+
+    The reference was scored without dropout, and the model's logits are the Q-function: with it, log-ratios and V would
+    be random, those of θ_t too. `eval` is no way, because activation checkpointing needs a model that is training.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):  # what attention functions are given
+                setattr(module, name, 0.0)
+    return model
 
 
 def _add_adapters(model: Any, config: LoraConfig) -> None:

@@ -28,7 +28,7 @@ from pipeline.run.configurations import (
 )
 from pipeline.run.resumable import StageReport
 from pipeline.store import Manifest, Store, exclusive
-from trainer.data.trajectories import mix_tables, write_trajectories
+from trainer.data.trajectories import check_all_tokens_sampled, mix_tables, write_trajectories
 from trainer.job import TrainJob
 from trainer.loop.metrics import summary
 from trainer.loop.worker import train_policy
@@ -82,6 +82,7 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
             _check_nothing_lost(experiment, states.parent, generation, folder)
         check_undamaged(policy)
         refuse_large_on_cpu(policy.path, experiment.large_model_on_cpu)
+        check_all_tokens_sampled(store, mix, training)
         state = states / config_hash
         rows = write_trajectories(mix_tables(store, mix, model_vocabulary(policy.path)), experiment.training, state)
         job = TrainJob(

@@ -61,6 +61,10 @@ class OpenAIEngine:
             "prompt": request.prompt_token_ids,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
+            # A server takes from the model's generation_config.json what it is not told.
+            "top_k": sampling.top_k or -1,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
             "max_tokens": sampling.max_tokens,
             "seed": request.seed % 2**31,
             "logprobs": 1,
@@ -68,8 +72,6 @@ class OpenAIEngine:
             "stop_token_ids": self.stop_ids,
             "skip_special_tokens": False,
         }
-        if sampling.top_k:
-            body["top_k"] = sampling.top_k
         if sampling.stop:
             body |= {"stop": list(sampling.stop), "include_stop_str_in_output": True}
         prompt = request.prompt_token_ids

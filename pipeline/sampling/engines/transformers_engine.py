@@ -68,6 +68,8 @@ class TransformersEngine:
         self.batch_size, self.stop_ids, self.pad_id = batch_size, list(stop_ids), pad_id
         self.at = device()
         self.model: Any = load_model(policy.path, config).to(self.at)
+        # `generate` would take from the folder's own settings whatever we leave open: a repetition penalty, for one.
+        self.model.generation_config = transformers.GenerationConfig()
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, progress: Task | None = None) -> list[Sample]:
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_token_ids))
@@ -97,7 +99,7 @@ class TransformersEngine:
         output = self.model.generate(
             input_ids=ids.to(self.at),
             attention_mask=mask.to(self.at),
-            # The choice is made by the processor; any sampling settings of the model's own folder are overruled here.
+            # The choice is made by the processor.
             generation_config=transformers.GenerationConfig(
                 max_new_tokens=sampling.max_tokens,
                 do_sample=False,

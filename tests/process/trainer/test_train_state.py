@@ -90,6 +90,12 @@ def test_gradients_of_many_packs_are_summed_in_fp32(make_job: MakeJob, zero_stag
     assert reported == pytest.approx(norm, rel=2e-5)
 
 
+def test_processes_reduce_gradients_in_fp32(make_job: MakeJob, world: World) -> None:
+    """DeepSpeed would reduce in the type of the model. What its engine says is what its reduction asks."""
+    for dtype in ("bfloat16", "float32"):
+        assert build_models(make_job(dtype, dtype), world, None).policy.communication_data_type == torch.float32
+
+
 def loaded(job: TrainJob, world: World, checkpoint: Path, fresh: bool) -> Models:
     found = read_checkpoint(checkpoint)
     models = build_models(job, world, resume=found)

@@ -1,7 +1,10 @@
 """What the doctor says of GPUs, sizes and disks that this machine does not have."""
 
+from pathlib import Path
+
 import pytest
 
+from assets.doctor.examination import _of_experiment, device_is_needed
 from assets.doctor.findings import (
     Row,
     device_rows,
@@ -19,6 +22,7 @@ from assets.doctor.machine import Gpu, Gpus, visible_of
 from assets.doctor.needs import disk_bytes, training_memory
 from pipeline.config import Experiment, load_experiment
 from pipeline.policies.facts import ModelFacts
+from pipeline.store import open_store
 
 GB = 10**9
 QWEN = ModelFacts(
@@ -138,6 +142,18 @@ def test_no_gpu_is_a_finding_only_where_one_is_needed() -> None:
     assert gpu_row(NONE, needed=False).state == "ok"
     assert gpu_row(NONE, needed=True).next_step == "buy one"
     assert "79 of 80 GB free" in gpu_row(h100(), needed=True).found
+
+
+def test_what_is_known_without_the_policy_is_said(tmp_path: Path) -> None:
+    """A silent hub hides how large the policy is, not how many GPUs there are."""
+    assert device_is_needed(qwen(), NONE, None)
+    assert not device_is_needed(qwen("large_model_on_cpu=true"), NONE, None)
+    rows = _of_experiment(qwen("training.processes=4"), open_store(str(tmp_path)), h100(), None, 0)
+    assert [(row.check, row.state) for row in rows if row.found.startswith("training.processes")] == [
+        ("device", "stop")
+    ]
+    assert {(row.check, row.state) for row in rows} >= {("memory", "warning"), ("disk", "warning")}
+    assert all(row.next_step for row in rows if row.state != "ok")
 
 
 def test_visible_devices_end_at_the_first_that_is_none() -> None:

@@ -77,6 +77,15 @@ def test_an_honest_answer_is_taken(choice: dict[str, Any], stop: tuple[str, ...]
         assert f"Authorization: Bearer {KEY}" in server.seen[0]
 
 
+def test_nothing_is_left_to_the_servers_own_settings() -> None:
+    """vLLM and SGLang fill what is not asked for from the model's generation_config.json."""
+    with raw_server(told(answered())) as server:
+        ask(server.url)
+        asked = json.loads(server.bodies[0])
+    own = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    assert {name: asked[name] for name in own} == own
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from assets.experiment.source import check_whole
+from assets.experiment.stages import BENCHMARK_SCORES
 from evals.run.stage import run_evaluate
 from evals.statistics.scores import is_measured, read_scores
 from pipeline.cli.main import tbrm
@@ -121,6 +122,14 @@ def test_a_manifest_names_the_file_of_the_configuration_and_keeps_its_hash(begun
         (["rewards.verifier=exact_integer"], ["rewards of generations 0 to 2", "plain there, exact_integer now"]),
         (["reference.policy=/elsewhere"], ["ref_logprobs of generations 0 to 2", "reference.policy: base there"]),
         (["seed=6"], ["policy[0]", "seed: 5 there, 6 now"]),
+        (
+            ["evaluation.protocols.heldout.max_tokens=4"],
+            [
+                "scores of generation 1",
+                "evaluation.protocols.heldout.max_tokens: 3 there, 4 now",
+                "tbrm evaluate -e small",
+            ],
+        ),
         (["rollouts=none", "replay={window: 0, logged: [{name: a}]}"], ["rollouts.n: 2 there, none now"]),
     ],
 )
@@ -145,6 +154,28 @@ def test_what_decides_nothing_may_change(grown: Path, override: str) -> None:
     check_whole(open_store(str(grown)), small(override))
 
 
+def test_a_further_benchmark_is_measured(begun_store: Store) -> None:
+    more = small(
+        "evaluation.benchmarks=[heldout, heldout_sampled]", "evaluation.protocols.heldout_sampled.max_problems=4"
+    )
+    check_whole(begun_store, more)
+    assert BENCHMARK_SCORES.is_finished(begun_store, small(), 0)
+    assert not BENCHMARK_SCORES.is_finished(begun_store, more, 0)
+    assert not run_evaluate(more, begun_store, 1).skipped
+    assert BENCHMARK_SCORES.is_finished(begun_store, more, 0)
+    assert set(read_scores(begun_store, "small", 1)) == {"heldout", "heldout_sampled"}
+
+
+def test_scores_are_measured_by_another_protocol_where_it_is_asked_for(begun_store: Store) -> None:
+    other = small("evaluation.protocols.heldout.max_tokens=2")
+    with pytest.raises(StoreError, match="Add --replace to measure again"):
+        run_evaluate(other, begun_store, 1)
+    run_evaluate(other, begun_store, 1, replace=True)
+    check_whole(begun_store, other)
+    with pytest.raises(StoreError, match=r"heldout.max_tokens: 2 there, 3 now"):
+        check_whole(begun_store, small())
+
+
 def test_a_policy_of_an_older_version_is_compared_by_its_training_json(grown_store: Store) -> None:
     for path in Path(grown_store.base).rglob("_manifest.json"):
         tree = json.loads(path.read_text())
@@ -164,6 +195,11 @@ def test_a_stage_started_by_itself_makes_no_mixture(grown_store: Store) -> None:
         run_rollouts(run, grown_store, 2)
     with pytest.raises(StoreError, match=r"rollouts of generation 1:\n  rollouts.temperature: 1.0 there, 0.5 now"):
         run_rollouts(run, grown_store, 2, replace=True)
+    with pytest.raises(
+        StoreError, match=r"committed with other settings:\n  rollouts.engine: transformers there, vllm"
+    ):
+        run_rollouts(small("rollouts.engine=vllm"), grown_store, 2)
+    check_whole(grown_store, small("rollouts.engine=vllm"))
     assert everything(grown_store) == before
 
 
@@ -284,6 +320,20 @@ def test_a_fork_goes_on_from_a_policy_with_settings_of_its_own(grown_store: Stor
 
     shutil.rmtree(Path(grown_store.base) / "small")
     check_undamaged(resolve_published(grown_store, "other", 1))
+
+
+def test_a_fork_with_ratios_does_not_train_on_what_top_k_sampled(tmp_path: Path) -> None:
+    """The experiment that it was forked from sampled for an objective without ratios."""
+    store, first = open_store(str(tmp_path)), small("rollouts.top_k=5")
+    run_base_policy(first, store)
+    sample(first, store, 0)
+    run_train(first, store, 0)
+    fork_experiment(store, "other", "small", 1)
+    other = small("name=other", "training.objective=ppo", "replay.window=2")
+    sample(other, store, 1)
+    with pytest.raises(TbrmError, match=r"small/rollouts/generation=0000 was sampled with top_k 5, and objective ppo"):
+        run_train(other, store, 1)
+    assert not run_train(small("name=other", "training.objective=ppo"), store, 1).skipped
 
 
 def test_words() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.unit.trainer.jobs import MODEL, job_of, mix, policy_folder, with_dtyp
 from trainer.data.trajectories import TrajectoryTable
 from trainer.engine.checkpoint import Checkpoint, checkpoint_path, newest_good, read_checkpoint
 from trainer.engine.export import export_policy, merged, verify_export, verify_forward, without_tied
+from trainer.engine.models import without_dropout
 from trainer.job import ERROR_FILE, METRICS_FILE, TRAJECTORIES, TrainJob, read_metrics
 from trainer.launch.processes import command_line, run_processes
 from trainer.loop.worker import train_policy
@@ -251,6 +253,21 @@ def test_rounding_in_bfloat16_is_no_other_model(make_job: MakeJob) -> None:
     job = with_dtype(make_job(updates=1), "bfloat16")
     train_policy(job)
     assert {t.dtype for t in load_file(job.out / "model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_a_model_with_dropout_is_trained_without(make_job: MakeJob, policy: Path, tmp_path: Path) -> None:
+    """The reference was scored without: at θ = θ_ref the log-ratio vanishes."""
+    noisy = shutil.copytree(policy, tmp_path / "noisy")
+    config = json.loads((noisy / "config.json").read_text())
+    (noisy / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.5}))
+    assert load_model(str(noisy), MODEL).train().model.layers[0].self_attn.attention_dropout == 0.5
+    plain, job = make_job("plain", updates=1), dataclasses.replace(make_job(updates=1), start=noisy)
+    rows = [train_policy(each).metrics[0] for each in (plain, job)]
+    assert abs(rows[1]["logratio"]) < 1e-4
+    assert [row["loss"] for row in rows] == [rows[0]["loss"]] * 2
+    assert load_model(str(job.out), MODEL).config.attention_dropout == 0.5
+    two = torch.nn.Sequential(torch.nn.Dropout(0.3), torch.nn.Linear(2, 2))
+    assert torch.equal(without_dropout(two.train())[0](torch.ones(100)), torch.ones(100))
 
 
 def test_a_tied_tensor_is_stored_once() -> None:

@@ -176,6 +176,12 @@ def test_loss_and_gradient_with(options: dict[str, Any], tmp_path: Path) -> None
     check(TrainingConfig.model_validate(OPTIONS | options), tmp_path, budget=10**6)
 
 
+def test_grpo_far_from_the_reference(tmp_path: Path) -> None:
+    """Where k3 is at its bound: on every other response, whose reference has each token e^5 times as likely."""
+    far = [r | {"ref_token_logprobs": [x + 5 * (i % 2) for x in r["ref_token_logprobs"]]} for i, r in enumerate(ROWS)]
+    check(TrainingConfig.model_validate(OPTIONS | {"objective": "grpo"}), tmp_path, rows=far)
+
+
 def gradient(rows: Sequence[Row], config: TrainingConfig) -> torch.Tensor:
     """Of the policy alone, flat."""
     slopes = plain(rows, config)[1][: len(list(MODEL.parameters()))]

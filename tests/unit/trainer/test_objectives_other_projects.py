@@ -1,4 +1,4 @@
-"""GRPO and PPO against the numbers of verl and TRL on the same log-probs, rewards and values.
+"""Objectives against the numbers of verl, TRL, OREO and OpenRLHF on the same log-probs, rewards and values.
 
 The expected numbers were computed by running those projects' own functions in float64 on the inputs below; nothing of
 them is in this repository.
@@ -10,7 +10,12 @@ them is in this repository.
   token with threshold 2.
 - TRL, github.com/huggingface/trl at f2cd5771: `GRPOTrainer._compute_loss`, loss type grpo, epsilon 0.2, delta 3, beta
   0.05, importance ratio clipped at 3, advantages as here (TRL adds 1e-4 to the deviation, not 1e-6).
+- OREO, github.com/jwhj/OREO at 6f7403b1: `loss`, `single_step_loss` and `traj_loss` of `PCLTrainer`, beta 0.3, with
+  responses padded on the left. It writes residuals in units of the reward, so its losses are β² ours for V = v/β.
+- OpenRLHF, as it is part of OREO: `DPOLoss(beta=0.3, ipo=True)`.
 """
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,24 +41,26 @@ def flat(rows: Rows) -> Tensor:
     return torch.tensor([x for row in rows for x in row], dtype=torch.float64)
 
 
-def batch() -> PackedBatch:
+def trajectories() -> list[Trajectory]:
     groups = Groups(PROMPTS, REWARDS, 1.0)
-    return lay_out(
-        [
-            Trajectory(
-                trajectory_id=f"t{i}",
-                prompt_id=f"p{PROMPTS[i]}",
-                prompt_ids=np.ones(1, np.int32),
-                response_ids=np.ones(len(NOW[i]), np.int32),
-                response_mask=np.ones(len(NOW[i]), bool),
-                reward=float(REWARDS[i]),
-                ref_logprobs=np.array(REFERENCE[i]),
-                behavior_logprobs=np.array(SAMPLER[i]),
-                group=groups.stats(int(groups.of_row[i])),
-            )
-            for i in range(6)
-        ]
-    )
+    return [
+        Trajectory(
+            trajectory_id=f"t{i}",
+            prompt_id=f"p{PROMPTS[i]}",
+            prompt_ids=np.ones(1, np.int32),
+            response_ids=np.ones(len(NOW[i]), np.int32),
+            response_mask=np.ones(len(NOW[i]), bool),
+            reward=float(REWARDS[i]),
+            ref_logprobs=np.array(REFERENCE[i]),
+            behavior_logprobs=np.array(SAMPLER[i]),
+            group=groups.stats(int(groups.of_row[i])),
+        )
+        for i in range(6)
+    ]
+
+
+def batch() -> PackedBatch:
+    return lay_out(trajectories())
 
 
 def scores(now: Rows) -> tuple[Tensor, Tensor, Scores]:
@@ -110,3 +117,86 @@ def test_grpo_is_trls() -> None:
     options = TrainingConfig(objective="grpo", kl_coefficient=0.05, importance_cap=3.0)
     loss = get("grpo").loss(given, batch(), options)[0] / 6
     assert loss.item() == pytest.approx(0.1937123436250087, rel=1e-9)
+
+
+BETA = 0.3
+OREOS_VALUES: dict[str, Rows] = {
+    "sac_multi": [
+        [-0.0577777778, -0.05, -0.0044444444],
+        [-0.0216666667, 0.0116666667],
+        [0.0233333333, -0.02, -0.045, 0.0091666667],
+        [-0.11],
+        [0.0211111111, -0.0177777778, -0.0022222222],
+        [-1.3333333333, -1.375],
+    ],
+    "sac_single": [
+        [-0.0077777778, -0.0377777778, 0.0411111111],
+        [-0.0333333333, 0.045],
+        [0.0433333333, -0.0183333333, -0.0791666667, 0.0633333333],
+        [-0.11],
+        [0.0388888889, -0.0544444444, 0.0133333333],
+        [0.0416666667, -1.4166666667],
+    ],
+    "tbrm": [
+        [-0.1733333333, 0.0, 0.0],
+        [-0.0433333333, 0.0],
+        [0.0933333333, 0.0, 0.0, 0.0],
+        [-0.11],
+        [0.0633333333, 0.0, 0.0],
+        [-2.6666666667, 0.0],
+    ],
+}
+OREOS_POLICY: dict[str, Rows] = {
+    "sac_multi": [
+        [-0.0173333333, -0.0323333333, -0.0336666667],
+        [-0.0065, -0.003],
+        [0.007, 0.001, -0.0125, -0.00975],
+        [-0.033],
+        [0.0063333333, 0.001, 0.0003333333],
+        [-0.4, -0.8125],
+    ],
+    "sac_single": [
+        [-0.0023333333, -0.0136666667, -0.0013333333],
+        [-0.01, 0.0035],
+        [0.013, 0.0075, -0.01625, 0.00275],
+        [-0.033],
+        [0.0116666667, -0.0046666667, -0.0006666667],
+        [0.0125, -0.4125],
+    ],
+    "tbrm": [[x] * len(row) for x, row in zip((-0.052, -0.013, 0.028, -0.033, 0.019, -0.8), NOW, strict=True)],
+}
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [("sac_multi", 11.073306944444449), ("sac_single", 5.749716666666665), ("tbrm", 10.751783333333336)],
+)
+def test_residuals_are_oreos(objective: str, expected: float) -> None:
+    """OREO takes the mean over the tokens of a response where `sac_*` take the sum. Its loss of whole trajectories is
+    TBRM's for a value that is given.
+    """
+    logprob, values = flat(NOW).requires_grad_(), flat(VALUES).requires_grad_()
+    lengths = [len(row) for row in NOW]
+    loss = torch.zeros((), dtype=torch.float64)
+    for one, now, value in zip(trajectories(), logprob.split(lengths), values.split(lengths), strict=True):
+        given = Scores(now, value_first=value[:1] / BETA, critic_value=value / BETA)
+        tokens = 1 if objective == "tbrm" else len(now)
+        options = TrainingConfig.model_validate({"objective": objective, "beta": BETA})
+        loss = loss + BETA**2 / tokens * get(objective).loss(given, lay_out([one]), options)[0] / 6
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    slopes = torch.autograd.grad(loss, (logprob, values))
+    assert torch.allclose(slopes[0], flat(OREOS_POLICY[objective]), rtol=1e-6, atol=1e-9)
+    assert torch.allclose(slopes[1], flat(OREOS_VALUES[objective]), rtol=1e-6, atol=1e-9)
+
+
+def test_pairs_are_those_of_ipo() -> None:
+    """IPO is `daa_pair` where the better response of each pair has ½ more reward."""
+    rows = [0, 1, 3, 4]
+    pairs = [replace(trajectories()[i], reward=reward) for i, reward in zip(rows, (0.5, 0.0, 0.5, 0.0), strict=True)]
+    logprob = flat([NOW[i] for i in rows]).requires_grad_()
+    options = TrainingConfig(objective="daa_pair", beta=BETA)
+    loss = get("daa_pair").loss(Scores(logprob), lay_out(pairs, [(0, 1), (2, 3)]), options)[0] / 2
+    assert loss.item() == pytest.approx(0.5694444444444449, rel=1e-12)
+    slopes = torch.autograd.grad(loss, logprob)[0].split([len(NOW[i]) for i in rows])
+    for slope, expected in zip(slopes, (1 / 30, -1 / 30, -16 / 15, 16 / 15), strict=True):
+        assert torch.allclose(slope, torch.full_like(slope, expected))

@@ -1,17 +1,18 @@
 """Scoring a packed batch under a model: equal to one sequence at a time through the model's own logits."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny_models import naive_scores, random_trajectories, tiny
-from transformers import Gemma2Config
+from transformers import BloomConfig, Gemma2Config, Lfm2Config, LlamaConfig, MambaConfig, MistralConfig, MixtralConfig
 
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
 from pipeline.scoring.batch import lay_out, pack
-from pipeline.scoring.scoring import score, score_trajectories
+from pipeline.scoring.scoring import check_scorable, score, score_trajectories
 from trainer.objectives import get
 
 
@@ -101,3 +102,48 @@ def test_heads_that_are_not_plain_are_refused() -> None:
     model = tiny(Gemma2Config, attention="eager", head_dim=8)
     with pytest.raises(TbrmError, match=r"Gemma2ForCausalLM cannot be scored.*final_logit_softcapping"):
         score(model, lay_out(random_trajectories(1)))
+
+
+RECURRENT = {"layer_types": ["conv", "full_attention"]}
+EXPERTS = {"num_local_experts": 2}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("family", "options", "why"),
+    [
+        (Lfm2Config, RECURRENT, r"Lfm2ForCausalLM cannot be scored: its hidden states depend on the responses before"),
+        (MambaConfig, {"attention": "eager"}, "its hidden states depend"),
+        (BloomConfig, {"attention": "eager"}, "its hidden states depend"),  # positions by ALiBi
+        (LlamaConfig, {}, ""),
+        (MistralConfig, {"sliding_window": 4}, ""),
+        (MixtralConfig, EXPERTS, ""),
+    ],
+)
+def test_a_model_that_would_be_scored_wrongly_is_refused(
+    family: type, options: dict[str, Any], why: str, dtype: torch.dtype
+) -> None:
+    model = tiny(family, dtype=dtype, **options)
+    data = random_trajectories(2)
+    asked = model, [t.prompt_ids.tolist() for t in data], [t.response_ids.tolist() for t in data], 100
+    if not why:
+        score_trajectories(*asked)
+        return
+    with pytest.raises(TbrmError, match=why):
+        score_trajectories(*asked)
+
+
+def test_logits_that_are_scaled_behind_the_head_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    forward = model.forward
+
+    def scaled(**given: Any) -> Any:
+        output = forward(**given)
+        output.logits = output.logits * 0.5  # as Falcon-H1's `lm_head_multiplier`
+        return output
+
+    monkeypatch.setattr(model, "forward", scaled)
+    with pytest.raises(
+        TbrmError, match=r"its logits are not what its head makes of the last hidden state \(off by 100%"
+    ):
+        check_scorable(model)

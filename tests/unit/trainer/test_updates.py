@@ -273,3 +273,12 @@ def test_the_diagnostics_are_of_the_policy_before_the_first_update(make_job: Mak
             first["by_source"][source["source"]]["residual_mean"], rel=1e-4
         )
         assert (source["rows"], source["sampled"]) == (9, 9)
+
+
+def test_a_critic_of_soft_values_reaches_the_reward_over_beta(make_job: MakeJob) -> None:
+    """Hundreds of nats, within a few updates: its output is of the size of a reward, and divided by β."""
+    settings = {"objective": "sac_multi", "beta": 0.002, "critic_learning_rate": 5e-4, "learning_rate": 1e-9}
+    job = make_job(updates=16, prompt_batch=6, micro_batch_tokens=4_096, control_every=0, **settings)
+    rows = train_policy(job).metrics
+    assert rows[0]["value_first"] == 0
+    assert np.mean([row["value_first"] for row in rows[-6:]]) == pytest.approx(rows[0]["reward"] / 0.002, rel=0.3)
