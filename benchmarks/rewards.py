@@ -42,11 +42,11 @@ def logged(data: str) -> list[GradeItem]:
     return [GradeItem(row["response"], row["answer"]) for number, row in enumerate(rows) if number != ENDLESS_ROW]
 
 
-def latex(_: str) -> list[GradeItem]:
-    """600 different boxed expressions after 1,500 characters of reasoning, half of them right."""
+def latex(rows: int) -> list[GradeItem]:
+    """Different boxed expressions after 1,500 characters of reasoning, half of them right."""
     dice = random.Random(0)
     items: list[GradeItem] = []
-    for number in range(600):
+    for number in range(rows):
         gold, wrong = expressions(dice, number)[:2]
         items.append(GradeItem(f"{thoughts(dice)} So $\\boxed{{{gold if dice.random() < 0.5 else wrong}}}$.", gold))
     return items
@@ -81,7 +81,7 @@ def thoughts(dice: random.Random) -> str:
 
 INPUTS: dict[str, Callable[[str], list[GradeItem]]] = {
     "logged": logged,
-    "latex": latex,
+    "latex": lambda _: latex(600),
     "n16_latex": lambda _: generation(expressions, 64),
     "n16_integers": lambda _: generation(integers, 128),
 }
@@ -106,8 +106,8 @@ def unprotected(items: Sequence[GradeItem]) -> Labels:
     return [math_verify.grade(math_verify.reduce(item.response), item.answer, {}).reward for item in items]
 
 
-def ours(workers: int, remember: bool, confined: bool = True) -> Callable[[Sequence[GradeItem]], Labels]:
-    grader = Grader(RewardsConfig(workers=workers), memoize=remember, shortcuts=remember, confined=confined)
+def ours(workers: int, remember: bool) -> Callable[[Sequence[GradeItem]], Labels]:
+    grader = Grader(RewardsConfig(workers=workers), memoize=remember, shortcuts=remember)
     list(Grader.grade(grader, WARM_UP * workers))
     return lambda items: [label.reward for label in grader.grade(items)]
 
@@ -117,7 +117,6 @@ METHODS: dict[str, tuple[int, Callable[[], Callable[[Sequence[GradeItem]], Label
     "trl_accuracy_reward": (1, lambda: trl),
     "verifier_without_workers": (1, lambda: unprotected),
     "grader_every_row_1_core": (1, lambda: ours(1, remember=False)),
-    "grader_every_row_1_core_unconfined": (1, lambda: ours(1, remember=False, confined=False)),
     "grader_every_row_2_cores": (2, lambda: ours(2, remember=False)),
     "grader_1_core": (1, lambda: ours(1, remember=True)),
     "grader_2_cores": (2, lambda: ours(2, remember=True)),
@@ -143,13 +142,14 @@ def measure(name: str, source: str, data: str) -> None:
 
 def processor_seconds() -> float:
     """User and system time of this process, of its workers, which the fork server owns, and of all below them."""
-    ticks, todo = 0, [process.pid for process in multiprocessing.active_children()]
+    ticks, nanoseconds, todo = 0, 0, [process.pid for process in multiprocessing.active_children()]
     while todo:
         folder = Path(f"/proc/{todo.pop()}")
         fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        ticks += sum(map(int, fields[11:15]))  # with those of children that have ended
+        ticks += sum(map(int, fields[13:15]))  # of children that have ended
+        nanoseconds += int((folder / "schedstat").read_text().split()[0])
         todo += [int(child) for child in (folder / "task" / folder.name / "children").read_text().split()]
-    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK") + nanoseconds / 1e9
 
 
 def child(*args: str) -> dict[str, Any]:
@@ -191,7 +191,6 @@ def ratios(wall: dict[str, float], cpu: dict[str, float]) -> dict[str, float]:
     pairs = {
         "protected_over_loop": ("math_verify_loop", every),
         "protected_over_unprotected": ("verifier_without_workers", every),
-        "sandbox_over_none": ("grader_every_row_1_core_unconfined", every),
         "remembering_over_every_row": (every, remembering),
         "remembering_over_loop": ("math_verify_loop", remembering),
     }
@@ -268,22 +267,70 @@ def gold_against_gold(data: str) -> dict[str, Any]:
     return table
 
 
-def sandbox(rounds: int, data: str, names: Sequence[str]) -> dict[str, Any]:
-    """Labels a second with the sandbox and without, in turns, in one run: medians, and the ratio of each round."""
-    pair = ("grader_every_row_1_core_unconfined", "grader_every_row_1_core")
-    table: dict[str, Any] = {}
-    for source in names:
-        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in pair}
-        for number in range(rounds):
-            for name in pair if number % 2 == 0 else reversed(pair):
-                runs[name].append(child("--measure", name, "--input", source, "--data", data))
-        rows = len(runs[pair[0]][0]["labels"])
-        table[source] = {"rows": rows, "equal_labels": runs[pair[0]][0]["labels"] == runs[pair[1]][0]["labels"]}
-        for kind in ("seconds", "cpu_s"):
-            without, within = ([run[kind] for run in runs[name]] for name in pair)
-            table[source][f"labels_per_{kind}"] = [round(rows / statistics.median(x), 1) for x in (without, within)]
-            table[source][f"ratios_{kind}"] = [round(a / b, 3) for a, b in zip(without, within, strict=True)]
-    return table
+STEADY: dict[str, Callable[[], list[GradeItem]]] = {
+    "latex": lambda: latex(4_800),
+    "n16_latex": lambda: generation(expressions, 512),
+    "n16_integers": lambda: generation(integers, 1_024),
+}
+"""Inputs long enough that the rate is that of a generation, not of its first second."""
+SLICES = 32
+
+
+def sandbox() -> dict[str, Any]:
+    """Labels a second with the sandbox and without: every row in a worker, and as `tbrm rewards` labels."""
+    found: dict[str, Any] = {
+        source: {way: child("--beside", way, "--input", source) for way in ("every_row", "as_labelled")}
+        for source in STEADY
+    }
+    return found | {"start": child("--beside", "start"), "load_average": os.getloadavg()[0]}
+
+
+def beside(way: str, source: str) -> dict[str, Any]:
+    """The same rows without the sandbox and with it, slice by slice in turns, in one process on one core.
+
+    A slice takes a fraction of a second, so other load on the machine hits both alike. Both have graded something
+    before: what starting costs is timed apart.
+    """
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    if way == "start":
+        return starts()
+    items, remember = STEADY[source](), way == "as_labelled"
+    config = RewardsConfig(workers=1)
+    graders = [Grader(config, memoize=remember, shortcuts=remember, confined=confined) for confined in (False, True)]
+    for grader in graders:
+        list(grader.grade(WARM_UP))
+    size = len(items) // SLICES
+    wall, cpu = [list[float](), list[float]()], [list[float](), list[float]()]
+    labels = [Labels(), Labels()]
+    for number in range(SLICES):
+        part = items[number * size : (number + 1) * size]
+        for which in (0, 1) if number % 2 else (1, 0):
+            begun, used = time.perf_counter(), processor_seconds()
+            labels[which] += [label.reward for label in graders[which].grade(part)]
+            wall[which].append(time.perf_counter() - begun)
+            cpu[which].append(processor_seconds() - used)
+    return {
+        "rows": len(labels[0]),
+        "equal_labels": labels[0] == labels[1],
+        "labels_per_wall_s": [round(len(labels[0]) / sum(seconds)) for seconds in wall],
+        "labels_per_cpu_s": [round(len(labels[0]) / sum(seconds)) for seconds in cpu],
+        "ratio_wall": round(statistics.median(a / b for a, b in zip(*wall, strict=True)), 3),
+        "ratio_cpu": round(statistics.median(a / b for a, b in zip(*cpu, strict=True)), 3),
+        "ratio_of_all_cpu": round(sum(cpu[0]) / sum(cpu[1]), 3),
+    }
+
+
+def starts() -> dict[str, Any]:
+    """Seconds to the first label, when the fork server runs already: without the sandbox and with it."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for number in range(-1, 10):
+        for confined in (False, True):
+            begun = time.perf_counter()
+            with Grader(RewardsConfig(workers=1), memoize=False, shortcuts=False, confined=confined) as grader:
+                list(grader.grade(WARM_UP[:1]))
+                if number >= 0:  # the first one started the fork server
+                    times[confined].append(time.perf_counter() - begun)
+    return {"first_label_s": [round(statistics.median(seconds), 3) for seconds in times]}
 
 
 def tiny_demo() -> float:
@@ -301,15 +348,20 @@ def main() -> None:
     parser.add_argument("--data", default=str(ROOT.parent / "shared" / "data"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=INPUTS, nargs="+", help="measure these inputs again, keep the other figures")
-    parser.add_argument("--sandbox", action="store_true", help="only with the sandbox against without, side by side")
+    parser.add_argument("--sandbox", action="store_true", help="only with the sandbox against without")
     parser.add_argument("--measure", choices=METHODS, help=argparse.SUPPRESS)
+    parser.add_argument("--beside", choices=("every_row", "as_labelled", "start"), help=argparse.SUPPRESS)
     parser.add_argument("--input", choices=INPUTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         measure(args.measure, args.input, args.data)
+    if args.beside:
+        sys.stdout.write(json.dumps(beside(args.beside, args.input)))
+        sys.stdout.flush()
+        os._exit(0)  # as above
     if args.sandbox:
         result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-        result["sandbox"] = sandbox(args.rounds, args.data, args.only or ["latex", "n16_latex"])
+        result["sandbox"] = sandbox()
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
         sys.stdout.write(json.dumps(result["sandbox"], indent=1) + "\n")
         return
@@ -324,6 +376,7 @@ def main() -> None:
         "load_average_at_start": os.getloadavg()[0],
         "rounds": args.rounds,
         "speed": speeds([name for name in INPUTS if there or name != "logged"], args.rounds, args.data),
+        "sandbox": sandbox(),
         "hostile": hostile(),
         "tiny_demo_s": tiny_demo(),
     }

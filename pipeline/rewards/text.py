@@ -193,6 +193,6 @@ def as_integer(text: str) -> int | None:
 
 def storable(text: str | None, longest: int = 500) -> str | None:
     """Text as a Parquet string column takes it: no lone surrogates, and of bounded length."""
-    if text is None:
-        return None
+    if text is None or (text.isascii() and len(text) <= longest):
+        return text
     return text[:longest].encode("utf-8", "replace").decode()

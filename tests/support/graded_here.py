@@ -1,11 +1,11 @@
 """Verifiers that grade in the caller's own process, for tests that start none."""
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any
 
-from pipeline.rewards.workers.grading import Limits, Work, grade_row
+from pipeline.rewards.workers.grading import Batch, Limits, grade_row, unpack
 from pipeline.rewards.workers.pool import VerifierPool
 from pipeline.rewards.workers.worker import Graded, ready
 from pipeline.sandbox import Protections
@@ -19,11 +19,9 @@ class _HerePool:
 
     active = True
 
-    def schedule(
-        self, function: Callable[..., Any], args: tuple[Sequence[Work], Limits], timeout: float
-    ) -> Future[Graded]:
+    def schedule(self, function: Callable[..., Any], args: tuple[Batch], timeout: float) -> Future[Graded]:
         del function, timeout  # a worker's function starts a process for the rows; nobody could interrupt this one
-        rows, limits = args
+        rows, limits = unpack(args[0].line)
         future: Future[Graded] = Future()
         try:
             for name in {row.verifier for row in rows}:

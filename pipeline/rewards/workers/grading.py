@@ -26,8 +26,9 @@ from pipeline.sandbox.confinement import folders_of_python
 
 EXIT_MEMORY = 86
 """Exit code of a grading process that reached its memory limit: it does not serve another row."""
-FLUSH_S = 0.02
-"""Labels are sent at least this often, so that little is graded again when a row ends the process."""
+FLUSH_S = 0.05
+"""Labels are sent at least this often, so that little is graded again when a row ends the process. Each time wakes the
+worker, which costs as much as a row."""
 _MOST_COMPONENTS = 16
 
 
@@ -48,6 +49,16 @@ class Limits:
 
     cpu_s: float
     timeout_s: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows as they travel. `line` is read where they are graded; a worker passes it on and knows the rest."""
+
+    verifiers: tuple[str, ...]
+    rows: int
+    line: bytes
+    limits: Limits
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ def close_all_but(*kept: int) -> None:
 def _serve(place: Place) -> None:
     with os.fdopen(place.asked, "rb") as requests:
         for line in requests:
-            rows, limits = _decode_request(line)
+            rows, limits = unpack(line)
             labels: list[RewardLabel] = []
             sent = time.monotonic()
             for number, row in enumerate(rows):
@@ -157,17 +168,23 @@ def _send(descriptor: int, labels: Sequence[RewardLabel]) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def encode_request(rows: Sequence[Work], limits: Limits) -> bytes:
-    """A batch as one line."""
-    fields = [[row.verifier, row.response, row.answer, row.extra, astuple(row.conventions)] for row in rows]
-    return json.dumps([fields, limits.cpu_s, limits.timeout_s]).encode() + b"\n"
+def pack(rows: Sequence[Work], limits: Limits) -> Batch:
+    """The rows as a batch. They are mostly under one set of conventions, which travels once."""
+    known: dict[Conventions, int] = {}
+    fields = [
+        (row.verifier, row.response, row.answer, row.extra, known.setdefault(row.conventions, len(known)))
+        for row in rows
+    ]
+    line = json.dumps([fields, list(map(astuple, known)), *astuple(limits)]).encode() + b"\n"
+    return Batch(tuple(dict.fromkeys(row.verifier for row in rows)), len(rows), line, limits)
 
 
-def _decode_request(line: bytes) -> tuple[list[Work], Limits]:
-    fields, cpu_s, timeout_s = json.loads(line)
+def unpack(line: bytes) -> tuple[list[Work], Limits]:
+    """What `pack` made a line of."""
+    fields, known, cpu_s, timeout_s = json.loads(line)
+    conventions = [Conventions(*each) for each in known]
     rows = [
-        Work(verifier, response, answer, extra, Conventions(*conventions))
-        for verifier, response, answer, extra, conventions in fields
+        Work(verifier, response, answer, extra, conventions[at]) for verifier, response, answer, extra, at in fields
     ]
     return rows, Limits(cpu_s, timeout_s)
 
@@ -194,13 +211,13 @@ def decode_label(line: bytes) -> RewardLabel:
 
 
 def _number(value: Any) -> float:
-    if not isinstance(value, int | float):
+    if not isinstance(value, (int, float)):
         raise TypeError("not a number")
     return float(value)
 
 
 def _text(value: Any) -> str | None:
-    if not isinstance(value, str | None):
+    if value is not None and not isinstance(value, str):
         raise TypeError("not text")
     return storable(value)
 

@@ -22,7 +22,7 @@ from pebble import ProcessExpired, ProcessPool
 from pipeline.errors import TbrmError
 from pipeline.rewards.types import RewardLabel
 from pipeline.rewards.workers.forkserver import WorkerContext
-from pipeline.rewards.workers.grading import Limits, Work
+from pipeline.rewards.workers.grading import Limits, Work, pack
 from pipeline.rewards.workers.worker import Graded, grade_batch, start_worker
 from pipeline.run.threads import usable_cores
 from pipeline.sandbox import Protections
@@ -103,7 +103,9 @@ class VerifierPool:
         self._moved = time.monotonic()
         task.clock = time.time() - self._moved
         try:
-            task.future = self._pool.schedule(grade_batch, args=(task.rows, self.limits), timeout=self._longest())
+            task.future = self._pool.schedule(
+                grade_batch, args=(pack(task.rows, self.limits),), timeout=self._longest()
+            )
         except RuntimeError:  # the pool broke since the last call
             self._rebuild()
         else:

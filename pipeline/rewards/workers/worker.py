@@ -29,7 +29,7 @@ from types import TracebackType
 from pipeline.rewards.types import RewardLabel, Verifier
 from pipeline.rewards.verifiers import get_verifier
 from pipeline.rewards.workers import grading
-from pipeline.rewards.workers.grading import Limits, Work
+from pipeline.rewards.workers.grading import Batch, Limits, Work
 from pipeline.sandbox import Protections, confine_worker
 
 LONGEST_LINE = 16 * 2**20
@@ -107,36 +107,37 @@ def ready(name: str) -> Verifier:
     return verifier
 
 
-def grade_batch(rows: Sequence[Work], limits: Limits) -> Graded:
+def grade_batch(batch: Batch) -> Graded:
     """Grade rows one after the other, each with its own budget of processor seconds and of wall time."""
     here = _here
     assert here is not None, "start_worker runs first"
-    new = [ready(name) for name in dict.fromkeys(row.verifier for row in rows)]
+    new = [ready(name) for name in batch.verifiers]
+    if here.confined and not any(verifier.runs_code for verifier in new):
+        return Graded(_together(here, batch), here.protections)
+    rows, limits = grading.unpack(batch.line)
     if not here.confined:
         return Graded([grading.grade_row(row, limits) for row in rows], here.protections)
-    if any(verifier.runs_code for verifier in new):
-        return Graded(_each_alone(here, rows, limits), here.protections)
-    return Graded(_together(here, rows, limits), here.protections)
+    return Graded(_each_alone(here, rows, limits), here.protections)
 
 
-def _together(here: _Worker, rows: Sequence[Work], limits: Limits) -> list[RewardLabel | None]:
+def _together(here: _Worker, batch: Batch) -> list[RewardLabel | None]:
     """Rows that share the grading process. One that ends it gets its label, if it was alone; the rest is left over."""
-    alone = len(rows) == 1
-    verifiers = frozenset(row.verifier for row in rows)
+    alone = batch.rows == 1
+    verifiers = frozenset(batch.verifiers)
     for last in (False, True):
         process = here.shared
         if process is None or alone or process.served >= BATCHES_PER_PROCESS or not verifiers <= process.verifiers:
             _replace(here, verifiers | (process.verifiers if process else frozenset()))
             process = here.shared
             assert process is not None
-        labels, end = process.grade(rows, limits)
+        labels, end = process.grade(batch.rows, batch.limits, batch.line)
         if end is None:
             return list(labels)
         _end_shared(here)
         if not alone:
-            return [*labels, *(None for _ in rows[len(labels) :])]
+            return [*labels, *(None for _ in range(len(labels), batch.rows))]
         if end.status != -signal.SIGKILL or last:
-            return [end.label(limits)]
+            return [end.label(batch.limits)]
         # Somebody killed it: an operator, or the system for its memory. The second time it is the row.
     raise AssertionError("not reached")
 
@@ -161,7 +162,7 @@ def _in_own_process(here: _Worker, row: Work, limits: Limits) -> tuple[RewardLab
     """The label of a row whose verifier may run anything. Nothing that it ran or wrote is left afterwards."""
     process = _GradingProcess(here, frozenset((row.verifier,)), row, limits)
     try:
-        labels, end = process.grade((row,), limits, asked=True)
+        labels, end = process.grade(1, limits)
         return (labels[0] if labels else None), end
     finally:
         process.close()
@@ -219,27 +220,26 @@ class _GradingProcess:
         with contextlib.suppress(OSError):
             os.setpgid(self.pid, self.pid)  # both sides do it, whoever comes first
 
-    def grade(self, rows: Sequence[Work], limits: Limits, asked: bool = False) -> tuple[list[RewardLabel], _End | None]:
-        """Labels as far as they came, and how the process ended if it did."""
+    def grade(self, rows: int, limits: Limits, request: bytes = b"") -> tuple[list[RewardLabel], _End | None]:
+        """Labels as far as they came, and how the process ended if it did. No `request`: it was born with its row."""
         self.served += 1
         self.row[0:4] = bytes(4)
         labels: list[RewardLabel] = []
-        if not asked:
-            try:
-                _write(self._ask, grading.encode_request(rows, limits))
-            except BrokenPipeError:
-                return labels, _End(self._wait())
+        try:
+            _write(self._ask, request)
+        except BrokenPipeError:
+            return labels, _End(self._wait())
         at, deadline = 0, time.monotonic() + limits.timeout_s
         last = time.monotonic() + WHOLE_BATCH * limits.timeout_s
-        while len(labels) < len(rows):
+        while len(labels) < rows:
             found = self._lines(min(deadline, last) - time.monotonic())
             if found is None:
                 return labels, _End(self._wait())
-            labels += [grading.decode_label(line) for line in found[: len(rows) - len(labels)]]
+            labels += [grading.decode_label(line) for line in found[: rows - len(labels)]]
             now, number = time.monotonic(), int.from_bytes(self.row[0:4], "little")
             if number != at:
                 at, deadline = number, now + limits.timeout_s
-            if now >= min(deadline, last) and len(labels) < len(rows):
+            if now >= min(deadline, last) and len(labels) < rows:
                 return labels, _End(None)
         return labels, None
 
