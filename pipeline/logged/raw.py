@@ -1,8 +1,29 @@
-"""One row of a log as it stands in its file."""
+"""One row of a log as it stands in its file, and what may be wrong with it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+LEFT_OUT = "left out: "
+"""So begin the reasons of rows that are no trajectory and nobody's mistake: they are kept apart from bad rows."""
+DUPLICATE = "duplicate: "
+_MAX_SHOWN = 200
+
+
+class BadField(Exception):
+    """A value that no trajectory can be made of."""
+
+    def __init__(self, field: str, reason: str, value: object = None) -> None:
+        super().__init__(reason)
+        self.field, self.reason = field, reason
+        self.value = None if value is None else repr(value)[:_MAX_SHOWN].encode("utf-8", "backslashreplace").decode()
+
+
+class LeftOut(BadField):
+    """A row that its own log marks as no trajectory to learn from, such as a failed request."""
+
+    def __init__(self, field: str, reason: str, value: object = None) -> None:
+        super().__init__(field, LEFT_OUT + reason, value)
 
 
 @dataclass(frozen=True, slots=True)
