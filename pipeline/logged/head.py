@@ -49,7 +49,7 @@ def shown(row: Tokenized) -> str:
     """A row as it was read, in one line."""
     candidate = row.candidate
     reward = "none" if candidate.reward is None else f"{candidate.reward:g}"
-    parts = ", ".join(f"{name} {value:g}" for name, value in list(candidate.components.items())[:8])
+    parts = ", ".join(f"{name[:_TEXT]} {value:g}" for name, value in list(candidate.components.items())[:8])
     told = f"reward {reward}" + (f" ({parts})" if parts else "")
     gold = f", gold {_short(row.answer)}" if row.answer else ""
     return (

@@ -7,7 +7,7 @@ from typing import Any
 LEFT_OUT = "left out: "
 """So begin the reasons of rows that are no trajectory and nobody's mistake: they are kept apart from bad rows."""
 DUPLICATE = "duplicate: "
-_MAX_SHOWN = 200
+_MAX_SHOWN, _MAX_NAME, _MAX_REASON = 200, 80, 500
 
 
 class BadField(Exception):
@@ -15,8 +15,13 @@ class BadField(Exception):
 
     def __init__(self, field: str, reason: str, value: object = None) -> None:
         super().__init__(reason)
-        self.field, self.reason = field, reason
-        self.value = None if value is None else repr(value)[:_MAX_SHOWN].encode("utf-8", "backslashreplace").decode()
+        self.field, self.reason = _storable(field, _MAX_NAME), _storable(reason, _MAX_REASON)
+        self.value = None if value is None else _storable(repr(value), _MAX_SHOWN)
+
+
+def _storable(text: str, most: int) -> str:
+    """The beginning of a text that a log may have made up, as Unicode that a file can hold."""
+    return text[:most].encode("utf-8", "backslashreplace").decode()
 
 
 class LeftOut(BadField):

@@ -193,7 +193,8 @@ def _check_weights(weights: Mapping[str, float], known: Format | None, first: Ro
     for name in weights:
         if name not in given and look_up(first, name) is ABSENT:
             raise TbrmError(
-                f"--reward {name}: the first row has no {name!r}; its fields are {', '.join([*given, *paths(first)])}"
+                f"--reward {name}: the first row has no {name!r}; its fields are "
+                f"{', '.join([*(each[:_MAX_NAME] for each in list(given)[:12]), *paths(first)])}"
             )
 
 
@@ -254,7 +255,8 @@ def _sum(weighted: list[tuple[float, Any]]) -> float | None:
 
 def formula(weights: Mapping[str, float]) -> str:
     """`accuracy + 0.5 * format`."""
-    return " + ".join(name if weight == 1 else f"{weight:g} * {name}" for name, weight in weights.items())
+    named = [(name[:_MAX_NAME], weight) for name, weight in weights.items()]
+    return " + ".join(name if weight == 1 else f"{weight:g} * {name}" for name, weight in named)
 
 
 def paths(row: Row, limit: int = 40) -> list[str]:

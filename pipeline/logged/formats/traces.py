@@ -22,6 +22,8 @@ from pipeline.logged.formats.rollout_text import versions
 from pipeline.logged.formats.rollout_tokens import joined_turns
 from pipeline.logged.raw import BadField, LeftOut
 
+_MOST_STEPS = 2**20
+"""Messages over all branches of a trace, which share the messages before they part."""
 _LIMITS = ("max_turns", "max_input_tokens", "max_output_tokens", "max_total_tokens", "context_length")
 
 
@@ -38,8 +40,7 @@ def _verifiers(row: Row) -> Fields:
     lag = versions([span.get("start"), span.get("end")]) if isinstance(span, Mapping) else {}
     found["components"] |= lag.pop("components", {})
     task = trace.get("task") or episode.get("task")
-    calls = {call.get("node"): call for call in trace.get("calls") or [] if isinstance(call, Mapping)}
-    last = next((calls[place] for place in reversed(path) if place in calls), {})
+    last = next((row["calls"][place] for place in reversed(path) if place in row["calls"]), {})
     model = next(
         (each for each in (look_up(trace, "agent.config.model"), last.get("model")) if isinstance(each, str)), None
     )
@@ -88,7 +89,9 @@ def _tokens(nodes: list[Mapping[str, Any]]) -> Fields:
             raise BadField("response_mask", f"a message has {len(ids)} tokens and {len(mask)} marks")
         said = listed("logprobs", node.get("logprobs") or [])
         complete = complete and len(said) == sum(map(bool, mask))
-        tokens, marks, logprobs = tokens + ids, marks + [bool(each) for each in mask], logprobs + said
+        tokens += ids
+        marks += map(bool, mask)
+        logprobs += said
     return sequence(tokens, marks, logprobs if complete and logprobs else None)
 
 
@@ -136,13 +139,20 @@ def _paths(episode: Row, trace: Row) -> Iterator[Row | BadField]:
             yield BadField("nodes", f"message {place} has the parent {parent!r:.40}, which does not stand before it")
             return
     inner = {parent for parent in parents if parent is not None}
+    told = [call for call in listed("calls", trace.get("calls") or []) if isinstance(call, Mapping)]
+    calls = {call["node"]: call for call in told if isinstance(call.get("node"), int)}
+    steps = 0
     for leaf in (place for place in range(len(nodes)) if place not in inner):
         path: list[int] = []
         place: int | None = leaf
         while place is not None:
             path.append(place)
             place = parents[place]
-        yield {"episode": episode, "trace": trace, "path": path[::-1]}
+        steps += len(path)
+        if steps > _MOST_STEPS:
+            yield BadField("nodes", f"its branches have more than {_MOST_STEPS:,} messages")
+            return
+        yield {"episode": episode, "trace": trace, "path": path[::-1], "calls": calls}
 
 
 def _results(row: Row) -> Fields:
