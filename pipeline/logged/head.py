@@ -25,9 +25,9 @@ def lacking(first: Sequence[Candidate], shape: Shape, settings: ImportSettings) 
     if text:
         found.append("no token ids: the text is tokenized again, perhaps into other tokens than were sampled")
     if how := missing(*(None if each.logprobs is None else 1 for each in first)):
-        needing = " and ".join(name for name, needs in OBJECTIVE_NEEDS.items() if needs.behavior_logprobs)
+        needing = " nor ".join(name for name, needs in OBJECTIVE_NEEDS.items() if needs.behavior_logprobs)
         found.append(
-            f"{how} log-probs of the sampled tokens: no importance ratios, so neither {needing} nor a measure of "
+            f"{how} log-probs of the sampled tokens: no importance ratios, so neither {needing}, nor a measure of "
             "how far the policy has moved"
         )
     if how := missing(*(each.reward for each in first)):

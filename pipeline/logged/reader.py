@@ -8,6 +8,7 @@ through the socket FD in messages of bytes: JSON (`kind` says which), and Arrow 
 """
 
 import dataclasses
+import importlib
 import json
 import os
 import resource
@@ -28,7 +29,7 @@ from pipeline.logged.fields import Bad, Candidate, Responses, candidates, respon
 from pipeline.logged.formats.base import look_up
 from pipeline.logged.head import lacking, shown
 from pipeline.logged.raw import DUPLICATE, LEFT_OUT, RawRow
-from pipeline.logged.rows import read_rows
+from pipeline.logged.rows import TORCH, read_rows
 from pipeline.logged.settings import CHUNK_BYTES, CHUNK_ROWS, ROW_OVERHEAD, SHARD_BYTES, ImportSettings, ReadingPlan
 from pipeline.logged.shapes import Shape, recognize
 from pipeline.logged.stripped import chat_marks
@@ -357,9 +358,12 @@ def serve(connection: Connection, asked: Mapping[str, Any], limited: bool) -> No
 
 def main(descriptor: int) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.modules["torch"] = None  # type: ignore[assignment]  # tokenizers do without: it takes seconds to import
     connection = Connection(descriptor)
     asked: dict[str, Any] = json.loads(connection.recv_bytes())
+    if any(name.endswith(TORCH) for name in asked["files"]):
+        importlib.import_module("torch")  # before its memory is limited
+    else:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # tokenizers do without: it takes seconds to import
     os.chdir(asked["folder"])
     serve(connection, asked, limited=True)
     return 0

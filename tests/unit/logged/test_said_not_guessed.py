@@ -58,7 +58,7 @@ def test_the_first_rows_are_shown_as_they_were_read_and_what_is_lacking_is_said(
         'response "2<|im_end|>" (2 tokens, stop), reward 2.25 (advantage 1, accuracy 1, brevity 0.5)'
         in said.replace('"2"', '"2<|im_end|>"')
     )
-    assert "note: no log-probs of the sampled tokens: no importance ratios, so neither grpo and ppo" in said
+    assert "note: no log-probs of the sampled tokens: no importance ratios, so neither grpo nor ppo" in said
     assert "note: no token ids" in said
     assert "note: no gold answers" in said
     assert "note: no finish reasons" in said
