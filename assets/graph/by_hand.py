@@ -123,8 +123,10 @@ class ImportConfig(Config):
         description="Our field = path in the log, e.g. reward=extra.score; else fields are recognized.",
     )
     behaviour_policy: str = Field(default="unknown", description="Who made them, where rows do not say.")
-    template: Literal["raw", "qwen-math", "r1", "chat"] = Field(
-        default="raw", description="raw: prompts are logged as the model saw them; otherwise they are bare questions."
+    template: Literal["auto", "raw", "restore", "qwen-math", "r1", "chat"] = Field(
+        default="auto",
+        description="raw: prompts are logged as the model saw them; auto: where the log does not show the contrary; "
+        "restore: the chat template's special tokens were lost; otherwise prompts are bare questions.",
     )
     max_bad_share: float = Field(default=0.05, ge=0, le=1, description="More bad rows than this stop the import.")
     duplicates: Literal["rows", "responses", "keep"] = Field(

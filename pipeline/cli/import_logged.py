@@ -1,5 +1,6 @@
 """`tbrm import`."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,19 +20,33 @@ from pipeline.terminal import visible
     "--tokenizer", required=True, help="Folder or hub id: the tokenizer of the policies that will train on the data."
 )
 @click.option(
+    "--from", "source", default="", metavar="NAME", help="Format of the log (docs/import.md); else it is recognized."
+)
+@click.option(
+    "--reward",
+    "rewards",
+    multiple=True,
+    metavar="NAME=WEIGHT,…",
+    help="Numbers of a row whose weighted sum is the reward, e.g. accuracy=1,format=0.5.",
+)
+@click.option(
+    "--where", multiple=True, metavar="FIELD=VALUE", help="Only rows with this value, e.g. filter=strict-match."
+)
+@click.option(
     "--map",
     "mapping",
     multiple=True,
     metavar="OURS=THEIRS,…",
-    help="Our field = dotted path in the log, e.g. prompt=question,reward=extra.score. Else fields are recognized.",
+    help="Our field = path in the log, e.g. prompt=question,response=outputs[].text. Else fields are recognized.",
 )
 @click.option("--policy", default="unknown", show_default=True, help="Behaviour policy, where rows do not name theirs.")
 @click.option(
     "--template",
-    type=click.Choice(["raw", "qwen-math", "r1", "chat"]),
-    default="raw",
+    type=click.Choice(["auto", "raw", "restore", "qwen-math", "r1", "chat"]),
+    default="auto",
     show_default=True,
-    help="raw: prompts are logged as the model saw them; otherwise they are bare questions.",
+    help="raw: prompts are logged as the model saw them; auto: as far as the log does not show the contrary; "
+    "restore: special tokens of the chat template were lost; otherwise prompts are bare questions.",
 )
 @click.option("--append-eos/--no-append-eos", default=True, show_default=True, help="Close responses logged as text.")
 @click.option("--length-limit", type=click.IntRange(min=1), help="Tokens at which the sampler cut responses off.")
@@ -61,6 +76,8 @@ from pipeline.terminal import visible
 def import_logged(
     files: Sequence[str],
     mapping: Sequence[str],
+    rewards: Sequence[str],
+    where: Sequence[str],
     max_row_mb: float,
     store: Store,
     replace: bool,
@@ -70,14 +87,19 @@ def import_logged(
     """Import logged trajectories of any behaviour policy as data set logged/NAME.
 
     FILES are JSONL, JSON, CSV, Parquet, Arrow (also .gz and .zst) or folders, such as `datasets` saves them. Logs of
-    verl, TRL, lm-evaluation-harness, open-instruct and OpenAI-style messages are recognized. Bad rows go to table
+    many trainers, environments and harnesses are recognized: docs/import.md lists them. Bad rows go to table
     `quarantine` with file, row, field and reason.
     """
     from pipeline.logged.importer import ImportSettings, run_import
 
     imported = run_import(
         ImportSettings(
-            files=tuple(files), mapping=parse_mapping(mapping), max_row_bytes=int(max_row_mb * 2**20), **settings
+            files=tuple(files),
+            mapping=parse_mapping(mapping),
+            rewards=parse_weights(rewards),
+            where=parse_pairs("--where", where, "filter=strict-match"),
+            max_row_bytes=int(max_row_mb * 2**20),
+            **settings,
         ),
         store,
         replace,
@@ -94,6 +116,10 @@ def import_logged(
             f"{counted(len(faults))}, and only the same text is right there: {visible(shown)}",
             err=True,
         )
+    for line in imported.first:
+        click.echo(f"read as: {visible(line)}", err=True)
+    for line in imported.lacks:
+        click.echo(f"note: {visible(line)}", err=True)
     report = StageReport(
         "import", manifest.dataset, manifest.generation, manifest.rows, imported.seconds, imported.skipped, stats
     )
@@ -115,10 +141,29 @@ def _not_understood(store: Store, manifest: Manifest) -> dict[str, str]:
 
 def parse_mapping(given: Sequence[str]) -> dict[str, str]:
     """`prompt=question,reward=extra.score` as a dictionary. Raises ConfigError."""
+    return parse_pairs("--map", [part for text in given for part in text.split(",")], "prompt=question", "OURS=THEIRS")
+
+
+def parse_weights(given: Sequence[str]) -> dict[str, float]:
+    """`accuracy=1,format=0.5` as a dictionary; a name alone has the weight 1. Raises ConfigError."""
+    parts = [part if "=" in part else f"{part}=1" for text in given for part in text.split(",")]
+    found: dict[str, float] = {}
+    for name, weight in parse_pairs("--reward", parts, "accuracy=1", "NAME=WEIGHT").items():
+        try:
+            found[name] = float(weight)
+        except ValueError as error:
+            raise ConfigError(f"--reward {name}={weight}: the weight must be a number") from error
+        if not math.isfinite(found[name]):
+            raise ConfigError(f"--reward {name}={weight}: the weight must be a finite number")
+    return found
+
+
+def parse_pairs(option: str, given: Sequence[str], example: str, form: str = "FIELD=VALUE") -> dict[str, str]:
+    """`name=value` texts as a dictionary. Raises ConfigError."""
     found: dict[str, str] = {}
-    for part in (part for text in given for part in text.split(",")):
-        ours, sep, theirs = part.partition("=")
-        if not sep or not ours.strip() or not theirs.strip():
-            raise ConfigError(f"--map {part!r}: write it as OURS=THEIRS, e.g. prompt=question")
-        found[ours.strip()] = theirs.strip()
+    for part in given:
+        name, sep, value = part.partition("=")
+        if not sep or not name.strip() or not value.strip():
+            raise ConfigError(f"{option} {part!r}: write it as {form}, e.g. {example}")
+        found[name.strip()] = value.strip()
     return found

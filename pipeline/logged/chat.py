@@ -1,6 +1,8 @@
 """Conversations through a tokenizer's chat template, cut into what the policy wrote and what the environment wrote."""
 
+import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -8,7 +10,8 @@ from typing import Any
 import jinja2
 
 from pipeline.errors import TbrmError
-from pipeline.logged.fields import BadField, Messages
+from pipeline.logged.fields import Messages, Tools
+from pipeline.logged.raw import BadField
 
 _SHORT = 2**22
 """Turns of the assistant times characters of the conversation, as JSON: what rendering up to each turn may cost."""
@@ -29,8 +32,11 @@ class Segment:
     by_policy: bool
 
 
-def split_conversation(messages: Messages, tokenizer: Any) -> tuple[str, list[Segment]]:
-    """(prompt, response segments): the prompt ends where the first assistant turn begins.
+def split_conversation(
+    messages: Messages, tokenizer: Any, given: int = 0, tools: Tools | None = None, cut: bool = False
+) -> tuple[str, list[Segment]]:
+    """(prompt, response segments): the prompt ends where the first assistant turn begins after the `given` messages,
+    which are part of it, whoever wrote them. With `cut` the last turn was cut off, and so did not end its turn.
 
     What the template adds after an assistant turn up to and including the end-of-turn token belongs to the policy, all
     between that and the next assistant turn to the environment. Raises BadField for conversations without an assistant,
@@ -40,20 +46,21 @@ def split_conversation(messages: Messages, tokenizer: Any) -> tuple[str, list[Se
     its length: there each turn is rendered after a conversation of two words, and what comes out, put together, must be
     the whole conversation's text.
     """
-    turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    turns = [place for place, message in enumerate(messages) if place >= given and message["role"] == "assistant"]
     _check_turns(messages, turns)
-    prompt = render_chat(messages[: turns[0]], tokenizer, generate=True)
+    prompt = render_chat(messages[: turns[0]], tokenizer, generate=True, tools=tools)
     end = str(getattr(tokenizer, "eos_token", None) or "")
-    written, rest = _continued(prompt, render_chat(messages[: turns[0] + 1], tokenizer, generate=False), end)
+    first = render_chat(messages[: turns[0] + 1], tokenizer, generate=False, tools=tools)
+    written, rest = _continued(prompt, first, end)
     segments = [Segment(written, by_policy=True)]
     done = prompt + written
     short = len(turns) == 1 or len(turns) * len(json.dumps(messages, default=str)) <= _SHORT
-    stub_done = "" if short else _done(render_chat(_STUB, tokenizer, generate=False), end)
+    stub_done = "" if short else _done(render_chat(_STUB, tokenizer, generate=False, tools=tools), end)
     ends = [len(done)]
     for before, turn in pairwise(turns):
         context, shown = (messages[: before + 1], done) if short else (_STUB, stub_done)
-        asked = render_chat([*context, *messages[before + 1 : turn]], tokenizer, generate=True)
-        answered = render_chat([*context, *messages[before + 1 : turn + 1]], tokenizer, generate=False)
+        asked = render_chat([*context, *messages[before + 1 : turn]], tokenizer, generate=True, tools=tools)
+        answered = render_chat([*context, *messages[before + 1 : turn + 1]], tokenizer, generate=False, tools=tools)
         if not asked.startswith(shown):
             raise BadField("messages", _CHANGES)
         if asked != shown:
@@ -64,8 +71,32 @@ def split_conversation(messages: Messages, tokenizer: Any) -> tuple[str, list[Se
         ends.append(ends[-1] + len(asked) - len(shown) + len(written))
     if not short:
         text = prompt + "".join(segment.text for segment in segments)
-        _check_whole(messages, turns, text, ends, rest, tokenizer)
+        _check_whole(
+            messages, turns, text, ends, rest, functools.partial(render_chat, tokenizer=tokenizer, tools=tools)
+        )
+    _check_thoughts([messages[turn] for turn in turns], segments)
+    if cut:
+        segments[-1] = Segment(_cut(segments[-1].text, messages[turns[-1]], end), by_policy=True)
     return prompt, segments
+
+
+def _check_thoughts(turns: Messages, segments: list[Segment]) -> None:
+    """Raise BadField where the template leaves out the reasoning of a turn: the policy wrote that too."""
+    written = (segment.text for segment in segments if segment.by_policy)
+    for turn, text in zip(turns, written, strict=True):
+        thought = turn.get("reasoning_content")
+        if isinstance(thought, str) and thought.strip() not in text:
+            raise BadField(
+                "messages", "the chat template leaves out `reasoning_content`, which the policy wrote as well"
+            )
+
+
+def _cut(text: str, message: dict[str, Any], end: str) -> str:
+    """The text of a turn that was cut off: without what the template adds after its content."""
+    content = str(message["content"]).rstrip()
+    if content and not message.get("tool_calls") and content in text:
+        return text[: text.rfind(content) + len(content)]
+    return text.removesuffix(end) if end else text
 
 
 def _check_turns(messages: Messages, turns: list[int]) -> None:
@@ -92,20 +123,20 @@ def _done(text: str, end: str) -> str:
     return text[: text.rfind(end) + len(end)] if end and end in text else text
 
 
-def _check_whole(messages: Messages, turns: list[int], text: str, ends: list[int], rest: str, tokenizer: Any) -> None:
+def _check_whole(
+    messages: Messages, turns: list[int], text: str, ends: list[int], rest: str, rendered: Callable[..., str]
+) -> None:
     """The whole conversation, and its first half, quarter and so on, must read as put together."""
-    if render_chat(messages[: turns[-1] + 1], tokenizer, generate=False) != text + rest:
+    if rendered(messages[: turns[-1] + 1], generate=False) != text + rest:
         raise BadField("messages", _CHANGES)
     half = len(turns) // 2
     while half:
-        if not render_chat(messages[: turns[half - 1] + 1], tokenizer, generate=False).startswith(
-            text[: ends[half - 1]]
-        ):
+        if not rendered(messages[: turns[half - 1] + 1], generate=False).startswith(text[: ends[half - 1]]):
             raise BadField("messages", _CHANGES)
         half //= 2
 
 
-def render_chat(messages: Messages, tokenizer: Any, generate: bool) -> str:
+def render_chat(messages: Messages, tokenizer: Any, generate: bool, tools: Tools | None = None) -> str:
     """The text of `messages`; `generate` opens the assistant's next turn. Raises TbrmError, BadField."""
     if not getattr(tokenizer, "chat_template", None):
         raise TbrmError(
@@ -113,6 +144,6 @@ def render_chat(messages: Messages, tokenizer: Any, generate: bool) -> str:
             "or --map prompt=… to a field with the prompt as text"
         )
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate, tools=tools)
     except _REFUSALS as error:
         raise BadField("messages", f"the chat template refuses them: {error}"[:300]) from error

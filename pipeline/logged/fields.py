@@ -2,30 +2,28 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.logged.raw import RawRow
+from pipeline.logged.formats.base import Fields, Row
+from pipeline.logged.raw import BadField, LeftOut, RawRow
 from pipeline.logged.settings import ROW_OVERHEAD
-from pipeline.logged.shapes import Shape
+from pipeline.logged.shapes import MISSHAPEN, Shape
 
+_T = TypeVar("_T")
 Messages = list[dict[str, Any]]
+Tools = list[dict[str, Any]]
 Tokens = npt.NDArray[np.int32]
-_FINISH = {"eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length"}
+_FINISH = {
+    **dict.fromkeys(("eos", "eos_token", "end_turn", "stop_sequence", "completed", "false"), "stop"),
+    **dict.fromkeys(("max_tokens", "max_output_tokens", "model_length", "truncated", "true"), "length"),
+}
+"""Other names for the reasons that samplers have. `true` and `false` are cells of a column `is_truncated`."""
 _MAX_SHOWN = 200
-
-
-class BadField(Exception):
-    """A value that no trajectory can be made of."""
-
-    def __init__(self, field: str, reason: str, value: object = None) -> None:
-        super().__init__(reason)
-        self.field, self.reason = field, reason
-        self.value = None if value is None else repr(value)[:_MAX_SHOWN].encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass
@@ -51,6 +49,10 @@ class Candidate:
     components: dict[str, float] = field(default_factory=dict[str, float])
     extra: str = "{}"
     """As JSON."""
+    version: str | None = None
+    """Of the policy, where the log tells it: a step, or a number of its weights."""
+    tools: Tools | None = None
+    """Definitions of tools that the chat template was told of."""
 
 
 @dataclass(frozen=True)
@@ -69,31 +71,63 @@ class Responses:
     """The fields of one row, by response."""
 
     raw: RawRow
-    values: Mapping[str, Any]
-    many: int
-    """Responses of the row."""
-    spread: frozenset[str]
-    """Fields that hold one value for each response; the others hold for all."""
+    each: Sequence[Fields | BadField]
+    """The fields of each response, or what is wrong with it."""
     expanded: int
     """About the bytes that the row becomes in the tables: what holds for all is stored with each response."""
 
 
-def responses_of(raw: RawRow, shape: Shape) -> Responses | Bad:
-    """What `shape` finds in a row, or what is wrong with the row as a whole."""
+def responses_of(raw: RawRow, shape: Shape, most: int) -> Responses | Bad:
+    """What `shape` finds in a row, or what is wrong with the row as a whole.
+
+    Responses that take more than `most` bytes with what they share are not spelled out.
+    """
     if raw.data is None:
         return Bad(raw.file, raw.row, "", raw.problem or "unreadable")
+    found: list[Fields | BadField] = []
+    size, count = raw.size, 0
+    parts = iter(_checked(lambda: shape.split(raw.data or {}), shape))
+    while (part := _checked(lambda: next(parts, None), shape)) is not None:
+        values = part if isinstance(part, BadField) else _checked(lambda part=part: _values(raw, part, shape), shape)
+        count += 1
+        if isinstance(values, BadField):
+            found.append(values)
+            size += ROW_OVERHEAD
+        else:
+            size += ROW_OVERHEAD + (_rough_size(list(values.values())) if found else 0)
+            spread = _checked(lambda values=values: _spread(values), shape)
+            if isinstance(spread, BadField):
+                found.append(spread)
+            else:
+                many, names = spread
+                count += many - 1
+                shared = {name: value for name, value in values.items() if name not in names}
+                size += (many - 1) * (ROW_OVERHEAD + _rough_size(list(shared.values()))) if many > 1 else 0
+                if size <= most:
+                    found += [shared | {name: values[name][place] for name in names} for place in range(many)]
+        if size > most:
+            reason = (
+                f"its {count:,} responses with what they share take more than {most / 2**20:g} MiB (see --max-row-mb)"
+            )
+            return Bad(raw.file, raw.row, "response", reason)
+    if not found:
+        found.append(LeftOut("", "holds no response"))
+    return Responses(raw, found, size)
+
+
+def _checked(read: Callable[[], _T], shape: Shape) -> _T | BadField:
+    """What `read` gives, or why the row has not that shape."""
     try:
-        values = {name: _plain(name, value) for name, value in shape.adapt(raw.data).items()}
-        if raw.text_cells:
-            values = {name: _from_cell(name, value) for name, value in values.items()}
-        many, spread = _spread(values)
-        shared = _rough_size([value for name, value in values.items() if name not in spread]) if many > 1 else 0
+        return read()
     except BadField as bad:
-        return Bad(raw.file, raw.row, bad.field, bad.reason, bad.value)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError) as error:
-        return Bad(raw.file, raw.row, "", f"does not have the shape {shape.name}: {error!r}"[:_MAX_SHOWN])
-    expanded = raw.size + ROW_OVERHEAD + (many - 1) * (ROW_OVERHEAD + shared)
-    return Responses(raw, values, many, spread, expanded)
+        return bad
+    except MISSHAPEN as error:
+        return BadField("", f"does not have the shape {shape.name}: {error!r}"[:_MAX_SHOWN])
+
+
+def _values(raw: RawRow, part: Row, shape: Shape) -> Fields:
+    values = {name: _plain(name, value) for name, value in shape.adapt(part).items()}
+    return {name: _from_cell(name, value) for name, value in values.items()} if raw.text_cells else values
 
 
 def candidates(row: Responses, wants_reward: bool) -> list[Candidate | Bad]:
@@ -102,11 +136,11 @@ def candidates(row: Responses, wants_reward: bool) -> list[Candidate | Bad]:
     `wants_reward`: the log has rewards, so that a row without one is bad.
     """
     found: list[Candidate | Bad] = []
-    shared = {name: value for name, value in row.values.items() if name not in row.spread}
-    for sample in range(row.many):
-        one = shared | {name: row.values[name][sample] for name in row.spread}
+    for sample, values in enumerate(row.each):
         try:
-            found.append(_candidate(row.raw, sample, one, wants_reward))
+            if isinstance(values, BadField):
+                raise values
+            found.append(_candidate(row.raw, sample, values, wants_reward))
         except BadField as bad:
             found.append(Bad(row.raw.file, row.raw.row, bad.field, bad.reason, bad.value))
         except RecursionError:
@@ -115,7 +149,7 @@ def candidates(row: Responses, wants_reward: bool) -> list[Candidate | Bad]:
 
 
 _NUMBERS = ("prompt_token_ids", "response_token_ids", "response_mask", "behavior_logprobs")
-_SPREAD = ("response", *_NUMBERS[1:], "reward", "finish_reason")
+_SPREAD = ("response", *_NUMBERS[1:], "reward", "finish_reason", "policy")
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -209,9 +243,24 @@ def _candidate(raw: RawRow, sample: int, values: dict[str, Any], wants_reward: b
         policy=_text_or_none("policy", values.get("policy")),
         tokenizer=_text_or_none("tokenizer", values.get("tokenizer")),
         verifier=_text_or_none("verifier", values.get("verifier")) or "",
-        components={k: number for k, v in values.get("components", {}).items() if math.isfinite(number := _float(v))},
+        components=_components(values.get("components") or {}),
         extra=_encodable("extra", json.dumps(extra or {}, sort_keys=True, default=str)),
+        version=_text_or_none("policy", values.get("version")),
+        tools=_tools(values.get("tools")),
     )
+
+
+def _components(values: Mapping[str, float]) -> dict[str, float]:
+    return {_encodable("reward", str(k)): found for k, v in values.items() if math.isfinite(found := _float(v))}
+
+
+def _tools(value: Any) -> Tools | None:
+    if not value:
+        return None
+    if not isinstance(value, list) or any(not isinstance(each, dict) for each in value):
+        raise BadField("tools", "must be a list of tool definitions", value)
+    _encodable("tools", json.dumps(value, ensure_ascii=False, default=str))
+    return value
 
 
 def _encodable(name: str, text: str) -> str:
@@ -245,7 +294,12 @@ def _messages(name: str, value: Any) -> Messages:
     found: Messages = []
     for number, message in enumerate(value):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise BadField(name, f"message {number} has no `role`", message)
+            hint = (
+                f" ({', '.join(map(str, message))[:80]}: --map {name}=FIELD[].NAME?)"
+                if isinstance(message, Mapping)
+                else ""
+            )
+            raise BadField(name, f"message {number} has no `role`{hint}", message)
         content = message.get("content")
         if isinstance(content, list):  # OpenAI's list of parts
             if any(not isinstance(part, Mapping) or not isinstance(part.get("text"), str) for part in content):
@@ -254,9 +308,23 @@ def _messages(name: str, value: Any) -> Messages:
         if not isinstance(content, str | None):
             raise BadField(name, f"message {number}: `content` must be text, not {type(content).__name__}", content)
         rest = {key: each for key, each in message.items() if each is not None}
+        if isinstance(calls := rest.get("tool_calls"), list):
+            rest["tool_calls"] = [_with_object(call) for call in calls]
         _encodable(name, json.dumps(rest, ensure_ascii=False, default=str))
         found.append({**rest, "content": content or ""})
     return found
+
+
+def _with_object(call: Any) -> Any:
+    """A tool call whose arguments are an object: templates would write text as a JSON string."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        told = json.loads(function["arguments"])
+    except (ValueError, RecursionError):
+        return call
+    return {**call, "function": {**function, "arguments": told}} if isinstance(told, dict) else call
 
 
 def _ids(name: str, value: Any) -> Tokens | None:

@@ -16,18 +16,22 @@ import pyarrow as pa
 from pipeline.config import stage_hash
 from pipeline.config.replay import LOGGED_NAME
 from pipeline.errors import TbrmError
+from pipeline.logged.raw import DUPLICATE, LEFT_OUT
 from pipeline.logged.reader_process import Reader, reader
 from pipeline.logged.rows import file_digest, find_files
 from pipeline.logged.settings import SHARD_BYTES, ImportSettings, ReadingPlan
 from pipeline.logged.summary import ImportReport, Summary
 from pipeline.run.progress import track
-from pipeline.store import PartitionWriter, Stat, Store, TokenizerInfo
+from pipeline.store import Manifest, PartitionWriter, Stat, Store, TokenizerInfo
 
 __all__ = ["ImportSettings", "run_import"]
 
 _COMMIT_ORDER = ("prompts", "quarantine", "rollouts", "rewards")
+_NO_FAULTS = (DUPLICATE, LEFT_OUT)
 _HOPELESS_ROWS = 100_000
 """An import whose rows are mostly bad is stopped when so many of them are, and not only at its end."""
+_MOST_UNUSED = 100
+"""Rows that repeat others or are left out, for each trajectory: with more of them a log is no log."""
 
 
 def run_import(settings: ImportSettings, store: Store, replace: bool = False) -> ImportReport:
@@ -53,12 +57,24 @@ def run_import(settings: ImportSettings, store: Store, replace: bool = False) ->
                 writers.commit(shards, stats, TokenizerInfo(**plan.tokenizer_info))
             skipped = writers.all_committed_before
     manifest = store.partition(settings.dataset, "rollouts", settings.generation).manifest()
-    return ImportReport(manifest, dict(plan.fields), skipped, time.monotonic() - started)
+    about = (dict(plan.fields), _with_repeats(plan.lacks, manifest), plan.first)
+    return ImportReport(manifest, *about, skipped, time.monotonic() - started)
+
+
+def _with_repeats(lacks: Sequence[str], manifest: Manifest) -> list[str]:
+    repeated = int(manifest.stats.get("repeated_rows", 0))
+    if not repeated:
+        return list(lacks)
+    return [
+        *lacks,
+        f"{repeated:,} rows repeat others and are not stored again: where a sampler repeated itself within "
+        "a group, --duplicates keep stores them",
+    ]
 
 
 def _config_hash(settings: ImportSettings, parents: Mapping[str, str], plan: ReadingPlan) -> str:
-    decisive = {k: v for k, v in vars(settings).items() if k not in ("files", "tokenizer", "max_bad_share", "mapping")}
-    return stage_hash(decisive, dict(settings.mapping), parents, plan.tokenizer, plan.shape, SHARD_BYTES)
+    decisive = {k: v for k, v in vars(settings).items() if k not in ("files", "tokenizer", "max_bad_share")}
+    return stage_hash(decisive, parents, plan.tokenizer, plan.shape, SHARD_BYTES)
 
 
 def _write_shards(
@@ -78,18 +94,24 @@ def _write_shards(
             summary.add(writers.read, shards, rows)
             progress.advance(rows)
             shards += 1
-            if summary.bad_rows >= _HOPELESS_ROWS:
+            if summary.unused_rows >= _HOPELESS_ROWS:
                 _stop_if_too_bad(summary, shards, writers, settings)
     return shards, summary
 
 
 def _stop_if_too_bad(summary: Summary, shards: int, writers: "TableWriters", settings: ImportSettings) -> None:
     bad, rows = summary.bad_rows, summary.rows
-    if summary.trajectories and bad <= settings.max_bad_share * rows:
+    empty = summary.unused_rows > _MOST_UNUSED * summary.trajectories
+    if not empty and bad <= settings.max_bad_share * rows:
         return
     tables = (writers.read("quarantine", index, None) for index in range(shards))
-    first = islice((row for table in tables for row in table.slice(0, 5).to_pylist()), 5)
-    lines = [f"  {r['file']} row {r['row']}, field {r['field']!r}: {r['reason']}" for r in first]
+    told = (row for table in tables for row in table.to_pylist() if empty or not row["reason"].startswith(_NO_FAULTS))
+    lines = [f"  {r['file']} row {r['row']}, field {r['field']!r}: {r['reason']}" for r in islice(told, 5)]
+    if empty and bad <= settings.max_bad_share * rows:
+        raise TbrmError(
+            f"{summary.unused_rows} of {rows} rows give nothing to store; nothing was committed. The first ones:\n"
+            + "\n".join(lines)
+        )
     raise TbrmError(
         f"{bad} of {rows} rows are bad ({bad / max(rows, 1):.1%}, --max-bad-share is {settings.max_bad_share:.1%}); "
         "nothing was committed. The first ones:\n" + "\n".join(lines)

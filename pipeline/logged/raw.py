@@ -1,8 +1,34 @@
-"""One row of a log as it stands in its file."""
+"""One row of a log as it stands in its file, and what may be wrong with it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+LEFT_OUT = "left out: "
+"""So begin the reasons of rows that are no trajectory and nobody's mistake: they are kept apart from bad rows."""
+DUPLICATE = "duplicate: "
+_MAX_SHOWN, _MAX_NAME, _MAX_REASON = 200, 80, 500
+
+
+class BadField(Exception):
+    """A value that no trajectory can be made of."""
+
+    def __init__(self, field: str, reason: str, value: object = None) -> None:
+        super().__init__(reason)
+        self.field, self.reason = _storable(field, _MAX_NAME), _storable(reason, _MAX_REASON)
+        self.value = None if value is None else _storable(repr(value), _MAX_SHOWN)
+
+
+def _storable(text: str, most: int) -> str:
+    """The beginning of a text that a log may have made up, as Unicode that a file can hold."""
+    return text[:most].encode("utf-8", "backslashreplace").decode()
+
+
+class LeftOut(BadField):
+    """A row that its own log marks as no trajectory to learn from, such as a failed request."""
+
+    def __init__(self, field: str, reason: str, value: object = None) -> None:
+        super().__init__(field, LEFT_OUT + reason, value)
 
 
 @dataclass(frozen=True, slots=True)

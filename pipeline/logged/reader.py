@@ -8,6 +8,7 @@ through the socket FD in messages of bytes: JSON (`kind` says which), and Arrow 
 """
 
 import dataclasses
+import importlib
 import json
 import os
 import resource
@@ -25,10 +26,13 @@ import xxhash
 from pipeline.config import stage_hash
 from pipeline.errors import TbrmError
 from pipeline.logged.fields import Bad, Candidate, Responses, candidates, responses_of
-from pipeline.logged.raw import RawRow
-from pipeline.logged.rows import read_rows
+from pipeline.logged.formats.base import look_up
+from pipeline.logged.head import lacking, shown
+from pipeline.logged.raw import DUPLICATE, LEFT_OUT, RawRow
+from pipeline.logged.rows import TORCH, read_rows
 from pipeline.logged.settings import CHUNK_BYTES, CHUNK_ROWS, ROW_OVERHEAD, SHARD_BYTES, ImportSettings, ReadingPlan
 from pipeline.logged.shapes import Shape, recognize
+from pipeline.logged.stripped import chat_marks
 from pipeline.logged.tables import make_tables
 from pipeline.logged.tokens import Tokenized, TokenSettings, tokenize
 from pipeline.policies.load_save import load_tokenizer, tokenizer_info
@@ -41,6 +45,8 @@ _MAX_PROBLEM = 20_000
 _LINUX = sys.platform == "linux"
 _HEAD_ROWS, _HEAD_BYTES = 200, 64 * 2**20
 """How much of the log is looked at to see what its rows are: this many rows, or bytes of them."""
+_TRIED_ROWS, _SHOWN_ROWS = 16, 2
+"""The first responses are tokenized, so many at a time, until one can be used; so many are shown."""
 _RECENT = 2**16
 """Hashes that are kept one by one before they become a sorted array."""
 
@@ -91,7 +97,7 @@ def _tokens_hash(each: Tokenized) -> int:
 
 def _repeated(each: Tokenized) -> Bad:
     candidate = each.candidate
-    reason = "duplicate: the same prompt and response stand earlier in the log"
+    reason = f"{DUPLICATE}the same prompt and response stand earlier in the log"
     return Bad(candidate.file, candidate.row, "response", reason)
 
 
@@ -108,14 +114,19 @@ class Reading:
             settings.max_tokens,
         )
         self.where = "before the first row"
-        self.seen = Seen()
+        self.seen, self.stored = Seen(), Seen()
         self._limited, self._start = limited, _data_bytes()
+
+    def look_for_stripped_text(self, shape: Shape) -> None:
+        """Let prompts of `shape` be compared with what the tokenizer's chat template writes."""
+        by = shape.name if shape.stripped else ""
+        self.tokens = dataclasses.replace(self.tokens, marks=chat_marks(self.tokens.tokenizer), stripped_by=by)
 
     def limit_memory(self) -> None:
         """Memory for the rows that were seen: 8 bytes a row, and some 24 while that grows. All else has a limit of its
         own."""
         if self._limited and _LINUX:
-            most = self._start + memory_limit(self.settings.max_row_bytes) + 4 * self.seen.nbytes
+            most = self._start + memory_limit(self.settings.max_row_bytes) + 4 * (self.seen.nbytes + self.stored.nbytes)
             resource.setrlimit(resource.RLIMIT_DATA, (most, resource.RLIM_INFINITY))
 
     def send(self, kind: str, **about: Any) -> None:
@@ -163,15 +174,21 @@ def _opened(row: RawRow, shape: Shape, reading: Reading) -> Responses | Bad:
     compared = reading.settings.duplicates == "rows" and row.data is not None
     # Rows of finished shards are still compared: a later one may repeat them.
     if compared and not reading.seen.is_new(row.digest):
-        return Bad(row.file, row.row, "", "duplicate: the same row stands earlier in the log")
-    found = responses_of(row, shape)
-    if isinstance(found, Responses) and found.expanded > reading.settings.max_expanded_bytes:
-        reason = (
-            f"its {found.many:,} responses with what they share take {found.expanded / 2**20:.1f} MiB, more than "
-            f"{reading.settings.max_expanded_bytes / 2**20:g} (see --max-row-mb)"
-        )
-        return Bad(row.file, row.row, "response", reason)
-    return found
+        return Bad(row.file, row.row, "", f"{DUPLICATE}the same row stands earlier in the log")
+    if row.data is not None and not _is_stored_first(row.data, shape, reading):
+        return Bad(row.file, row.row, "response", f"{LEFT_OUT}the same response stands earlier, with another filter")
+    return responses_of(row, shape, reading.settings.max_expanded_bytes)
+
+
+def _is_stored_first(data: Mapping[str, Any], shape: Shape, reading: Reading) -> bool:
+    """Whether no earlier row holds the same response, where the format repeats them."""
+    try:
+        if any(str(look_up(data, path)).lower() != value.lower() for path, value in reading.settings.where.items()):
+            return True  # left out for that
+        name = shape.identity(data)
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return True
+    return name is None or reading.stored.is_new(xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass")))
 
 
 def _held(opened: Responses | Bad) -> int:
@@ -236,7 +253,7 @@ def _look_at_the_head(reading: Reading) -> tuple[Shape, ReadingPlan]:
     shape: Shape | None = None
     first_problem = ""
     bad: Bad | None = None
-    good: Candidate | None = None
+    good: list[Candidate] = []
     wants_reward = False
     rows = readable = held = 0
     for row in reading.rows():
@@ -245,36 +262,55 @@ def _look_at_the_head(reading: Reading) -> tuple[Shape, ReadingPlan]:
             first_problem = first_problem or f"; row {row.row}: {row.problem or 'no fields'}"
         else:
             readable += 1
-            shape = shape or recognize(row.data, reading.settings.mapping)
+            shape = shape or _recognized(row.data, reading)
             for each in _candidates_of(row, shape, reading.settings):
                 if isinstance(each, Bad):
-                    bad = bad or each
+                    bad = each if bad is None or bad.reason.startswith(LEFT_OUT) else bad
                 else:
-                    good = good or each
                     wants_reward = wants_reward or each.reward is not None
+                    good += [each] if len(good) < _HEAD_ROWS else []
         if rows >= _HEAD_ROWS or held >= _HEAD_BYTES:
             break
     if shape is None:
         names = ", ".join(map(str, reading.files))[:1_000]
         raise TbrmError(f"{names}: no readable row among the first {rows}{first_problem}")
-    if good is None:
+    usable: list[Tokenized] = []
+    tried: list[Tokenized | Bad] = []
+    for start in range(0, len(good), _TRIED_ROWS):
+        tried = tokenize(good[start : start + _TRIED_ROWS], reading.tokens)
+        if usable := [each for each in tried if isinstance(each, Tokenized)]:
+            break
+    if not usable:
+        bad = next((each for each in tried if isinstance(each, Bad)), bad)
         assert bad is not None
         raise TbrmError(
-            f"none of the first {readable} rows can be used. {bad.file} row {bad.row}, field {bad.field!r}: "
-            f"{bad.reason}. Fields are read as {dict(shape.fields)}; choose others with --map"
+            f"none of the first {readable} rows can be used. {bad.file} row {bad.row}, field "
+            f"{bad.field!r}: {bad.reason}. Fields are read as {dict(shape.fields)}; choose others with --map"
         )
-    name = good.tokenizer and good.tokenizer[:200]
+    name = good[0].tokenizer and good[0].tokenizer[:200]
     made = dataclasses.asdict(tokenizer_info(reading.tokens.tokenizer))
-    return shape, ReadingPlan(shape.name, dict(shape.fields), wants_reward, name, _fingerprint(reading.tokens), made)
+    about = (lacking(good, shape, reading.settings), [shown(each) for each in usable[:_SHOWN_ROWS]])
+    return shape, ReadingPlan(
+        *(shape.name, dict(shape.fields), wants_reward, name, _fingerprint(reading.tokens), made), *about
+    )
+
+
+def _recognized(data: Mapping[str, Any], reading: Reading) -> Shape:
+    """The shape of the log. Raises TbrmError where it holds questions, and nobody said how they were asked."""
+    shape = recognize(data, reading.settings.directions)
+    if shape.bare and reading.settings.template == "auto":
+        raise TbrmError(
+            f"the prompts of the log are bare questions (field {shape.bare!r}), and the model saw a template around "
+            "them. Say which: --template chat (that of the tokenizer), qwen-math or r1; --template raw where it saw "
+            "nothing else"
+        )
+    reading.look_for_stripped_text(shape)
+    return shape
 
 
 def _candidates_of(row: RawRow, shape: Shape, settings: ImportSettings) -> list[Candidate | Bad]:
-    found = responses_of(row, shape)
-    if isinstance(found, Bad):
-        return [found]
-    if found.expanded > settings.max_expanded_bytes:
-        return [Bad(row.file, row.row, "response", "more responses than --max-row-mb permits")]
-    return candidates(found, wants_reward=False)
+    found = responses_of(row, shape, settings.max_expanded_bytes)
+    return [found] if isinstance(found, Bad) else candidates(found, wants_reward=False)
 
 
 def _fingerprint(tokens: TokenSettings) -> str:
@@ -322,9 +358,12 @@ def serve(connection: Connection, asked: Mapping[str, Any], limited: bool) -> No
 
 def main(descriptor: int) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.modules["torch"] = None  # type: ignore[assignment]  # tokenizers do without: it takes seconds to import
     connection = Connection(descriptor)
     asked: dict[str, Any] = json.loads(connection.recv_bytes())
+    if any(name.endswith(TORCH) for name in asked["files"]):
+        importlib.import_module("torch")  # before its memory is limited
+    else:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # tokenizers do without: it takes seconds to import
     os.chdir(asked["folder"])
     serve(connection, asked, limited=True)
     return 0

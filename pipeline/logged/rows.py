@@ -16,9 +16,12 @@ from pipeline.errors import TbrmError
 from pipeline.logged.columnar import columnar_rows
 from pipeline.logged.raw import RawRow
 from pipeline.logged.text_rows import Open, csv_rows, json_lines_rows, json_rows
+from pipeline.logged.torch_rows import torch_rows
 
 COLUMNAR = (".parquet", ".arrow", ".feather", ".ipc")
 TEXTUAL = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+TORCH = ".pt"
+"""Samples of slime and miles. Taken where a file is named, and not out of a folder, which may be a checkpoint."""
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 MAX_UNPACKED = (2 * 2**30, 256)
 """All files together may unpack to so many bytes, or to so many times their size: no log repeats itself more often."""
@@ -84,6 +87,8 @@ def _file_rows(path: Path, max_row_bytes: int) -> Iterator[RawRow]:
     }
     if suffix in COLUMNAR:
         yield from columnar_rows(path, max_row_bytes)
+    elif suffix == TORCH:
+        yield from torch_rows(path, max_row_bytes)
     elif suffix in readers:
         try:
             yield from readers[suffix](opened)

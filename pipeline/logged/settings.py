@@ -1,10 +1,11 @@
 """What an import is asked to do, and how much it may hold at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 Duplicates = Literal["rows", "responses", "keep"]
+Template = Literal["auto", "raw", "restore", "qwen-math", "r1", "chat"]
 
 CHUNK_BYTES = 4 * 2**20
 CHUNK_ROWS = 256
@@ -16,6 +17,20 @@ ROW_OVERHEAD = 512
 """What a row of the tables costs beside its content, in bytes: ids, names, reasons."""
 MAX_EXPANSION = 8
 """A row of the log may become this many times `max_row_bytes`: its prompt is stored with each of its responses."""
+
+
+@dataclass(frozen=True)
+class Directions:
+    """What a user says about the rows of a log."""
+
+    mapping: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Our field -> path in the log."""
+    source: str = ""
+    """Name of the format; empty where the fields show it."""
+    rewards: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Number of a row -> its weight in the reward."""
+    where: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Path in the log -> value that rows must have there."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +47,15 @@ class ImportSettings:
     """Name of the behaviour policy, where rows do not name their own."""
     mapping: Mapping[str, str] = field(default_factory=dict[str, str])
     """Our field -> dotted path in the log. Fields not named here are found by name or by known shape."""
-    template: str = "raw"
-    """`raw` takes logged prompts as they stand; qwen-math, r1 and chat render bare questions."""
+    source: str = ""
+    """Name of the log's format, in `pipeline.logged.formats`; empty: recognized."""
+    rewards: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Number of a row -> its weight in the reward, where the log has several that may be it."""
+    where: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Path in the log -> value; rows with another one are left out."""
+    template: Template = "auto"
+    """`auto` takes logged prompts as they stand, and refuses those that no model saw so; `raw` takes them all;
+    `restore` puts back the special tokens that decoding removed; qwen-math, r1 and chat render bare questions."""
     append_eos: bool = True
     """Close responses logged as text that ended by themselves with the end-of-sequence token."""
     length_limit: int | None = None
@@ -56,11 +78,15 @@ class ImportSettings:
         return f"logged/{self.name}"
 
     @property
+    def directions(self) -> Directions:
+        return Directions(self.mapping, self.source, self.rewards, self.where)
+
+    @property
     def max_expanded_bytes(self) -> int:
         return MAX_EXPANSION * self.max_row_bytes
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"files": list(self.files), "mapping": dict(self.mapping)}
+        return asdict(self) | {"files": list(self.files)}
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> "ImportSettings":
@@ -83,6 +109,10 @@ class ReadingPlan:
     """Fingerprint of the tokenizer that was loaded, its template included: it decides what the import writes."""
     tokenizer_info: Mapping[str, Any]
     """Fields of its `TokenizerInfo`: what the ids mean."""
+    lacks: Sequence[str]
+    """What the first rows do not hold, and what that rules out: one sentence each, for people."""
+    first: Sequence[str]
+    """The first rows as they were read, for people."""
 
     @property
     def tables(self) -> tuple[str, ...]:

@@ -1,21 +1,18 @@
-"""Logs of known tools, recognized by their field names, and maps from a user's own names to ours.
+"""Which known format a log has, or which of its fields are ours: by name, by usual names, or by a user's map."""
 
-Field names of the known shapes: verl's `_dump_generations` (input, output, gts, score, step), TRL's completion tables
-(step, prompt, completion, one column for each reward function, advantage), lm-evaluation-harness' `--log_samples`
-(doc_id, doc, target, arguments, resps, filtered_resps, metrics), open-instruct's `RolloutRecord` (prompt_tokens,
-response_tokens, reward, finish_reason, ground_truth, logprobs) and OpenAI-style `messages`.
-"""
-
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import TbrmError
+from pipeline.logged.formats import FORMATS
+from pipeline.logged.formats.base import ABSENT, Fields, Format, Row, look_up, no_identity, number, one
+from pipeline.logged.formats.rollout_text import columns, turned
+from pipeline.logged.raw import BadField, LeftOut
+from pipeline.logged.settings import Directions
 
-Row = Mapping[str, Any]
 TARGETS = (
     *("prompt", "response", "messages", "prompt_token_ids", "response_token_ids", "response_mask"),
     *(
@@ -33,14 +30,8 @@ TARGETS = (
 ALIASES: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "question", "problem", "query", "instruction", "input"),
     "response": (
-        "response",
-        "responses",
-        "completion",
-        "completions",
-        "output",
-        "outputs",
-        "generation",
-        "model_output",
+        *("response", "responses", "completion", "completions", "output", "outputs"),
+        *("generation", "generations", "model_output"),
     ),
     "messages": ("messages", "conversation", "conversations"),
     "prompt_token_ids": ("prompt_token_ids", "prompt_ids", "prompt_tokens"),
@@ -48,12 +39,19 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "response_mask": ("response_mask", "loss_mask", "completion_mask"),
     "behavior_logprobs": ("behavior_logprobs", "logprobs", "response_logprobs", "old_log_probs", "rollout_log_probs"),
     "reward": ("reward", "rewards", "score", "scores", "is_correct", "correct"),
-    "answer": ("answer", "ground_truth", "gold", "gts", "target", "solution", "reference_answer"),
-    "finish_reason": ("finish_reason", "finish_reasons", "stop_reason"),
+    "answer": (
+        *("answer", "ground_truth", "gold", "gts", "target", "expected_answer", "gt", "solution"),
+        "reference_answer",
+    ),
+    "finish_reason": ("finish_reason", "finish_reasons", "stop_reason", "is_truncated", "truncated"),
     "prompt_id": ("prompt_id", "problem_id", "question_id", "uid"),
+    "tools": ("tools",),
 }
+_QUESTIONS = ("question", "problem", "query", "instruction")
+"""Fields of these names hold what was asked, and not the template around it that the model saw."""
 _MAX_NAME = 80
-_TRL_NOT_REWARDS = {"step", "advantage", "images", "image"}
+MISSHAPEN = (*(KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError),)
+"""What reading a row raises that has another shape than its format."""
 
 
 @dataclass(frozen=True)
@@ -62,73 +60,232 @@ class Shape:
 
     name: str
     fields: Mapping[str, str]
-    adapt: Callable[[Row], dict[str, Any]]
+    adapt: Callable[[Row], Fields]
+    split: Callable[[Row], Iterable[Row | BadField]] = one
+    identity: Callable[[Row], str | None] = no_identity
+    stripped: bool = False
+    """Its text was decoded without special tokens."""
+    bare: str = ""
+    """The field whose questions are the prompts, where the model saw more than that."""
+    notes: tuple[str, ...] = field(default=())
 
 
-def recognize(row: Row, chosen: Mapping[str, str]) -> Shape:
-    """The shape of a log whose first readable row is `row`. `chosen` maps targets to dotted paths and comes first.
+def recognize(row: Row, asked: Directions) -> Shape:
+    """The shape of a log whose first readable row is `row`.
 
-    Raises TbrmError naming the row's fields when neither a response nor messages can be found.
+    Raises TbrmError where no format or more than one fits, and where a field or the reward has to be named.
     """
-    unknown = [target for target in chosen if target not in TARGETS]
+    unknown = [target for target in asked.mapping if target not in TARGETS]
     if unknown:
         raise TbrmError(f"--map {unknown[0]}=…: the fields to map to are {', '.join(TARGETS)}")
-    for target, path in chosen.items():
-        if look_up(row, path) is _ABSENT:
+    if asked.rewards and "reward" in asked.mapping:
+        raise TbrmError("--map reward=… and --reward both say what the reward is: give one of them")
+    if columns(row) is not None:
+        return _in_columns(row, asked)
+    known = _known(row, asked)
+    base = _by_alias(row, asked.mapping) if known is None else _of_format(known)
+    first = _first_part(base, row)
+    for target, path in asked.mapping.items():
+        if look_up(first, path) is ABSENT:
             raise TbrmError(
-                f"--map {target}={path}: the first row has no {path!r}; its fields are {', '.join(paths(row))}"
+                f"--map {target}={path}: the first row has no {path!r}; its fields are {', '.join(paths(first))}"
             )
-    known = next((shape for fits, shape in _KNOWN if fits(row)), None)
-    base = known or _by_alias(row, chosen)
-    if not chosen:
-        _check_complete(base.fields, row)
-        return base
-    fields = {**base.fields, **chosen}
-    _check_complete(fields, row)
-
-    def adapt(row: Row) -> dict[str, Any]:
-        mapped = {target: found for target, path in chosen.items() if (found := look_up(row, path)) is not _ABSENT}
-        return {**base.adapt(row), **mapped}
-
-    return Shape(f"{base.name} with --map", fields, adapt)
-
-
-_ABSENT: Any = object()
+    fields = {**base.fields, **asked.mapping}
+    _check_complete(fields, first)
+    adapt = _mapped(base.adapt, asked.mapping) if asked.mapping else base.adapt
+    if "reward" not in asked.mapping:
+        weights = asked.rewards or _one_reward(known, first)
+        _check_weights(asked.rewards, known, first)
+        adapt = _rewarded(adapt, known, weights)
+        fields |= {"reward": formula(weights)} if weights else {}
+    if asked.where:
+        adapt = _chosen(adapt, asked.where)
+    name = f"{base.name} with --map" if asked.mapping else base.name
+    bare = "" if "prompt" in asked.mapping else base.bare
+    return Shape(name, fields, adapt, base.split, base.identity, base.stripped, bare, base.notes)
 
 
-def look_up(row: Any, path: str) -> Any:
-    """The value at a dotted path (`extra.reward`, `choices.0.text`), or a marker when it is not there."""
-    if isinstance(row, Mapping) and path in row:
-        return row[path]
-    row = row.tolist() if isinstance(row, np.ndarray) else row
-    head, _, rest = path.partition(".")
-    if isinstance(row, Mapping) and head in row:
-        return look_up(row[head], rest) if rest else row[head]
-    if isinstance(row, Sequence) and not isinstance(row, str | bytes) and head.isdecimal() and int(head) < len(row):
-        return look_up(row[int(head)], rest) if rest else row[int(head)]
-    return _ABSENT
+def _in_columns(row: Row, asked: Directions) -> Shape:
+    """A log whose lines hold a column in each field: they are turned, and their rows recognized."""
+    first = next(iter(turned(row)))
+    if isinstance(first, BadField):
+        raise TbrmError(f"the first line holds a column in each field, but field {first.field!r}: {first.reason}")
+    inner = recognize(first, asked)
+
+    def split(row: Row) -> Iterator[Row | BadField]:
+        for part in turned(row):
+            if isinstance(part, BadField):
+                yield part
+            else:
+                yield from inner.split(part)
+
+    return Shape(
+        *(f"{inner.name}, a column in each field", inner.fields, inner.adapt, split, inner.identity, inner.stripped),
+        *(inner.bare, inner.notes),
+    )
+
+
+def _known(row: Row, asked: Directions) -> Format | None:
+    """The format that was named or fits. None where none fits, or the map says what prompt and response are."""
+    if asked.source:
+        found = FORMATS.get(asked.source)
+        if found is None:
+            raise TbrmError(f"--from {asked.source}: the formats are {', '.join(FORMATS)}")
+        if not found.fits(row):
+            needed = ", ".join(f"{ours} = {theirs}" for ours, theirs in found.fields.items())
+            raise TbrmError(
+                f"--from {asked.source}: the first row does not have its fields ({needed}). It has "
+                f"{', '.join(paths(row))}"
+            )
+        return found
+    if _has_prompt(asked.mapping) and _has_response(asked.mapping):
+        return None
+    fitting = [each for each in FORMATS.values() if each.fits(row)]
+    if len(fitting) > 1:
+        names = " and ".join(each.name for each in fitting)
+        raise TbrmError(f"the first row has the fields of {names}: say which with --from {fitting[0].name}")
+    return fitting[0] if fitting else None
+
+
+def _first_part(shape: Shape, row: Row) -> Row:
+    """The first trajectory of a line, to look at; the line itself where it is damaged."""
+    try:
+        return next((part for part in shape.split(row) if not isinstance(part, BadField)), row)
+    except (BadField, *MISSHAPEN):
+        return row
+
+
+def _numbers(known: Format | None, row: Row) -> dict[str, float]:
+    """What may be the reward of a row; nothing where it is damaged."""
+    try:
+        return dict(known.rewards(row)) if known is not None else {}
+    except (BadField, *MISSHAPEN):
+        return {}
+
+
+def _of_format(known: Format) -> Shape:
+    bare = known.fields["prompt"] if known.bare else ""
+    return Shape(known.name, known.fields, known.adapt, known.split, known.identity, known.stripped, bare, known.notes)
+
+
+def _mapped(adapt: Callable[[Row], Fields], chosen: Mapping[str, str]) -> Callable[[Row], Fields]:
+    def adapted(row: Row) -> Fields:
+        mapped = {target: found for target, path in chosen.items() if (found := look_up(row, path)) is not ABSENT}
+        return {**adapt(row), **mapped}
+
+    return adapted
+
+
+def _chosen(adapt: Callable[[Row], Fields], where: Mapping[str, str]) -> Callable[[Row], Fields]:
+    def adapted(row: Row) -> Fields:
+        for path, wanted in where.items():
+            if str(found := look_up(row, path)).lower() != wanted.lower():
+                shown = "missing" if found is ABSENT else repr(found)[:_MAX_NAME]
+                raise LeftOut(path, f"--where asks for {wanted!r:.80}", None if found is ABSENT else shown)
+        return adapt(row)
+
+    return adapted
+
+
+def _check_weights(weights: Mapping[str, float], known: Format | None, first: Row) -> None:
+    """Raise TbrmError for a name that the first row has nothing for."""
+    given = _numbers(known, first)
+    for name in weights:
+        if name not in given and look_up(first, name) is ABSENT:
+            raise TbrmError(
+                f"--reward {name}: the first row has no {name!r}; its fields are "
+                f"{', '.join([*(each[:_MAX_NAME] for each in list(given)[:12]), *paths(first)])}"
+            )
+
+
+def _one_reward(known: Format | None, first: Row) -> Mapping[str, float]:
+    """The only number of the first row that may be its reward. Raises TbrmError where there are several."""
+    found = _numbers(known, first)
+    if len(found) > 1:
+        raise TbrmError(_which(found))
+    return dict.fromkeys(found, 1.0)
+
+
+def _which(found: Mapping[str, float]) -> str:
+    shown = ", ".join(f"{name[:_MAX_NAME]} {value:g}" for name, value in list(found.items())[:12])
+    example = ",".join(f"{name[:_MAX_NAME]}=1" for name in list(found)[:2])
+    return (
+        f"which of these is the reward? A row has {shown}. Name the ones that count, with their weights in the run: "
+        f"--reward {example}"
+    )
+
+
+def _rewarded(
+    adapt: Callable[[Row], Fields], known: Format | None, weights: Mapping[str, float]
+) -> Callable[[Row], Fields]:
+    """`adapt` with the weighted sum of the named numbers as the reward; where none was named, of the only one."""
+    candidates = known.rewards if known is not None else (lambda row: dict[str, float]())
+
+    def adapted(row: Row) -> Fields:
+        found = adapt(row)
+        given = candidates(row)
+        if not weights:
+            if len(given) > 1:
+                raise BadField("reward", _which(given))
+            return found if not given else _with_reward(found, {name: (1.0, value) for name, value in given.items()})
+        inside = ABSENT if known is not None and known.averages else row
+        values = {name: (weight, given.get(name, look_up(inside, name))) for name, weight in weights.items()}
+        return _with_reward(found, values)
+
+    return adapted
+
+
+def _with_reward(found: Fields, weighted: Mapping[str, tuple[float, Any]]) -> Fields:
+    """As TRL sums: what is missing or no number counts nothing, and where all is missing there is no reward."""
+    lists = [value for _, value in weighted.values() if isinstance(value, list)]
+    if lists:
+        if any(len(value) != len(lists[0]) for value in lists) or len(lists) != len(weighted):
+            raise BadField("reward", f"{', '.join(weighted)} do not have as many values as each other")
+        sums = [_sum([(weight, value[place]) for weight, value in weighted.values()]) for place in range(len(lists[0]))]
+        return {**found, "reward": sums}
+    parts = {name: value for name, (_, each) in weighted.items() if (value := number(each)) is not None}
+    components = {**found.get("components", {}), **parts}
+    return {**found, "reward": _sum(list(weighted.values())), "components": components}
+
+
+def _sum(weighted: list[tuple[float, Any]]) -> float | None:
+    found = [weight * value for weight, each in weighted if (value := number(each)) is not None]
+    return sum(found) if found else None
+
+
+def formula(weights: Mapping[str, float]) -> str:
+    """`accuracy + 0.5 * format`."""
+    named = [(name[:_MAX_NAME], weight) for name, weight in weights.items()]
+    return " + ".join(name if weight == 1 else f"{weight:g} * {name}" for name, weight in named)
 
 
 def paths(row: Row, limit: int = 40) -> list[str]:
     """Dotted paths of a row's fields, for error messages."""
     found: list[str] = []
     for key, value in row.items():
-        inner = [f"{key}.{name}" for name in value] if isinstance(value, Mapping) else []
+        inside, mark = (value[0], "[]") if isinstance(value, list) and value else (value, "")
+        inner = [f"{key}{mark}.{name}" for name in inside] if isinstance(inside, Mapping) else []
         found += [name[:_MAX_NAME] for name in inner or [str(key)]]
         if len(found) >= limit:
             break
     return found[:limit]
 
 
+def _has_prompt(fields: Mapping[str, str]) -> bool:
+    return bool({"prompt", "messages", "prompt_token_ids"} & fields.keys())
+
+
+def _has_response(fields: Mapping[str, str]) -> bool:
+    return bool({"response", "messages", "response_token_ids"} & fields.keys())
+
+
 def _check_complete(fields: Mapping[str, str], row: Row) -> None:
-    has_prompt = {"prompt", "messages", "prompt_token_ids"} & fields.keys()
-    has_response = {"response", "messages", "response_token_ids"} & fields.keys()
-    if has_prompt and has_response:
+    if _has_prompt(fields) and _has_response(fields):
         return
-    missing = "prompt" if not has_prompt else "response"
+    missing = "prompt" if not _has_prompt(fields) else "response"
     raise TbrmError(
         f"which field is the {missing}? The first row has {', '.join(paths(row))}. "
-        f"Say it with --map {missing}=FIELD (dotted paths reach inside)"
+        f"Say it with --map {missing}=FIELD (dotted paths reach inside, [] into each element of a list)"
     )
 
 
@@ -141,84 +298,26 @@ def _by_alias(row: Row, chosen: Mapping[str, str]) -> Shape:
             fields[target] = name
     if "messages" in fields and ("response" in fields or "response" in chosen):
         del fields["messages"]  # a prompt and its response say more than the conversation they stand in
+    padded = "prompt_token_ids" in fields and isinstance(row.get("prompt_mask"), list | np.ndarray)
 
-    def adapt(row: Row) -> dict[str, Any]:
-        return {target: row.get(name) for target, name in fields.items()}
+    def adapt(row: Row) -> Fields:
+        found = {target: row.get(name) for target, name in fields.items()}
+        if isinstance(cut := found.get("finish_reason"), bool):
+            found["finish_reason"] = "length" if cut else "stop"
+        if padded:
+            found["prompt_token_ids"] = _unpadded(found["prompt_token_ids"], row.get("prompt_mask"))
+        return found
 
-    return Shape("fields by name", fields, adapt)
-
-
-def _verl(row: Row) -> dict[str, Any]:
-    return {"prompt": row["input"], "response": row["output"], "reward": row["score"], "answer": row.get("gts")}
-
-
-def _trl(row: Row) -> dict[str, Any]:
-    columns = {name: value for name, value in row.items() if name not in _TRL_NOT_REWARDS}
-    parts = {n: v for n, v in columns.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    found: dict[str, Any] = {"prompt": row["prompt"], "response": row["completion"], "components": parts}
-    if "reward" in parts:
-        found["reward"] = parts["reward"]
-    elif parts:
-        found["reward"] = sum(parts.values())  # TRL's default weights are 1
-    answer = next((row[name] for name in ALIASES["answer"] if isinstance(row.get(name), str)), None)
-    return found | {"answer": answer}
+    prompt = fields.get("prompt", "")
+    bare = prompt if prompt in _QUESTIONS and isinstance(row.get(prompt), str) else ""
+    return Shape("fields by name", fields, adapt, bare=bare)
 
 
-def _lm_eval(row: Row) -> dict[str, Any]:
-    arguments = row["arguments"]
-    first = look_up(arguments, "gen_args_0.arg_0" if isinstance(arguments, Mapping) else "0.0")
-    prompt = first[0] if isinstance(first, list) and len(first) == 1 and isinstance(first[0], str) else first
-    if isinstance(prompt, str) and prompt.startswith('[{"role"'):  # a chat, written as JSON text
-        prompt = json.loads(prompt)
-    responses = [text for request in row["resps"] for text in (request if isinstance(request, list) else [request])]
-    metrics = row.get("metrics") or ["exact_match", "acc"]
-    reward = next((row[name] for name in metrics if name in row), None)
-    found = {"prompt": prompt, "response": responses, "answer": row.get("target"), "prompt_id": str(row["doc_id"])}
-    # The metric is one number a document: it is the reward only where there is one response.
-    return found | ({"reward": reward} if len(responses) == 1 and reward is not None else {})
-
-
-def _open_instruct(row: Row) -> dict[str, Any]:
-    return {
-        "prompt_token_ids": row["prompt_tokens"],
-        "response_token_ids": row["response_tokens"],
-        "reward": row["reward"],
-        "finish_reason": row.get("finish_reason"),
-        "answer": row.get("ground_truth"),
-        "behavior_logprobs": row.get("logprobs"),
-    }
-
-
-def _has(*names: str) -> Callable[[Row], bool]:
-    return lambda row: all(name in row for name in names)
-
-
-_KNOWN: tuple[tuple[Callable[[Row], bool], Shape], ...] = (
-    (
-        _has("input", "output", "score"),
-        Shape("verl", {"prompt": "input", "response": "output", "reward": "score", "answer": "gts"}, _verl),
-    ),
-    (
-        _has("prompt_tokens", "response_tokens", "reward"),
-        Shape(
-            "open-instruct",
-            {
-                "prompt_token_ids": "prompt_tokens",
-                "response_token_ids": "response_tokens",
-                "reward": "reward",
-                "answer": "ground_truth",
-            },
-            _open_instruct,
-        ),
-    ),
-    (
-        _has("doc_id", "resps", "arguments"),
-        Shape(
-            "lm-eval", {"prompt": "arguments", "response": "resps", "reward": "metrics", "answer": "target"}, _lm_eval
-        ),
-    ),
-    (
-        lambda row: _has("prompt", "completion")(row) and ("advantage" in row or "step" in row),
-        Shape("trl", {"prompt": "prompt", "response": "completion", "reward": "reward columns"}, _trl),
-    ),
-)
+def _unpadded(ids: Any, mask: Any) -> Any:
+    """A prompt without its padding. Raises BadField where the mask does not fit it."""
+    if mask is None or ids is None:
+        return ids
+    ids, mask = list(ids), list(mask)
+    if len(ids) != len(mask):
+        raise BadField("prompt_token_ids", f"prompt_mask has {len(mask)} values for {len(ids)} tokens")
+    return [int(each) if isinstance(each, np.integer) else each for each, kept in zip(ids, mask, strict=True) if kept]

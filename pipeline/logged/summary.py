@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from pipeline.logged.raw import DUPLICATE, LEFT_OUT
 from pipeline.store import Manifest, Stat
 
 pc: Any = pyarrow.compute  # its functions are made at import time, unseen by type checkers
@@ -24,6 +25,10 @@ class ImportReport:
     manifest: Manifest
     fields: Mapping[str, str]
     """Our field -> the log's field it was read from."""
+    lacks: Sequence[str]
+    """What the log does not hold, and what that rules out."""
+    first: Sequence[str]
+    """The first rows as they were read."""
     skipped: bool
     seconds: float
 
@@ -38,7 +43,8 @@ class ImportReport:
         """For programs and for the data set's asset."""
         stats = {k: v for k, v in self.manifest.stats.items() if not k.startswith(_REASON)}
         shown = {"dataset": self.manifest.dataset, "generation": self.manifest.generation, "skipped": self.skipped}
-        return {**shown, **stats, "bad": self.bad, "fields": dict(self.fields), "seconds": self.seconds}
+        told = {"bad": self.bad, "fields": dict(self.fields), "lacks": list(self.lacks)}
+        return {**shown, **stats, **told, "seconds": self.seconds}
 
 
 class Summary:
@@ -51,13 +57,24 @@ class Summary:
         self._finish: Counter[str] = Counter()
         self._tokens = self._longest = 0
         self._reward_sum = 0.0
-        self.rows = self.bad_rows = self.trajectories = 0
+        self.rows = self.bad_rows = self.repeated_rows = self.left_out_rows = self.trajectories = 0
+
+    @property
+    def unused_rows(self) -> int:
+        """Rows of the log that gave something to the quarantine."""
+        return self.bad_rows + self.repeated_rows + self.left_out_rows
 
     def add(self, read: Read, shard: int, source_rows: int) -> None:
         """Count a written shard of `source_rows` source rows."""
         quarantine = read("quarantine", shard, ["file", "row", "field", "reason"])
         self.rows += source_rows
-        self.bad_rows += quarantine.group_by(["file", "row"]).aggregate([]).num_rows
+        reasons = quarantine.column("reason")
+        repeated, left_out = (pc.starts_with(reasons, begin) for begin in (DUPLICATE, LEFT_OUT))
+        kinds = (pc.invert(pc.or_(repeated, left_out)), repeated, left_out)
+        counts = [quarantine.filter(kind).group_by(["file", "row"]).aggregate([]).num_rows for kind in kinds]
+        self.bad_rows += counts[0]
+        self.repeated_rows += counts[1]
+        self.left_out_rows += counts[2]
         kinds = quarantine.group_by(["field", "reason"]).aggregate([([], "count_all")]).to_pylist()
         for kind in kinds:
             _count(self._reasons, _kind(kind["field"], kind["reason"]), kind["count_all"])
@@ -77,6 +94,8 @@ class Summary:
             "rows": self.rows,
             "trajectories": self.trajectories,
             "bad_rows": self.bad_rows,
+            "repeated_rows": self.repeated_rows,
+            "left_out_rows": self.left_out_rows,
             "response_tokens": self._tokens,
             "max_response_tokens": self._longest,
         }

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from pipeline.logged.fields import Bad
+from pipeline.logged.fields import Bad, Candidate
 from pipeline.logged.tokens import Tokenized
 from pipeline.store import SCHEMAS, code_version, trajectory_id
 
@@ -84,13 +84,19 @@ def _rollouts(rows: Sequence[_Rollout], trajectories: list[str], generation: int
             "response_token_ids": _lists([each.response_ids for each in good], np.int32),
             "response_text": [each.response_text for each in good],
             "finish_reason": [each.finish_reason for each in good],
-            "policy_id": [each.candidate.policy or policy for each in good],
+            "policy_id": [_policy(each.candidate, policy) for each in good],
             "generation": [generation] * len(rows),
             "sampling": [{"engine": each.engine, "engine_version": code_version()} for each in good],
             "response_mask": _lists([each.mask for each in good], np.bool_),
-            "behavior_logprobs": _lists([each.candidate.logprobs for each in good], np.float32),
+            "behavior_logprobs": _lists([each.logprobs for each in good], np.float32),
         },
     )
+
+
+def _policy(candidate: Candidate, default: str) -> str:
+    """The behaviour policy, with the version that the log tells: `name@step3`, `name@v12`."""
+    name = candidate.policy or default
+    return f"{name}@{candidate.version}" if candidate.version else name
 
 
 def _rewards(good: Sequence[Tokenized], trajectories: Sequence[str]) -> pa.RecordBatch:

@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.logged.chat import Segment, render_chat, split_conversation
-from pipeline.logged.fields import Bad, BadField, Candidate, Messages, Tokens
+from pipeline.logged.fields import Bad, Candidate, Messages, Tokens
+from pipeline.logged.raw import BadField
+from pipeline.logged.stripped import ChatMarks
 from pipeline.prompts import render
 from pipeline.sampling.engines.base import LOGPROB_ABOVE_ZERO
 
@@ -23,13 +25,18 @@ class TokenSettings:
 
     tokenizer: Any
     template: str
-    """`raw` takes logged prompts as they stand; qwen-math, r1 and chat render bare questions."""
+    """`auto` takes logged prompts as they stand, and refuses those that no model saw so; `raw` takes them all;
+    `restore` puts back the special tokens that decoding removed; qwen-math, r1 and chat render bare questions."""
     append_eos: bool
     """Close responses that ended by themselves with the end-of-sequence token, as they were sampled."""
     length_limit: int | None
     """Responses of at least this many tokens were cut by the sampler, where the log does not say it."""
     max_tokens: int
     """Longest response taken."""
+    marks: ChatMarks | None = None
+    """What the tokenizer's chat template writes around content."""
+    stripped_by: str = ""
+    """The system that decodes without special tokens, where the log is one of its logs."""
 
     @property
     def vocabulary(self) -> int:
@@ -46,6 +53,7 @@ class Tokenized:
     response_text: str
     response_ids: Tokens
     mask: npt.NDArray[np.bool_] | None
+    logprobs: npt.NDArray[np.float32] | None
     finish_reason: str
     answer: str
     engine: str
@@ -94,19 +102,20 @@ def _texts(candidate: Candidate, settings: TokenSettings) -> tuple[str | None, l
         asked: Messages = prompt if isinstance(prompt, list) else []
         if isinstance(prompt, str):
             asked = [{"role": "user", "content": prompt}]
-        text, segments = split_conversation([*asked, *response], settings.tokenizer)
+        cut = candidate.finish_reason == "length"
+        text, segments = split_conversation(
+            [*asked, *response], settings.tokenizer, len(asked), tools=candidate.tools, cut=cut
+        )
         _check_sizes(text, segments, settings)
         return text, segments
     if candidate.prompt_ids is not None:
         shown = None
     elif isinstance(prompt, list):
-        shown = render_chat(prompt, settings.tokenizer, generate=True)
+        shown = render_chat(prompt, settings.tokenizer, generate=True, tools=candidate.tools)
     elif prompt is None or prompt == "":
         raise BadField("prompt", "empty" if prompt == "" else "missing")
-    elif settings.template == "chat":
-        shown = render_chat([{"role": "user", "content": prompt}], settings.tokenizer, generate=True)
     else:
-        shown = render(settings.template, prompt, settings.tokenizer)
+        shown = _shown(prompt, settings)
     if candidate.response_ids is not None:
         _check_sizes(shown, [], settings)
         return shown, []
@@ -114,9 +123,52 @@ def _texts(candidate: Candidate, settings: TokenSettings) -> tuple[str | None, l
         raise BadField("response", "missing")
     if response == "":
         raise BadField("response", "empty: there is no action to learn from")
+    _check_one_turn(response, settings)
     segments = [Segment(response, by_policy=True)]
     _check_sizes(shown, segments, settings)
     return shown, segments
+
+
+def _shown(prompt: str, settings: TokenSettings) -> str:
+    """The prompt that the model saw. Raises BadField where the log shows that it is another than the logged text."""
+    marks = settings.marks
+    if settings.template == "raw" or (marks is None and settings.template == "restore"):
+        return prompt
+    if marks is not None and settings.template == "restore":
+        return marks.restored(prompt, settings.tokenizer) if marks.lost(prompt) else prompt
+    if marks is not None and marks.without_tokens(prompt):
+        raise BadField(
+            "prompt",
+            "was logged without the special tokens of the chat template, so no model ever saw it: --template restore "
+            "puts them back, --template raw takes it as it stands",
+            prompt,
+        )
+    if settings.template == "auto":
+        if marks is not None and settings.stripped_by and marks.lost(prompt):
+            raise BadField(
+                "prompt",
+                f"{settings.stripped_by} decodes prompts without special tokens, and the tokenizer's chat template "
+                "has some: --template restore puts them back; --template raw takes prompts as they stand, which is "
+                "right where the policy was asked without a chat template",
+                prompt,
+            )
+        return prompt
+    if settings.template == "chat":
+        return render_chat([{"role": "user", "content": prompt}], settings.tokenizer, generate=True)
+    return render(settings.template, prompt, settings.tokenizer)
+
+
+def _check_one_turn(response: str, settings: TokenSettings) -> None:
+    """Raise BadField for a text in which words of others follow those of the policy: nothing marks which they are."""
+    eos, marks = settings.tokenizer.eos_token, settings.marks
+    goes_on = bool(eos) and eos in response and bool(response.partition(eos)[2].replace(eos, "").strip())
+    if goes_on or (marks is not None and marks.lost(response) and marks.several_turns(response)):
+        raise BadField(
+            "response",
+            "holds several turns, and the log does not mark which words the environment wrote: log token ids with a "
+            "mask, or messages",
+            response,
+        )
 
 
 def _check_sizes(prompt: str | None, segments: Sequence[Segment], settings: TokenSettings) -> None:
@@ -160,12 +212,18 @@ def _tokenized(plan: _Plan, encoded: dict[str, Tokens | None], settings: TokenSe
         raise BadField("prompt", "empty: a response needs a state to start from")
     if candidate.response_ids is not None:
         response_ids = _within_vocabulary("response_token_ids", candidate.response_ids, settings)
-        mask, finish = candidate.mask, candidate.finish_reason or _guessed_finish(response_ids, settings)
+        mask, logprobs = candidate.mask, candidate.logprobs
+        _check_aligned(mask, logprobs, response_ids)
+        if mask is not None and mask.any():  # behind the policy's last token is padding, or nobody's
+            end = len(mask) - int(mask[::-1].argmax())
+            response_ids, mask, logprobs = response_ids[:end], mask[:end], None if logprobs is None else logprobs[:end]
+        finish = candidate.finish_reason or _guessed_finish(response_ids, settings)
         response_text = _checked_text(candidate.response, response_ids, tokenizer)
     else:
         response_ids, mask, finish = _from_segments(plan, encoded, settings)
-        response_text = "".join(segment.text for segment in plan.segments)
-    _check_lengths(candidate, response_ids, mask, settings)
+        response_text, logprobs = "".join(segment.text for segment in plan.segments), candidate.logprobs
+        _check_aligned(mask, logprobs, response_ids)
+    _check_lengths(response_ids, mask, logprobs, settings)
     return Tokenized(
         candidate=candidate,
         prompt_text=prompt_text,
@@ -173,6 +231,7 @@ def _tokenized(plan: _Plan, encoded: dict[str, Tokens | None], settings: TokenSe
         response_text=response_text,
         response_ids=response_ids,
         mask=None if mask is None or bool(mask.all()) else mask,
+        logprobs=logprobs,
         finish_reason=finish,
         answer=candidate.answer if isinstance(candidate.answer, str) else _decoded_answer(candidate.answer, settings),
         engine=TOKENS_OF_THE_LOG if candidate.response_ids is not None else TOKENIZED_TEXT,
@@ -231,22 +290,27 @@ def _guessed_finish(ids: Tokens, settings: TokenSettings) -> str:
     return "stop"
 
 
+def _check_aligned(mask: npt.NDArray[np.bool_] | None, logprobs: npt.NDArray[np.float32] | None, ids: Tokens) -> None:
+    if mask is not None and len(mask) != len(ids):
+        raise BadField("response_mask", f"{len(mask)} values for {len(ids)} response tokens")
+    if logprobs is not None and len(logprobs) != len(ids):
+        raise BadField("behavior_logprobs", f"{len(logprobs)} values for {len(ids)} response tokens")
+
+
 def _check_lengths(
-    candidate: Candidate, ids: Tokens, mask: npt.NDArray[np.bool_] | None, settings: TokenSettings
+    ids: Tokens,
+    mask: npt.NDArray[np.bool_] | None,
+    logprobs: npt.NDArray[np.float32] | None,
+    settings: TokenSettings,
 ) -> None:
     if not len(ids):
         raise BadField("response_token_ids", "empty: there is no action to learn from")
     if len(ids) > settings.max_tokens:
         raise BadField("response", f"{len(ids):,} tokens, more than --max-tokens {settings.max_tokens}")
-    if mask is not None and len(mask) != len(ids):
-        raise BadField("response_mask", f"{len(mask)} values for {len(ids)} response tokens")
     if mask is not None and not mask.any():
         raise BadField("response_mask", "marks no token as the policy's: there is nothing to learn from")
-    logprobs = candidate.logprobs
     if logprobs is None:
         return
-    if len(logprobs) != len(ids):
-        raise BadField("behavior_logprobs", f"{len(logprobs)} values for {len(ids)} response tokens")
     written = logprobs if mask is None else logprobs[mask]
     if not np.isfinite(written).all() or bool((written > LOGPROB_ABOVE_ZERO).any()):
         raise BadField("behavior_logprobs", "a log-probability is not a number, infinite or above 0")

@@ -1,4 +1,4 @@
-"""A log of twenty trajectories, and `tbrm import` on it."""
+"""A log of twenty trajectories, `tbrm import` on it, and rows of a log read in this process alone."""
 
 import json
 from collections.abc import Sequence
@@ -8,6 +8,12 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from pipeline.cli.main import tbrm
+from pipeline.logged.fields import Bad, Candidate, candidates, responses_of
+from pipeline.logged.raw import RawRow
+from pipeline.logged.settings import Directions
+from pipeline.logged.shapes import Shape, recognize
+from pipeline.logged.stripped import chat_marks
+from pipeline.logged.tokens import Tokenized, TokenSettings, tokenize
 from pipeline.store import Store, open_store
 
 ROWS = [
@@ -15,6 +21,28 @@ ROWS = [
     for i in range(20)
 ]
 MAP = "prompt=question,response=completion,answer=gold,reward=score"
+
+
+SAMPLES = Path(__file__).parent / "log_samples"
+
+
+def sample(name: str) -> list[dict[str, Any]]:
+    """Rows of our own making in the format `name`."""
+    return [json.loads(line) for line in (SAMPLES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def read_as(
+    rows: Sequence[Any], tokenizer: Any, template: str = "auto", directions: Directions | None = None
+) -> tuple[Shape, list[Tokenized | Bad]]:
+    """What the reader makes of rows, without its process, files and shards."""
+    shape = recognize(rows[0], directions or Directions())
+    by = shape.name if shape.stripped else ""
+    how = TokenSettings(tokenizer, template, True, None, 10_000, marks=chat_marks(tokenizer), stripped_by=by)
+    found: list[Candidate | Bad] = []
+    for number, row in enumerate(rows, start=1):
+        opened = responses_of(RawRow("log", number, row, None, number, 100), shape, 2**20)
+        found += [opened] if isinstance(opened, Bad) else candidates(opened, wants_reward=False)
+    return shape, tokenize(found, how)
 
 
 def jsonl(path: Path, rows: Sequence[Any]) -> Path:

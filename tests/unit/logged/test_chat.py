@@ -116,9 +116,9 @@ def test_what_is_rendered_grows_with_the_conversation(tokenizer: Any, monkeypatc
     def characters(number: int) -> int:
         rendered = 0
 
-        def counting(messages: Messages, of: Any, generate: bool) -> str:
+        def counting(messages: Messages, tokenizer: Any, generate: bool, tools: Any = None) -> str:
             nonlocal rendered
-            text = render(messages, of, generate)
+            text = render(messages, tokenizer, generate, tools)
             rendered += len(text)
             return text
 

@@ -104,7 +104,7 @@ def test_a_bad_row_goes_to_quarantine_with_file_row_field_and_reason(
     (bad,) = rows_of(store, "quarantine")
     assert (bad["file"], bad["row"], bad["field"]) == (str(path), 21, field)
     assert reason in bad["reason"]
-    assert (stats["rows"], stats["trajectories"], stats["bad_rows"]) == (21, 20, 1)
+    assert (stats["rows"], stats["trajectories"], stats["bad_rows"] + stats["repeated_rows"]) == (21, 20, 1)
 
 
 def test_rows_that_cannot_be_read_are_named_too(tmp_path: Path, tokenizer: str) -> None:
@@ -174,7 +174,9 @@ KNOWN = {
 
 @pytest.mark.parametrize("name", list(KNOWN))
 def test_known_shapes_need_no_map(tmp_path: Path, tokenizer: str, name: str) -> None:
-    store, stats = imported(tmp_path / "a", tokenizer, jsonl(tmp_path / "log.jsonl", [KNOWN[name]]))
+    store, stats = imported(
+        tmp_path / "a", tokenizer, "--template", "raw", jsonl(tmp_path / "log.jsonl", [KNOWN[name]])
+    )
     assert name in str(stats["shape"]).lower()
     assert rows_of(store, "rewards")[0]["reward"] == 1.0
 

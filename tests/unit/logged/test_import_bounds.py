@@ -49,6 +49,7 @@ def test_such_a_value_in_any_field_is_taken_or_the_row_is_bad(tmp_path: Path, to
         log = [*(base | {"number": n} for n in range(10)), *damaged]
         path = jsonl(tmp_path / "log.jsonl", log)
         mapping = ["--map", "extra=extra"] if "extra" in base else []
+        mapping += ["--reward", "accuracy_reward", "--template", "raw"] if base is TRL else []
         store, stats = imported(tmp_path / "a", tokenizer, "--replace", "--max-bad-share", "0.9", *mapping, path)
         assert (stats["rows"], stats["trajectories"] + stats["bad_rows"]) == (len(log), len(log))
         assert stats["trajectories"] >= 10
@@ -138,7 +139,7 @@ def test_a_hopeless_log_is_stopped_long_before_its_end(
     path.write_bytes(gzip.compress(f"[{json.dumps(ROWS[0])}{',{}' * 5_000}]".encode()))
     result = run_import(tmp_path / "a", tokenizer, "--map", MAP, "--rows-per-shard", "64", path)
     assert result.exit_code == 1
-    assert "127 of 128 rows are bad" in result.output
+    assert "127 of 128 rows give nothing to store" in result.output
     assert "row 2" in result.output
     assert open_store(str(tmp_path / "a")).generations("logged/log", "rollouts") == []
 

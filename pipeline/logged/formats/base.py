@@ -1,0 +1,202 @@
+"""What a format is, and what formats have in common: paths into a row, token sequences with a mask, messages."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.logged.raw import BadField
+
+Row = Mapping[str, Any]
+Fields = dict[str, Any]
+"""Our field -> its value in one row. Beside the fields that `--map` knows: `components` (numbers of this response),
+`version` (of the behaviour policy) and `tools` (that the chat template was told of)."""
+
+
+def one(row: Row) -> Iterator[Row]:
+    """A row that is one trajectory, or several responses to one prompt."""
+    yield row
+
+
+def no_rewards(row: Row) -> Mapping[str, float]:
+    return {}
+
+
+def no_identity(row: Row) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Format:
+    """How rows of one system's logs become our fields. The docstring of `adapt` says where that system writes them."""
+
+    name: str
+    fields: Mapping[str, str]
+    """Our field -> theirs, for people."""
+    fits: Callable[[Row], bool]
+    """Whether a row has this format. At most one format says so of any row."""
+    adapt: Callable[[Row], Fields]
+    split: Callable[[Row], Iterable[Row | BadField]] = one
+    """The trajectories of a line, each a row for `adapt`, or what is wrong with it."""
+    rewards: Callable[[Row], Mapping[str, float]] = no_rewards
+    """Numbers any of which may be the reward. Where a row has several, somebody has to name those that count."""
+    identity: Callable[[Row], str | None] = no_identity
+    """Rows with the same one hold the same response: it is stored once."""
+    averages: bool = False
+    """Its other numbers are averages over the responses of a row: none of them is a response's reward."""
+    stripped: bool = False
+    """Its text was decoded without special tokens: a chat prompt is not what the model saw."""
+    bare: bool = False
+    """Its prompt is a question, not what the model saw."""
+    notes: tuple[str, ...] = field(default=())
+    """What it never holds, one sentence each, for the end of an import."""
+
+
+def has(*names: str) -> Callable[[Row], bool]:
+    return lambda row: all(name in row for name in names)
+
+
+ABSENT: Any = object()
+
+
+def look_up(row: Any, path: str) -> Any:
+    """The value at a dotted path (`extra.reward`, `choices.0.text`, `outputs[].text`), or ABSENT.
+
+    `name[]` goes on with every element of the list there, and gives a list.
+    """
+    if isinstance(row, Mapping) and path in row:
+        return row[path]
+    row = row.tolist() if isinstance(row, np.ndarray) else row
+    head, _, rest = path.partition(".")
+    if head.endswith("[]"):
+        listed = look_up(row, head[:-2]) if head != "[]" else row
+        if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
+            return ABSENT
+        found = [look_up(each, rest) if rest else each for each in listed]
+        return ABSENT if any(each is ABSENT for each in found) else found
+    if isinstance(row, Mapping) and head in row:
+        return look_up(row[head], rest) if rest else row[head]
+    if isinstance(row, Sequence) and not isinstance(row, str | bytes) and head.isdecimal() and int(head) < len(row):
+        return look_up(row[int(head)], rest) if rest else row[int(head)]
+    return ABSENT
+
+
+def number(value: Any) -> float | None:
+    """A finite number, true and false as 1 and 0; None for anything else."""
+    if not isinstance(value, int | float):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def numbers(tree: Any, prefix: str = "") -> dict[str, float]:
+    """The entries of an object that are numbers, their names behind `prefix`."""
+    if not isinstance(tree, Mapping):
+        return {}
+    return {f"{prefix}{name}": found for name, value in tree.items() if (found := number(value)) is not None}
+
+
+def listed(name: str, value: Any) -> list[Any]:
+    """`value` as a list. Raises BadField for anything that is none."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if not isinstance(value, list):
+        raise BadField(name, f"must be a list, not {type(value).__name__}", value)
+    return value
+
+
+def mapped(name: str, value: Any) -> Mapping[str, Any]:
+    """`value` as an object. Raises BadField for anything that is none."""
+    if not isinstance(value, Mapping):
+        raise BadField(name, f"must be an object, not {type(value).__name__}", value)
+    return value
+
+
+def sequence(tokens: Any, mask: Any, logprobs: Any = None, name: str = "token_ids") -> Fields:
+    """Prompt, response, mask and log-probs of a whole sequence whose `mask` marks what the policy wrote.
+
+    `logprobs` has one value a token, or one for each token of the policy. What comes after the policy's last token,
+    such as padding, belongs to nobody and is cut off. Raises BadField where lengths disagree or nothing is marked.
+    """
+    ids, marks = listed(name, tokens), [bool(each) for each in listed("response_mask", mask)]
+    if len(ids) != len(marks):
+        raise BadField("response_mask", f"{len(marks)} values for {len(ids)} tokens")
+    if True not in marks:
+        raise BadField("response_mask", "marks no token as the policy's: there is nothing to learn from")
+    first, last = marks.index(True), len(marks) - marks[::-1].index(True)
+    if first == 0:
+        raise BadField("prompt_token_ids", "empty: the policy wrote the first token, without a state to start from")
+    found: Fields = {"prompt_token_ids": ids[:first], "response_token_ids": ids[first:last]}
+    if not all(marks[first:last]):
+        found["response_mask"] = marks[first:last]
+    if logprobs is not None and len(values := listed("behavior_logprobs", logprobs)):
+        if len(values) == len(ids):  # what was not sampled has no log-prob, whatever stands there
+            aligned = [value if mark else 0.0 for value, mark in zip(values, marks, strict=True)]
+        else:
+            aligned = spread_over(values, marks)
+        found["behavior_logprobs"] = aligned[first:last]
+    return found
+
+
+def spread_over(values: Sequence[Any], marks: Sequence[bool]) -> list[Any]:
+    """One value for each mark, from one for each mark that is true. Raises BadField where there are more or fewer."""
+    if len(values) != sum(marks):
+        raise BadField(
+            "behavior_logprobs", f"{len(values)} values for {len(marks)} tokens, {sum(marks)} of them the policy's"
+        )
+    left = iter(values)
+    return [next(left) if mark else 0.0 for mark in marks]
+
+
+def conversation(name: str, turns: Any) -> list[dict[str, Any]]:
+    """Messages in OpenAI's form from those of several systems: flat tool calls, `reasoning`, ShareGPT's names."""
+    found: list[dict[str, Any]] = []
+    for turn in listed(name, turns):
+        message = dict(mapped(name, turn))
+        if "role" not in message and isinstance(message.get("from"), str):
+            message = {"role": message.pop("from"), "content": message.pop("value", None)}
+        role = _ROLES.get(str(message.get("role")).lower())
+        if role is None:
+            raise BadField(name, f"a message of nobody that is known: {message.get('role')!r:.80}", turn)
+        message["role"] = role
+        if isinstance(message.get("tool_calls"), list):
+            message["tool_calls"] = [_tool_call(name, call) for call in message["tool_calls"]]
+        if isinstance(message.get("reasoning"), str) and "reasoning_content" not in message:
+            message["reasoning_content"] = message.pop("reasoning")
+        kept = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content")
+        found.append({key: value for key, value in message.items() if key in kept and value not in (None, [])})
+    return found
+
+
+_ROLES = {
+    **{each: each for each in ("system", "user", "assistant", "tool", "developer")},
+    **{"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"},
+    **{"observation": "tool", "function": "tool", "ipython": "tool"},
+}
+
+
+def _tool_call(name: str, call: Any) -> dict[str, Any]:
+    call = mapped(name, call)
+    inner = mapped(name, call.get("function", call))
+    told = inner.get("arguments")
+    if isinstance(told, str):
+        try:  # templates expect an object, and would write text as a JSON string
+            parsed = json.loads(told)
+        except (ValueError, RecursionError):
+            parsed = None
+        told = parsed if isinstance(parsed, dict) else told
+    return {"type": "function", "id": call.get("id"), "function": {"name": inner.get("name"), "arguments": told}}
+
+
+def tools(name: str, given: Any) -> list[dict[str, Any]] | None:
+    """Tool definitions in OpenAI's nested form, from that or from flat ones; None where there are none."""
+    if not given:
+        return None
+    flat = [mapped(name, each) for each in listed(name, given)]
+    return [dict(each) if "function" in each else {"type": "function", "function": dict(each)} for each in flat]

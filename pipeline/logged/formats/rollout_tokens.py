@@ -1,0 +1,448 @@
+"""Trainers that log token ids: they are kept as they were sampled."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pipeline.logged.formats.base import (
+    ABSENT,
+    Fields,
+    Format,
+    Row,
+    conversation,
+    has,
+    listed,
+    look_up,
+    mapped,
+    number,
+    numbers,
+    tools,
+)
+from pipeline.logged.formats.base import sequence as whole_sequence
+from pipeline.logged.formats.rollout_text import versions
+from pipeline.logged.raw import BadField, LeftOut
+
+
+def _open_instruct(row: Row) -> Fields:
+    """allenai/open-instruct, open_instruct/grpo_fast.py: RolloutRecord, one JSON line a rollout."""
+    return {
+        "prompt_token_ids": row["prompt_tokens"],
+        "response_token_ids": row["response_tokens"],
+        "reward": row["reward"],
+        "finish_reason": row.get("finish_reason"),
+        "answer": row.get("ground_truth"),
+        "behavior_logprobs": row.get("logprobs"),
+    }
+
+
+def _nemo_rl(row: Row) -> Fields:
+    """NVIDIA-NeMo/RL, nemo_rl/algorithms/grpo.py, grpo_train: train_data_stepN.jsonl.
+
+    Logger.log_batched_dict_as_jsonl writes micro-batches of one, so that every value is a list of one; sequences are
+    padded on the right to the batch's longest, and `input_lengths` says where they end. Whether the rest of the row is
+    trained on (`sample_loss_mask`) is kept as a number.
+    """
+    length = _only("input_lengths", row["input_lengths"])
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        raise BadField("input_lengths", "must be the length of the sequence", length)
+    sides = ("token_ids", "token_loss_mask", "generation_logprobs", "advantages")
+    cut = {name: listed(name, _only(name, row[name]))[:length] for name in sides if row.get(name) is not None}
+    if len(cut["token_ids"]) != length:
+        raise BadField("token_ids", f"{len(cut['token_ids'])} of {length} tokens: the line is cut off")
+    found = whole_sequence(cut["token_ids"], cut["token_loss_mask"], cut.get("generation_logprobs"))
+    kept = {name: _only(name, row[name]) for name in ("sample_loss_mask",) if name in row}
+    parts = numbers(kept) | _mean_advantage(cut.get("advantages"), cut["token_loss_mask"])
+    return found | {"reward": _only("rewards", row["rewards"]), "components": parts}
+
+
+def _only(name: str, value: Any) -> Any:
+    """The one element of a list of one."""
+    found = listed(name, value)
+    if len(found) != 1:
+        raise BadField(name, f"holds {len(found)} samples, where the logger writes one a line")
+    return found[0]
+
+
+def _mean_advantage(advantages: Any, mask: Any) -> dict[str, float]:
+    """The mean over the policy's tokens: there is no place for one a token."""
+    if not isinstance(advantages, list) or len(advantages) != len(mask):
+        return {}
+    kept = [
+        found for each, marked in zip(advantages, mask, strict=True) if marked if (found := number(each)) is not None
+    ]
+    return {"advantage": sum(kept) / len(kept)} if kept else {}
+
+
+def _nemo_gym(row: Row) -> Fields:
+    """NVIDIA-NeMo/Gym, nemo_gym/rollout_collection.py: an agent's response beside its request, one JSON line each.
+
+    Output items that the model generated carry prompt_token_ids, generation_token_ids and generation_log_probs
+    (nemo_gym/openai_utils.py, TokenIDLogProbMixin); each prompt holds all that came before. Without token ids the
+    items become messages.
+    """
+    response, asked = mapped("response", row["response"]), mapped("request", row["responses_create_params"])
+    items = [mapped("response.output", item) for item in listed("response.output", response.get("output"))]
+    finish = look_up(response, "incomplete_details.reason")
+    found: Fields = {
+        "reward": row.get("reward"),
+        "answer": next((each for each in (row.get("expected_answer"), response.get("expected_answer")) if each), None),
+        "prompt_id": f"task-{row['_ng_task_index']}" if "_ng_task_index" in row else None,
+        "finish_reason": {"max_output_tokens": "length"}.get(finish) if isinstance(finish, str) else None,
+        "policy": response.get("model") or None,
+        "components": numbers({k: v for k, v in row.items() if k != "reward" and not k.startswith("_ng_")}),
+    }
+    if any(item.get("generation_token_ids") for item in items):
+        return found | joined_turns([item for item in items if item.get("generation_token_ids")])
+    asked_for = asked.get("input")
+    messages = _from_items([{"role": "user", "content": asked_for}] if isinstance(asked_for, str) else asked_for)
+    system = [{"role": "system", "content": asked["instructions"]}] if asked.get("instructions") else []
+    said = _from_items(items)
+    turns = conversation("response.output", [*system, *messages, *said])
+    return found | {"messages": turns, "tools": tools("tools", asked.get("tools"))}
+
+
+def joined_turns(turns: list[Mapping[str, Any]]) -> Fields:
+    """One sequence out of turns whose prompts each hold all tokens before. Raises BadField where they do not."""
+    tokens: list[Any] = []
+    marks: list[bool] = []
+    logprobs: list[Any] = []
+    complete = True
+    for number_, turn in enumerate(turns):
+        before = listed("prompt_token_ids", turn.get("prompt_token_ids"))
+        written = listed("generation_token_ids", turn["generation_token_ids"])
+        if before[: len(tokens)] != tokens:
+            raise BadField(
+                "prompt_token_ids",
+                f"turn {number_ + 1} was not asked with the tokens before it: its context was changed, and no one "
+                "sequence was ever sampled",
+            )
+        marks += [False] * (len(before) - len(tokens)) + [True] * len(written)
+        said = turn.get("generation_log_probs")
+        complete = complete and isinstance(said, list) and len(said) == len(written)
+        logprobs += said if isinstance(said, list) else []
+        tokens = [*before, *written]
+    return whole_sequence(tokens, marks, logprobs if complete else None)
+
+
+def _from_items(items: Any) -> list[dict[str, Any]]:
+    """Items of OpenAI's Responses API as messages; what one turn of the assistant is made of becomes one message."""
+    found: list[dict[str, Any]] = []
+    for item in listed("input", items):
+        kind = mapped("input", item).get("type", "message")
+        if kind == "function_call_output":
+            found.append({"role": "tool", "content": item.get("output"), "tool_call_id": item.get("call_id")})
+            continue
+        role = "assistant" if kind in ("reasoning", "function_call") else item.get("role")
+        if role != "assistant":
+            found.append({"role": role, "content": _text_of(item.get("content"))})
+            continue
+        if not (found and found[-1]["role"] == "assistant"):
+            found.append({"role": "assistant", "content": ""})
+        if kind == "reasoning":
+            found[-1]["reasoning_content"] = _reasoning(item)
+        elif kind == "function_call":
+            call = {"id": item.get("call_id"), "name": item.get("name"), "arguments": item.get("arguments")}
+            found[-1].setdefault("tool_calls", []).append(call)
+        elif kind == "message":
+            found[-1]["content"] += _text_of(item.get("content"))
+        else:
+            raise BadField("response.output", f"an item of the type {kind!r}", item)
+    return found
+
+
+def _reasoning(item: Mapping[str, Any]) -> str:
+    parts = item.get("content") or item.get("summary") or []
+    if item.get("encrypted_content") or not parts:
+        raise BadField("response.output", "its reasoning is not in the log, so the response is not what was sampled")
+    return _text_of(parts)
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = [mapped("content", part).get("text") for part in listed("content", content)]
+    if any(not isinstance(part, str) for part in parts):
+        raise BadField("content", "holds parts that are not text", content)
+    return "".join(parts)
+
+
+def _prime_rl_tokens(row: Row) -> Fields:
+    """PrimeIntellect-ai/prime-rl, src/prime_rl/trainer/rl/token_export.py, TokenExporter: token_exports/step_N/*.jsonl.
+
+    All fields are aligned to `token_ids`. There is no reward: the trainer sees advantages only.
+    """
+    found = whole_sequence(row["token_ids"], row["loss_mask"], _finite(row.get("inference_logprobs")))
+    parts = _mean_advantage(row.get("advantages"), row["loss_mask"])
+    extra = {"env_name": row["env_name"]} if row.get("env_name") else {}
+    return found | {"components": parts, "extra": extra, "version": f"step{row['step']}"}
+
+
+def _finite(values: Any) -> Any:
+    """None where any value is missing: the exporter writes null for what is not finite."""
+    return None if not isinstance(values, list) or any(each is None for each in values) else values
+
+
+_STATUS = {"completed": "stop", "truncated": "length"}
+
+
+def _slime(row: Row) -> Fields:
+    """THUDM/slime, slime/utils/types.py, Sample.to_dict (radixark/miles alike): one sample.
+
+    save_debug_rollout_data writes {"rollout_id", "samples": […]} with torch.save; JSON lines of to_dict read the same.
+    `loss_mask` and `rollout_log_probs` cover the response, the last `response_length` of `tokens`.
+    """
+    status = str(row["status"]).lower()
+    if status not in _STATUS:
+        raise LeftOut("status", f"the sample is {status!r}: nothing was sampled to its end")
+    tokens, length = listed("tokens", row["tokens"]), row["response_length"]
+    if not isinstance(length, int) or not 0 < length < len(tokens):
+        raise BadField("response_length", f"must lie between 1 and {len(tokens) - 1}, the tokens less one", length)
+    mask, logprobs = row.get("loss_mask"), row.get("rollout_log_probs")
+    prompt = row.get("prompt")
+    found: Fields = {
+        "prompt": prompt if isinstance(prompt, str) else None,
+        "prompt_token_ids": tokens[:-length],
+        "response_token_ids": tokens[-length:],
+        "behavior_logprobs": logprobs or None,
+        "answer": row.get("label"),
+        "finish_reason": _STATUS[status],
+        "prompt_id": None if row.get("group_index") is None else f"group-{row['group_index']}",
+    }
+    if mask is not None:
+        found["response_mask"] = [bool(each) for each in listed("loss_mask", mask)]
+    if not isinstance(row.get("reward"), Mapping):
+        found["reward"] = row.get("reward")
+    version = versions([int(each) for each in row.get("weight_versions") or [] if str(each).isdecimal()])
+    return found | version
+
+
+def _slime_rewards(row: Row) -> Mapping[str, float]:
+    """The entries of a reward that is an object: `--reward-key` of the run names the one that counts."""
+    return numbers(row.get("reward"))
+
+
+def _samples(row: Row) -> Iterator[Row | BadField]:
+    """The samples of a `.pt` file, or a line that is one itself."""
+    for sample in listed("samples", row["samples"]) if "samples" in row else [row]:
+        yield sample if isinstance(sample, Mapping) else BadField("samples", "holds something else than samples")
+
+
+def _tinker(row: Row) -> Fields:
+    """thinking-machines-lab/tinker-cookbook, tinker_cookbook/capture/store/schema.py, WIRE_ROWS_COLUMNS.
+
+    One row a sampled sequence. Rewards lie in annotations of the run and not beside it.
+    """
+    place = [row.get("run_id"), row.get("iteration"), row.get("group_idx")]
+    reason = look_up(row, "metadata.stop_reason")
+    reward = look_up(row, "metadata.reward") if row.get("reward") is None else row["reward"]
+    return {
+        "prompt_token_ids": row["prompt_tokens"],
+        "response_token_ids": row["sampled_tokens"],
+        "behavior_logprobs": row.get("logprobs") or None,
+        "reward": None if reward is ABSENT else reward,
+        "finish_reason": None if reason is ABSENT else reason,
+        "prompt_id": "/".join(map(str, place)) if all(each is not None for each in place) else None,
+        "policy": row.get("policy_version"),
+        "extra": {name: row[name] for name in ("split", "purpose") if row.get(name)},
+    }
+
+
+def _trinity(row: Row) -> Fields:
+    """modelscope/Trinity-RFT, trinity/common/experience.py, Experience: tokens, prompt_length, and the response's
+    logprobs and action_mask."""
+    tokens, length = listed("tokens", row["tokens"]), row["prompt_length"]
+    if not isinstance(length, int) or not 0 < length < len(tokens):
+        raise BadField("prompt_length", f"must lie between 1 and {len(tokens) - 1}, the tokens less one", length)
+    written = len(tokens) - length
+    mask = listed("action_mask", row["action_mask"]) if row.get("action_mask") is not None else [True] * written
+    if len(mask) != written:
+        raise BadField("action_mask", f"{len(mask)} values for {written} response tokens")
+    logprobs = row.get("logprobs")
+    if isinstance(logprobs, list) and len(logprobs) == written:
+        logprobs = [0.0] * length + logprobs
+    found = whole_sequence(tokens, [False] * length + mask, logprobs, name="tokens")
+    cut = row.get("truncate_status")
+    place = row.get("eid") if isinstance(row.get("eid"), Mapping) else {}
+    return found | {
+        "reward": row.get("reward"),
+        "prompt": row.get("prompt_text"),
+        "response": None if "response_mask" in found else row.get("response_text"),
+        "finish_reason": "length" if cut in ("response_truncated", "truncated") else None,
+        "prompt_id": f"{place['batch']}/{place['task']}" if "batch" in place and "task" in place else None,
+        "components": numbers(row.get("metrics")) | _mean_advantage(row.get("advantages"), mask),
+        **versions([look_up(row, "info.model_version")]),
+    }
+
+
+def _rllm(row: Row) -> Fields:
+    """rllm-org/rllm, rllm/types.py, Episode.to_dict; rllm/utils/episode_logger.py writes the messages alone.
+
+    One row a trajectory of the episode. Steps whose prompt goes on with the tokens before become one sequence.
+    """
+    trajectory, steps = (
+        row["trajectory"],
+        [mapped("steps", step) for step in listed("steps", row["trajectory"]["steps"])],
+    )
+    if not steps:
+        raise LeftOut("steps", "the trajectory has no step")
+    reward = trajectory.get("reward")
+    found: Fields = {
+        "reward": sum(number(step.get("reward")) or 0.0 for step in steps) if reward is None else reward,
+        "prompt_id": str(row["id"]).split(":")[0] if row.get("id") else None,
+        "answer": next((each for name in ("ground_truth", "answer") if (each := _in_task(row, name))), None),
+        "components": numbers(row.get("metrics")) | {"is_correct": float(bool(row.get("is_correct")))},
+        **versions([step.get("weight_version") for step in steps]),
+    }
+    found["components"] |= versions([step.get("weight_version") for step in steps]).get("components", {})
+    if str(row.get("termination_reason")).lower() in ("max_response_length_exceeded", "max_prompt_length_exceeded"):
+        found["finish_reason"] = "length"
+    if all(step.get("response_ids") for step in steps):
+        turns = [
+            {
+                "prompt_token_ids": step.get("prompt_ids"),
+                "generation_token_ids": step["response_ids"],
+                "generation_log_probs": step.get("logprobs"),
+            }
+            for step in steps
+        ]
+        return found | joined_turns(turns)
+    return found | {"messages": conversation("chat_completions", steps[-1].get("chat_completions"))}
+
+
+def _in_task(row: Row, name: str) -> Any:
+    found = look_up(row, f"task.{name}")
+    return None if found is ABSENT else found
+
+
+def _rllm_trajectories(row: Row) -> Iterator[Row | BadField]:
+    for trajectory in listed("trajectories", row["trajectories"]):
+        whole = isinstance(trajectory, Mapping) and "steps" in trajectory
+        shared = {"id": row.get("id", row.get("episode_id"))}
+        yield {**row, **shared, "trajectory": trajectory} if whole else BadField("trajectories", "has no `steps`")
+
+
+def _atropos(row: Row) -> Fields:
+    """NousResearch/atropos, atroposlib/envs/base.py, ScoredDataGroup: one JSON line a group.
+
+    `masks` repeats the token where it is trained on, and is -100 elsewhere.
+    """
+    tokens, mask = listed("tokens", row["tokens"]), listed("masks", row["masks"])
+    found = whole_sequence(
+        tokens, [each != -100 for each in mask], _finite(row.get("inference_logprobs")), name="tokens"
+    )
+    parts = _mean_advantage(row.get("advantages"), [each != -100 for each in mask])
+    return found | {"reward": row["scores"], "prompt_id": row["group"], "components": parts}
+
+
+def _group(row: Row) -> Iterator[Row | BadField]:
+    """The sequences of a group. Fields with one value for each sequence are spread, the others left out."""
+    tokens = listed("tokens", row["tokens"])
+    per = [
+        name for name in ("tokens", "masks", "scores", "inference_logprobs", "advantages") if row.get(name) is not None
+    ]
+    for name in per:
+        if len(listed(name, row[name])) != len(tokens):
+            yield BadField(name, f"{len(row[name])} values for {len(tokens)} sequences")
+            return
+    for place in range(len(tokens)):
+        yield {**{name: row[name][place] for name in per}, "group": row.get("group_id")}
+
+
+def _pipeline_rl(row: Row) -> Fields:
+    """ServiceNow/PipelineRL, pipelinerl/rollouts.py, TrainingText: `labels` is -100 where the policy wrote nothing.
+
+    pipelinerl/actor.py puts model_version into `metadata`. `logprobs` has one value for each token of the policy.
+    """
+    found = whole_sequence(
+        row["input_ids"],
+        [each != -100 for each in listed("labels", row["labels"])],
+        row.get("logprobs"),
+        name="input_ids",
+    )
+    return found | {
+        "reward": row["reward"],
+        "prompt_id": row.get("group_id"),
+        "finish_reason": None if "finished" not in row else "stop" if row["finished"] else "length",
+        **versions([look_up(row, "metadata.model_version")]),
+    }
+
+
+def _training_texts(row: Row) -> Iterator[Row | BadField]:
+    """The texts of a rollout (RolloutResult), or a line that is one text."""
+    for text in listed("training_texts", row["training_texts"]) if "training_texts" in row else [row]:
+        yield text if isinstance(text, Mapping) else BadField("training_texts", "holds something else than texts")
+
+
+_sequence = {"prompt_token_ids": "tokens", "response_token_ids": "tokens"}
+
+FORMATS = (
+    Format(
+        "open-instruct",
+        {
+            **{"prompt_token_ids": "prompt_tokens", "response_token_ids": "response_tokens"},
+            **{"reward": "reward", "answer": "ground_truth"},
+        },
+        has("prompt_tokens", "response_tokens", "reward"),
+        _open_instruct,
+    ),
+    Format(
+        "nemo-rl",
+        {**_sequence, "response_mask": "token_loss_mask", "reward": "rewards"},
+        has("token_ids", "token_loss_mask", "input_lengths", "rewards"),
+        _nemo_rl,
+    ),
+    Format(
+        "nemo-gym",
+        {"messages": "responses_create_params.input, response.output", "reward": "reward"},
+        has("responses_create_params", "response"),
+        _nemo_gym,
+    ),
+    Format(
+        "prime-rl-tokens",
+        {**_sequence, "response_mask": "loss_mask", "behavior_logprobs": "inference_logprobs"},
+        has("token_ids", "loss_mask", "inference_logprobs", "trainer_logprobs"),
+        _prime_rl_tokens,
+        notes=("prime-rl exports advantages and no rewards",),
+    ),
+    Format(
+        "slime",
+        {**_sequence, "response_mask": "loss_mask", "reward": "reward", "answer": "label"},
+        lambda row: has("tokens", "response_length", "status")(row) or has("rollout_id", "samples")(row),
+        _slime,
+        split=_samples,
+        rewards=_slime_rewards,
+    ),
+    Format(
+        "tinker",
+        {"prompt_token_ids": "prompt_tokens", "response_token_ids": "sampled_tokens", "policy": "policy_version"},
+        has("prompt_tokens", "sampled_tokens"),
+        _tinker,
+        notes=("the capture store keeps rewards apart from sampled rows",),
+    ),
+    Format(
+        "trinity",
+        {**_sequence, "response_mask": "action_mask", "reward": "reward"},
+        has("tokens", "prompt_length"),
+        _trinity,
+    ),
+    Format(
+        "rllm",
+        {"messages": "trajectories[].steps[]", "reward": "trajectories[].reward"},
+        lambda row: "trajectories" in row and ("termination_reason" in row or "is_correct" in row),
+        _rllm,
+        split=_rllm_trajectories,
+    ),
+    Format(
+        "atropos",
+        {**_sequence, "response_mask": "masks", "reward": "scores"},
+        has("tokens", "masks", "scores"),
+        _atropos,
+        split=_group,
+    ),
+    Format(
+        "pipeline-rl",
+        {"prompt_token_ids": "input_ids", "response_token_ids": "input_ids", "response_mask": "labels"},
+        lambda row: has("input_ids", "labels", "reward")(row) or "training_texts" in row,
+        _pipeline_rl,
+        split=_training_texts,
+    ),
+)
