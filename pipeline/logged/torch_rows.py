@@ -49,7 +49,7 @@ def _samples(path: Path) -> list[Any]:
         told = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the doc")[0]
         reason = " ".join(told.split())[:300] or type(error).__name__
         raise TbrmError(
-            f"{path} cannot be read: {reason}. Only numbers, text, lists, objects and tensors are taken from a .pt file; "
+            f"{path} cannot be read: {reason}. Only numbers, text, lists, objects and tensors are read from it; "
             "write its samples as JSON lines where it holds more"
         ) from error
     samples = tree.get("samples") if isinstance(tree, Mapping) else tree
