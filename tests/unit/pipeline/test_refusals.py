@@ -71,5 +71,5 @@ def test_validation_looks_for_the_adapter(tmp_path: Path) -> None:
 
 def test_a_benchmark_that_does_not_exist_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     experiment = load_experiment(str(write_tiny(tmp_path)), ["evaluation={benchmarks: [aime1924]}"])
-    with pytest.raises(TbrmError, match="there is no benchmark 'aime1924'; there are aime24"):
+    with pytest.raises(TbrmError, match=r"no benchmark 'aime1924'\. Did you mean aime\d\d\? There are aime24"):
         check_whole(open_store(str(tmp_path)), experiment)
