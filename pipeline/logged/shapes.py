@@ -302,6 +302,9 @@ def _by_alias(row: Row, chosen: Mapping[str, str]) -> Shape:
 
     def adapt(row: Row) -> Fields:
         found = {target: row.get(name) for target, name in fields.items()}
+        if found.get("finish_reason") is None:  # some logs tell it only where a response was cut
+            told = (row[name] for name in ALIASES["finish_reason"] if row.get(name) is not None)
+            found["finish_reason"] = next(told, None)
         if isinstance(cut := found.get("finish_reason"), bool):
             found["finish_reason"] = "length" if cut else "stop"
         if padded:

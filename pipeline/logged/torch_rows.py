@@ -50,8 +50,8 @@ def _samples(path: Path) -> list[Any]:
             :300
         ]
         raise TbrmError(
-            f"{path} cannot be read: {reason or type(error).__name__}. Only numbers, text, lists, objects and tensors are taken from a .pt "
-            "file; write its samples as JSON lines where it holds more"
+            f"{path} cannot be read: {reason or type(error).__name__}. Only numbers, text, lists, objects and tensors "
+            "are taken from a .pt file; write its samples as JSON lines where it holds more"
         ) from error
     samples = tree.get("samples") if isinstance(tree, Mapping) else tree
     if not isinstance(samples, list):
