@@ -125,7 +125,7 @@ class ImportConfig(Config):
     behaviour_policy: str = Field(default="unknown", description="Who made them, where rows do not say.")
     template: Literal["auto", "raw", "restore", "qwen-math", "r1", "chat"] = Field(
         default="auto",
-        description="raw: prompts are logged as the model saw them; auto: as far as the log does not show the contrary; "
+        description="raw: prompts are as the model saw them; auto: as far as the log does not show the contrary; "
         "restore: the chat template's special tokens were lost; otherwise prompts are bare questions.",
     )
     max_bad_share: float = Field(default=0.05, ge=0, le=1, description="More bad rows than this stop the import.")
