@@ -162,7 +162,7 @@ FORMATS = (
         lambda row: (
             has("prompt", "completion")(row)
             and ("advantage" in row or "step" in row)
-            and not (_swift_table(row) or has("prompt_len", "seqlen")(row))
+            and not (_swift_table(row) or has("prompt_len", "seqlen")(row) or "example_id" in row)
         ),
         _trl,
         rewards=_table_rewards,
