@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.errors import TbrmError
 from pipeline.logged.formats import FORMATS
-from pipeline.logged.formats.base import ABSENT, Fields, Format, Row, look_up, no_identity, number, one
+from pipeline.logged.formats.base import ABSENT, Fields, Format, Row, look_up, no_identity, no_rewards, number, one
 from pipeline.logged.formats.rollout_text import columns, turned
 from pipeline.logged.raw import BadField, LeftOut
 from pipeline.logged.settings import Directions
@@ -219,7 +219,7 @@ def _rewarded(
     adapt: Callable[[Row], Fields], known: Format | None, weights: Mapping[str, float]
 ) -> Callable[[Row], Fields]:
     """`adapt` with the weighted sum of the named numbers as the reward; where none was named, of the only one."""
-    candidates = known.rewards if known is not None else (lambda row: dict[str, float]())
+    candidates = known.rewards if known is not None else no_rewards
 
     def adapted(row: Row) -> Fields:
         found = adapt(row)

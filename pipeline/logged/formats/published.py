@@ -142,7 +142,7 @@ def _choice_tokens(choice: Mapping[str, Any]) -> tuple[list[Any] | None, list[An
 
 def _choices(row: Row) -> Iterator[Row | BadField]:
     """The choices of an answer, each with what was asked."""
-    answer = row.get("response") if isinstance(row.get("response"), Mapping) else row
+    answer: Row = row["response"] if isinstance(row.get("response"), Mapping) else row
     status = answer.get("status_code")
     if row.get("error") or (isinstance(status, int) and status != 200):
         yield LeftOut("response", f"the request failed with status {status}")

@@ -30,7 +30,7 @@ TAKEN: dict[str, tuple[str, str, int, int, Any]] = {
     "ms_swift_data_conversations.jsonl": ("sharegpt", "auto", 3, 0, None),
     "ms_swift_data_sharegpt.jsonl": ("sharegpt", "auto", 3, 0, None),
     "ms_swift_data_swift_multi.jsonl": ("query-response", "auto", 3, 0, None),
-    "nemo_gym_math_with_code.jsonl": ("nemo-gym", "auto", 2, 0, [1.0, 1.0]),
+    "nemo_gym_math_with_code.jsonl": ("nemo-gym", "auto", 2, 0, [1.0, 0.0]),
     "nemo_gym_reasoning_gym.jsonl": ("nemo-gym", "auto", 2, 0, [1.0, 1.0]),
     "nemo_skills_output.jsonl": ("nemo-skills", "chat", 5, 0, [0.0, 1.0, 1.0, 1.0, 1.0]),
     "qwen25math_eval_rm_maj.jsonl": ("math-eval", "qwen-math", 48, 0, None),
