@@ -20,6 +20,7 @@ COMMANDS = {
     "diagnostics": "trainer.diagnostics.cli:diagnostics",
     "doctor": "assets.doctor.command:doctor",
     "evaluate": "evals.cli:evaluate",
+    "export": "pipeline.cli.export:export",
     "grade": "pipeline.cli.grade:grade",
     "import": "pipeline.cli.import_logged:import_logged",
     "inspect": "pipeline.cli.browse:inspect",

@@ -86,7 +86,7 @@ def responses_of(raw: RawRow, shape: Shape, most: int) -> Responses | Bad:
         return Bad(raw.file, raw.row, "", raw.problem or "unreadable")
     found: list[Fields | BadField] = []
     size, count = raw.size, 0
-    parts = iter(_checked(lambda: shape.split(raw.data or {}), shape))
+    parts = iter(shape.split(raw.data))  # a generator: what is wrong with the row shows when its parts are taken
     while (part := _checked(lambda: next(parts, None), shape)) is not None:
         values = part if isinstance(part, BadField) else _checked(lambda part=part: _values(raw, part, shape), shape)
         count += 1

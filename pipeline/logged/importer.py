@@ -101,15 +101,18 @@ def _write_shards(
 
 def _stop_if_too_bad(summary: Summary, shards: int, writers: "TableWriters", settings: ImportSettings) -> None:
     bad, rows = summary.bad_rows, summary.rows
-    empty = summary.unused_rows > _MOST_UNUSED * summary.trajectories
+    unused = summary.unused_rows
+    hopeless = unused >= _HOPELESS_ROWS and unused > _MOST_UNUSED * summary.trajectories and settings.max_bad_share < 1
+    empty = hopeless or not summary.trajectories
     if not empty and bad <= settings.max_bad_share * rows:
         return
     tables = (writers.read("quarantine", index, None) for index in range(shards))
-    told = (row for table in tables for row in table.to_pylist() if empty or not row["reason"].startswith(_NO_FAULTS))
-    lines = [f"  {r['file']} row {r['row']}, field {r['field']!r}: {r['reason']}" for r in islice(told, 5)]
+    told = (row for table in tables for some in table.to_batches(max_chunksize=64) for row in some.to_pylist())
+    shown = (row for row in told if empty or not row["reason"].startswith(_NO_FAULTS))
+    lines = [f"  {r['file']} row {r['row']}, field {r['field']!r}: {r['reason']}" for r in islice(shown, 5)]
     if empty and bad <= settings.max_bad_share * rows:
         raise TbrmError(
-            f"{summary.unused_rows} of {rows} rows give nothing to store; nothing was committed. The first ones:\n"
+            f"{unused} of {rows} rows give nothing to store; nothing was committed. The first ones:\n"
             + "\n".join(lines)
         )
     raise TbrmError(

@@ -274,6 +274,7 @@ def _look_at_the_head(reading: Reading) -> tuple[Shape, ReadingPlan]:
     if shape is None:
         names = ", ".join(map(str, reading.files))[:1_000]
         raise TbrmError(f"{names}: no readable row among the first {rows}{first_problem}")
+    reading.at(f"the first rows of {reading.files[0]}")
     usable: list[Tokenized] = []
     tried: list[Tokenized | Bad] = []
     for start in range(0, len(good), _TRIED_ROWS):

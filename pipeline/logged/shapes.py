@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.errors import TbrmError
 from pipeline.logged.formats import FORMATS
-from pipeline.logged.formats.base import ABSENT, Fields, Format, Row, look_up, no_identity, number, one
+from pipeline.logged.formats.base import ABSENT, Fields, Format, Row, look_up, no_identity, no_rewards, number, one
 from pipeline.logged.formats.rollout_text import columns, turned
 from pipeline.logged.raw import BadField, LeftOut
 from pipeline.logged.settings import Directions
@@ -219,7 +219,7 @@ def _rewarded(
     adapt: Callable[[Row], Fields], known: Format | None, weights: Mapping[str, float]
 ) -> Callable[[Row], Fields]:
     """`adapt` with the weighted sum of the named numbers as the reward; where none was named, of the only one."""
-    candidates = known.rewards if known is not None else (lambda row: dict[str, float]())
+    candidates = known.rewards if known is not None else no_rewards
 
     def adapted(row: Row) -> Fields:
         found = adapt(row)
@@ -302,6 +302,9 @@ def _by_alias(row: Row, chosen: Mapping[str, str]) -> Shape:
 
     def adapt(row: Row) -> Fields:
         found = {target: row.get(name) for target, name in fields.items()}
+        if found.get("finish_reason") is None:  # some logs tell it only where a response was cut
+            told = (row[name] for name in ALIASES["finish_reason"] if row.get(name) is not None)
+            found["finish_reason"] = next(told, None)
         if isinstance(cut := found.get("finish_reason"), bool):
             found["finish_reason"] = "length" if cut else "stop"
         if padded:

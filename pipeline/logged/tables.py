@@ -53,6 +53,8 @@ def _prompt_id(each: Tokenized) -> str:
     candidate = each.candidate
     content = "\x1f".join((each.prompt_text, each.answer, candidate.verifier, candidate.extra))
     digest = xxhash.xxh3_64_hexdigest(content.encode())
+    if candidate.prompt_id and (candidate.prompt_id == digest or candidate.prompt_id.endswith(f"-{digest[:8]}")):
+        return candidate.prompt_id  # exported, and imported again
     return f"{candidate.prompt_id}-{digest[:8]}" if candidate.prompt_id else digest
 
 

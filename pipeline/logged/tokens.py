@@ -214,14 +214,15 @@ def _tokenized(plan: _Plan, encoded: dict[str, Tokens | None], settings: TokenSe
         response_ids = _within_vocabulary("response_token_ids", candidate.response_ids, settings)
         mask, logprobs = candidate.mask, candidate.logprobs
         _check_aligned(mask, logprobs, response_ids)
-        if mask is not None and mask.any():  # behind the policy's last token is padding, or nobody's
+        response_text = _checked_text(candidate.response, response_ids, tokenizer)
+        if mask is not None and mask.any() and not mask[-1]:  # behind the policy's last token is padding, or nobody's
             end = len(mask) - int(mask[::-1].argmax())
             response_ids, mask, logprobs = response_ids[:end], mask[:end], None if logprobs is None else logprobs[:end]
+            response_text = tokenizer.decode(response_ids.tolist(), skip_special_tokens=True)
         finish = candidate.finish_reason or _guessed_finish(response_ids, settings)
-        response_text = _checked_text(candidate.response, response_ids, tokenizer)
     else:
         response_ids, mask, finish = _from_segments(plan, encoded, settings)
-        response_text, logprobs = "".join(segment.text for segment in plan.segments), candidate.logprobs
+        response_text, logprobs = _without_specials(plan, response_ids, settings), candidate.logprobs
         _check_aligned(mask, logprobs, response_ids)
     _check_lengths(response_ids, mask, logprobs, settings)
     return Tokenized(
@@ -236,6 +237,15 @@ def _tokenized(plan: _Plan, encoded: dict[str, Tokens | None], settings: TokenSe
         answer=candidate.answer if isinstance(candidate.answer, str) else _decoded_answer(candidate.answer, settings),
         engine=TOKENS_OF_THE_LOG if candidate.response_ids is not None else TOKENIZED_TEXT,
     )
+
+
+def _without_specials(plan: _Plan, ids: Tokens, settings: TokenSettings) -> str:
+    """The response for people and verifiers, whose text may hold the template's special tokens."""
+    text = "".join(segment.text for segment in plan.segments)
+    specials = (str(settings.tokenizer.eos_token or ""), *(settings.marks.used if settings.marks else ()))
+    if not any(special and special in text for special in specials):
+        return text
+    return settings.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
 
 
 def _decodable(encoded: dict[str, Tokens | None], text: str, field: str) -> Tokens:

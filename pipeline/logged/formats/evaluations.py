@@ -74,11 +74,10 @@ def _lighteval(row: Row) -> Fields:
         raise BadField("response", "no text: log-likelihoods of given choices, not sampled responses")
     gold, choices = doc.get("gold_index"), doc.get("choices") or []
     gold = gold[0] if isinstance(gold, list) and len(gold) == 1 else gold
-    known = isinstance(gold, int) and 0 <= gold < len(choices)
     found: Fields = {
         "prompt": said.get("input") or None,
         "response": texts,
-        "answer": choices[gold] if known else None,
+        "answer": choices[gold] if isinstance(gold, int) and 0 <= gold < len(choices) else None,
         "prompt_id": str(doc["id"]) if doc.get("id") not in (None, "") else None,
     }
     if said.get("input_tokens") and len(output) == len(texts) and all(output):

@@ -1,10 +1,31 @@
 """Published sets of responses and conversations, and what servers of OpenAI's interface answer."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.logged.formats.base import Fields, Format, Row, conversation, has, listed, look_up, mapped, number, tools
+from pipeline.logged.formats.base import (
+    Fields,
+    Format,
+    Row,
+    conversation,
+    has,
+    listed,
+    look_up,
+    mapped,
+    number,
+    numbers,
+    tools,
+)
 from pipeline.logged.raw import BadField, LeftOut
+
+
+def _exported(row: Row) -> Fields:
+    """This project, pipeline/logged/exporter.py: what `tbrm export` wrote."""
+    components, extra = json.loads(row["components"] or "{}"), json.loads(row["extra"] or "{}")
+    same = ("prompt", "response", "prompt_token_ids", "response_token_ids", "response_mask", "behavior_logprobs")
+    also = ("finish_reason", "policy", "reward", "answer", "verifier", "prompt_id")
+    return {name: row[name] for name in (*same, *also)} | {"components": numbers(components), "extra": extra}
 
 
 def _open_r1(row: Row) -> Fields:
@@ -121,7 +142,7 @@ def _choice_tokens(choice: Mapping[str, Any]) -> tuple[list[Any] | None, list[An
 
 def _choices(row: Row) -> Iterator[Row | BadField]:
     """The choices of an answer, each with what was asked."""
-    answer = row.get("response") if isinstance(row.get("response"), Mapping) else row
+    answer: Row = row["response"] if isinstance(row.get("response"), Mapping) else row
     status = answer.get("status_code")
     if row.get("error") or (isinstance(status, int) and status != 200):
         yield LeftOut("response", f"the request failed with status {status}")
@@ -142,6 +163,12 @@ def _choices(row: Row) -> Iterator[Row | BadField]:
 
 
 FORMATS = (
+    Format(
+        "tbrm",
+        {"prompt_token_ids": "prompt_token_ids", "response_token_ids": "response_token_ids", "reward": "reward"},
+        has("trajectory_id", "prompt_id", "prompt_token_ids", "response_token_ids", "components", "extra"),
+        _exported,
+    ),
     Format(
         "open-r1",
         {"prompt": "problem", "response": "generations[]", "reward": "correctness_math_verify[]", "answer": "answer"},

@@ -29,7 +29,7 @@ def _trl(row: Row) -> Fields:
     Prompt and completion are decoded with skip_special_tokens in `_generate_and_score_completions`.
     """
     answer = next((row[name] for name in _ANSWERS if isinstance(row.get(name), str)), None)
-    parts = _advantage(row) | _table_rewards(row)
+    parts = {**_advantage(row), **_table_rewards(row)}
     found = {"prompt": row["prompt"], "response": row["completion"], "components": parts, "answer": answer}
     return found | _at_step(row.get("step"))
 
@@ -162,7 +162,7 @@ FORMATS = (
         lambda row: (
             has("prompt", "completion")(row)
             and ("advantage" in row or "step" in row)
-            and not (_swift_table(row) or has("prompt_len", "seqlen")(row))
+            and not (_swift_table(row) or has("prompt_len", "seqlen")(row) or "example_id" in row)
         ),
         _trl,
         rewards=_table_rewards,

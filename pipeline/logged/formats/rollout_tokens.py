@@ -100,7 +100,7 @@ def _nemo_gym(row: Row) -> Fields:
     return found | {"messages": turns, "tools": tools("tools", asked.get("tools"))}
 
 
-def joined_turns(turns: list[Mapping[str, Any]]) -> Fields:
+def joined_turns(turns: list[Row]) -> Fields:
     """One sequence out of turns whose prompts each hold all tokens before. Raises BadField where they do not."""
     tokens: list[Any] = []
     marks: list[bool] = []
@@ -160,9 +160,10 @@ def _text_of(content: Any) -> str:
     if isinstance(content, str):
         return content
     parts = [mapped("content", part).get("text") for part in listed("content", content)]
-    if any(not isinstance(part, str) for part in parts):
+    texts = [part for part in parts if isinstance(part, str)]
+    if len(texts) < len(parts):
         raise BadField("content", "holds parts that are not text", content)
-    return "".join(parts)
+    return "".join(texts)
 
 
 def _prime_rl_tokens(row: Row) -> Fields:
@@ -261,7 +262,7 @@ def _trinity(row: Row) -> Fields:
         logprobs = [0.0] * length + logprobs
     found = whole_sequence(tokens, [False] * length + mask, logprobs, name="tokens")
     cut = row.get("truncate_status")
-    place = row.get("eid") if isinstance(row.get("eid"), Mapping) else {}
+    place: Row = row["eid"] if isinstance(row.get("eid"), Mapping) else {}
     return found | {
         "reward": row.get("reward"),
         "prompt": row.get("prompt_text"),
@@ -296,7 +297,7 @@ def _rllm(row: Row) -> Fields:
     if str(row.get("termination_reason")).lower() in ("max_response_length_exceeded", "max_prompt_length_exceeded"):
         found["finish_reason"] = "length"
     if all(step.get("response_ids") for step in steps):
-        turns = [
+        turns: list[Row] = [
             {
                 "prompt_token_ids": step.get("prompt_ids"),
                 "generation_token_ids": step["response_ids"],

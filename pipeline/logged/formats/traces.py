@@ -177,7 +177,7 @@ def _results(row: Row) -> Fields:
         and steps
         and all(look_up(step, "tokens.completion_ids") is not ABSENT for step in steps)
     ):
-        turns = [
+        turns: list[Row] = [
             {
                 "prompt_token_ids": step["tokens"].get("prompt_ids"),
                 "generation_token_ids": step["tokens"]["completion_ids"],

@@ -21,7 +21,7 @@ from pipeline.logged import reader_process
 from pipeline.logged.reader_process import reader
 from pipeline.logged.settings import ImportSettings
 from pipeline.store import open_store
-from tests.support.byte_tokenizer import save_byte_tokenizer
+from tests.support.byte_tokenizer import CHAT, save_byte_tokenizer
 from tests.support.logs import ROWS, jsonl
 
 MAIN = "from pipeline.cli.main import main; main()"
@@ -153,9 +153,12 @@ def test_more_memory_than_the_reader_has(tmp_path: Path, tokenizer: str) -> None
 
 @pytest.fixture
 def settings(tmp_path: Path) -> ImportSettings:
-    path = jsonl(tmp_path / "log.jsonl", [{"messages": [{"role": r, "content": r} for r in ("user", "assistant")]}] * 3)
+    words = [*map(str, range(19)), "endless"]
+    rows = [{"messages": [{"role": "user", "content": word}, {"role": "assistant", "content": "a"}]} for word in words]
+    path = jsonl(tmp_path / "log.jsonl", rows)
     tokenizer = save_byte_tokenizer(tmp_path / "endless")
-    template = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    template = "{% if messages[0].content == 'endless' %}" + endless + "{% endif %}" + CHAT
     (tmp_path / "endless" / "chat_template.jinja").write_text(template)
     return ImportSettings("log", (str(path),), tokenizer, "somebody")
 
@@ -170,10 +173,22 @@ def test_a_reader_that_makes_no_progress_is_ended(settings: ImportSettings, monk
         assert log.has_shard()
         monkeypatch.setattr(reader_process, "STALL_S", 0.2)
         with pytest.raises(
-            TbrmError, match=r"no progress for 0\.2 s .*log\.jsonl row 3 and the 2 before it.*committed"
+            TbrmError, match=r"no progress for 0\.2 s .*log\.jsonl row 20 and the 19 before it.*committed"
         ):
             log.shard(0)
         assert len(readers()) == 1
+    assert readers() == []
+
+
+def test_a_first_row_without_an_end_is_ended_too(settings: ImportSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Path(settings.files[0])
+    log.write_text(log.read_text(encoding="utf-8").splitlines()[-1] + "\n", encoding="utf-8")
+    monkeypatch.setattr(reader_process, "STALL_S", 20)
+    with (
+        reader(settings, [log]) as reading,
+        pytest.raises(TbrmError, match=r"no progress for 20 s \(the first rows of .*log\.jsonl"),
+    ):
+        reading.plan()
     assert readers() == []
 
 
