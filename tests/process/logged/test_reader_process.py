@@ -180,18 +180,6 @@ def test_a_reader_that_makes_no_progress_is_ended(settings: ImportSettings, monk
     assert readers() == []
 
 
-def test_a_first_row_without_an_end_is_ended_too(settings: ImportSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = Path(settings.files[0])
-    log.write_text(log.read_text(encoding="utf-8").splitlines()[-1] + "\n", encoding="utf-8")
-    monkeypatch.setattr(reader_process, "STALL_S", 20)
-    with (
-        reader(settings, [log]) as reading,
-        pytest.raises(TbrmError, match=r"no progress for 20 s \(the first rows of .*log\.jsonl"),
-    ):
-        reading.plan()
-    assert readers() == []
-
-
 def test_a_reader_that_is_killed_is_told_as_that(settings: ImportSettings) -> None:
     with reader(settings, [Path(settings.files[0])]) as log:
         log.plan()
