@@ -202,7 +202,7 @@ def test_the_reader_ends_with_the_importer(tmp_path: Path, tokenizer: str) -> No
         "--name",
         "log",
     ]
-    command += ["--tokenizer", tokenizer, "--root", "root", "--rows-per-shard", "100"]
+    command += ["--tokenizer", tokenizer, "--root", "root", "--rows-per-shard", "100", "--template", "raw"]
     process = psutil.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list((tmp_path / "root").rglob("shard-00003.parquet")):
         assert process.poll() is None

@@ -6,12 +6,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
+from pipeline.policies.load_save import load_tokenizer
 from pipeline.policies.tiny import save_tiny_arith
 from pipeline.store import Store, open_store
 from tests.support.tiny import finish, tbrm
 
+MAIN = "from pipeline.cli.main import main; main()"
 TREE: dict[str, Any] = {
     "name": "loop",
     "seed": 3,
@@ -61,28 +65,66 @@ def test_purely_offline(tmp_path: Path) -> None:
     assert len(set(policy_ids(store, 2))) == 3
 
 
-def test_offline_on_a_log_that_another_policy_made(tmp_path: Path) -> None:
-    """Import with one command, then train: rewards come with the log, reference log-probs are scored by the loop."""
-    tokenizer = tmp_path / "tokenizer"
-    save_tiny_arith(tokenizer, seed=0)
+def verl(rows: list[dict[str, Any]], folder: Path) -> list[str]:
+    """A dump of verl, as `trainer.rollout_data_dir` writes it."""
+    lines = [{"input": r["prompt"], "output": r["response"], "gts": r["answer"], "score": r["reward"]} for r in rows]
+    (folder / "1.jsonl").write_text("".join(json.dumps(line | {"step": 1}) + "\n" for line in lines))
+    return [str(folder / "1.jsonl"), "--policy", "my-ppo"]
+
+
+def trl(rows: list[dict[str, Any]], folder: Path) -> list[str]:
+    """A completions table of TRL, with a column that is no reward."""
+    columns = {
+        **{"step": [1] * len(rows), "prompt": [r["prompt"] for r in rows], "completion": [r["response"] for r in rows]},
+        **{
+            "accuracy_reward": [r["reward"] for r in rows],
+            "completion_length": [float(len(r["response"])) for r in rows],
+        },
+        **{"advantage": [0.0] * len(rows), "answer": [r["answer"] for r in rows]},
+    }
+    pq.write_table(pa.table(columns), folder / "completions_00001.parquet")
+    return [str(folder / "completions_00001.parquet"), "--reward", "accuracy_reward"]
+
+
+def verifiers(rows: list[dict[str, Any]], folder: Path) -> list[str]:
+    """Traces of verifiers, with token ids and log-probs."""
+    tokenizer = load_tokenizer(str(folder / "tokenizer"))
+    with (folder / "traces.jsonl").open("w") as file:
+        for row in rows:
+            asked = tokenizer.encode(row["prompt"], add_special_tokens=False)
+            said = [*tokenizer.encode(row["response"], add_special_tokens=False), tokenizer.eos_token_id]
+            nodes = [
+                {"parent": None, "message": {"role": "user", "content": row["prompt"]}, "sampled": False}
+                | {"token_ids": asked, "mask": [False] * len(asked)},
+                {"parent": 0, "message": {"role": "assistant", "content": row["response"]}, "sampled": True}
+                | {"token_ids": said, "mask": [True] * len(said), "logprobs": [-1.0] * len(said)},
+            ]
+            task = {"type": "Sum", "data": {"answer": row["answer"]}}
+            trace = {"task": task, "nodes": nodes, "rewards": {"correct": {"score": row["reward"], "weight": 1.0}}}
+            file.write(json.dumps({"id": "e", "task": task, "ok": True, "traces": [trace | {"ok": True}]}) + "\n")
+    return [str(folder / "traces.jsonl")]
+
+
+def test_offline_on_logs_that_other_systems_wrote(tmp_path: Path) -> None:
+    """Import each with one command, then train: rewards come with the logs, the loop scores reference log-probs."""
+    save_tiny_arith(tmp_path / "tokenizer", seed=0)
     rows = [
         {"prompt": f"{a}+{b}=", "response": str(a + b + (a + b) % 2), "answer": str(a + b), "reward": 1.0 - (a + b) % 2}
         for a in range(20, 60)
-        for b in (13, 28)
+        for b in (13, 28, 31)
     ]
-    log = tmp_path / "ppo.jsonl"
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = tmp_path / "a" / "data"
-    arguments = ["import", "--name", "ppo", str(log), "--tokenizer", str(tokenizer), "--policy", "my-ppo"]
-    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments, "--root", str(data)]
-    subprocess.run(command, check=True, timeout=120)
-    replay = {"window": 0, "logged": [{"name": "ppo"}]}
+    for number, write in enumerate((verl, trl, verifiers)):
+        arguments = [*write(rows[number::3], tmp_path), "--tokenizer", str(tmp_path / "tokenizer"), "--root", str(data)]
+        command = [sys.executable, "-c", MAIN, "import", "--name", write.__name__, *arguments]
+        subprocess.run(command, check=True, timeout=120)
+    replay = {"window": 0, "logged": [{"name": write.__name__} for write in (verl, trl, verifiers)]}
     store, _ = run(tmp_path / "a", rollouts="none", replay=replay, generations=1, evaluation=None)
     mix = json.loads((Path(store.base) / "loop/trained_policy/generation=0000/training.json").read_text())["mix"]
     assert mix["rows"] == len(rows)
     assert {part["rewards"] for part in mix["parts"]} == {"rewards"}
-    lineage = ["lineage", "loop:1", "--root", str(data)]
-    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", *lineage]
+    assert {part["source"] for part in mix["parts"]} == {"verl", "trl", "verifiers"}
+    command = [sys.executable, "-c", MAIN, "lineage", "loop:1", "--root", str(data)]
     shown = subprocess.run(command, check=True, timeout=120, capture_output=True, text=True).stdout
-    assert "my-ppo" in shown
-    assert "ppo.jsonl" in shown
+    for told in ("my-ppo@step1", "1.jsonl", "completions_00001.parquet", "traces.jsonl"):
+        assert told in shown
