@@ -9,6 +9,8 @@ from transformers import AutoTokenizer
 from pipeline.errors import TbrmError
 from pipeline.logged.fields import Bad
 from pipeline.logged.formats import FORMATS
+from pipeline.logged.formats.rollout_text import columns, turned
+from pipeline.logged.raw import BadField
 from pipeline.logged.settings import Directions
 from pipeline.logged.shapes import recognize
 from pipeline.logged.tables import make_tables
@@ -210,6 +212,14 @@ def test_what_a_log_knows_is_kept(name: str, chatml: Any) -> None:
     assert shape.name.startswith(name)
     shown = [told(each, chatml) for each in found]
     assert [tuple(pytest.approx(v) if isinstance(v, float) else v for v in row) for row in KEPT[name]] == shown
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_no_row_of_one_format_has_the_fields_of_another(name: str) -> None:
+    for row in sample(name):
+        first = next(iter(turned(row))) if columns(row) is not None else row
+        assert not isinstance(first, BadField)
+        assert [other for other, known in FORMATS.items() if known.fits(first)] == [name]
 
 
 def test_numbers_beside_the_reward_are_kept_as_its_components(chatml: Any) -> None:
