@@ -23,7 +23,8 @@ def lacking(first: Sequence[Candidate], shape: Shape, settings: ImportSettings) 
     found: list[str] = []
     text = [each for each in first if each.response_ids is None]
     if text:
-        found.append("no token ids: the text is tokenized again, perhaps into other tokens than were sampled")
+        how = missing(*(None if each.response_ids is None else 1 for each in first))
+        found.append(f"{how} token ids: the text is tokenized again, perhaps into other tokens than were sampled")
     if how := missing(*(None if each.logprobs is None else 1 for each in first)):
         needing = " nor ".join(name for name, needs in OBJECTIVE_NEEDS.items() if needs.behavior_logprobs)
         found.append(
