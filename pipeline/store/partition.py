@@ -17,7 +17,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from pipeline.errors import StoreError
-from pipeline.store.files import PART, Files, checksum, text_hash
+from pipeline.store.files import PART, Files, checksum, from_json, text_hash
 from pipeline.store.locks import exclusive, leased
 from pipeline.store.schema import SCHEMA_VERSION, SCHEMAS, conform, count_rows, decode, encode, schema_of
 
@@ -111,10 +111,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
             raise StoreError(f"{where} has schema version {version}; this code reads version {SCHEMA_VERSION}")
         stated = tree.pop("hash")
         tree.pop("rows")
-        tree["shards"] = tuple(ShardInfo(**shard) for shard in tree["shards"])
-        if "tokenizer" in tree:
-            tree["tokenizer"] = TokenizerInfo(**tree["tokenizer"])
-        manifest = Manifest(**tree)
+        manifest = from_json(Manifest, tree)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{where} is torn ({error}): restore it or run the stage again with --replace") from error
     if outside := [shard.file for shard in manifest.shards if "/" in shard.file or shard.file.startswith(".")]:

@@ -169,7 +169,12 @@ def test_a_manifest_is_the_same_for_a_repeated_run_and_for_no_other(store: Store
     for change, told in [
         ({"schema_version": 2}, "has schema version 2; this code reads version 1"),
         ({"generation": 1}, "does not match its own hash"),
-        ({"shards": None}, "is torn"),
+        ({"shards": None}, r"is torn \(shards: Input should be a valid tuple, not None\)"),
+        (
+            {"shards": [{**tree["shards"][0], "rows": "many"}]},
+            r"is torn \(shards.0.rows: .*, not 'many'\)",
+        ),
+        ({"written_by": "hand"}, r"is torn \(unknown field 'written_by'\)"),
         ({"shards": [{**tree["shards"][0], "file": "../other"}]}, "names a file outside its folder"),
         ({"shards": [{**tree["shards"][0], "file": ".hidden"}]}, "names a file outside its folder"),
     ]:
