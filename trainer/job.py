@@ -1,13 +1,16 @@
 """One training job: what it trains from what, described plainly enough that any process can take part in it."""
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from pipeline.config.policy import PolicyConfig
 from pipeline.config.training import TrainingConfig
+from pipeline.errors import TbrmError
+from pipeline.store.files import from_json
 
 JOB_FILE, METRICS_FILE, RESULT_FILE, ERROR_FILE = "job.json", "metrics.jsonl", "result.json", "error.txt"
 TRAJECTORIES, START_SCORES_FILE = "trajectories.arrow", "start_scores.npz"
@@ -43,25 +46,17 @@ class TrainJob:
         return self.state / "policy"
 
     def save(self) -> Path:
-        tree = {
-            f.name: str(v) if isinstance(v := getattr(self, f.name), Path) else v
-            for f in dataclasses.fields(self)
-            if f.name not in ("model", "training")
-        }
-        tree |= {"model": self.model.model_dump(mode="json"), "training": self.training.model_dump(mode="json")}
         path = self.state / JOB_FILE
-        path.write_text(json.dumps(tree, indent=1), encoding="utf-8")
+        path.write_bytes(TypeAdapter(TrainJob).dump_json(self, indent=1))
         return path
 
     @classmethod
     def load(cls, path: Path) -> "TrainJob":
-        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        tree |= {name: Path(tree[name]) for name in ("start", "state", "carry") if tree[name] is not None}
-        tree |= {
-            "model": PolicyConfig.model_validate(tree["model"]),
-            "training": TrainingConfig.model_validate(tree["training"]),
-        }
-        return cls(**tree)
+        """Raises TbrmError naming the field that does not fit."""
+        try:
+            return from_json(TrainJob, json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise TbrmError(f"{path} is damaged ({error}): start the stage again, which writes it anew") from error
 
 
 @dataclass(frozen=True)

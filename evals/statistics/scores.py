@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.errors import StoreError
 from pipeline.policies.refs import pointer_path, published
 from pipeline.store import Partition, Store
+from pipeline.store.files import from_json
 
 COLUMNS = (
     "problem_id",
@@ -98,7 +99,11 @@ def read_entries(partition: Partition) -> dict[str, EntryRecord]:
     text = partition.manifest().stats.get("entries")
     if not isinstance(text, str):
         raise StoreError(f"{partition.name} does not say what it holds; write it again with --replace")
-    return {tree["name"]: EntryRecord(**tree) for tree in json.loads(text)}
+    try:
+        records = [from_json(EntryRecord, tree) for tree in json.loads(text)]
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{partition.name} is damaged (entries: {error}); write it again with --replace") from error
+    return {record.name: record for record in records}
 
 
 def measured_policies(partition: Partition) -> set[str]:

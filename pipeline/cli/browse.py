@@ -1,12 +1,13 @@
-"""The commands that look into the store: `tbrm inspect`, `show`, `sql` and `lineage`."""
+"""The commands that look into the store, and let others look: `tbrm inspect`, `show`, `sql`, `lineage`, `delta`."""
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.options import json_option, store_options
-from pipeline.errors import TbrmError
+from pipeline.errors import StoreError, TbrmError
 from pipeline.store import Store
 from pipeline.terminal import visible
 
@@ -158,3 +159,27 @@ def _label(node: "Node") -> "Text":
     for key, value in node.facts.items():
         label.append(f"\n  {visible(key)}", style="not bold dim").append(f" {visible(value)}", style="not bold")
     return label
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("tables", nargs=-1)
+@store_options
+@json_option
+def delta(dataset: str, tables: tuple[str, ...], store: Store, as_json: bool) -> None:
+    """Let readers of Delta tables read TABLES of DATASET (all without TABLES) where they lie: no file is copied.
+
+    Each call adds a version to a log in the table's folder, with what was written or replaced since the last call.
+    """
+    from pipeline.browse.delta import export_delta
+
+    committed = [table for table in store.tables(dataset) if store.generations(dataset, table)]
+    done = [export_delta(store, dataset, table) for table in tables or committed]
+    if not done:
+        raise StoreError(f"{dataset} has no committed table in {store.root}: `tbrm inspect` lists what there is")
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in done]))
+        return
+    for one in done:
+        changed = f"{one.added:,} files added, {one.removed:,} removed"
+        click.echo(f"{one.table}: version {one.version}, {one.rows:,} rows; {changed}: {one.path}")

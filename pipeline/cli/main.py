@@ -17,6 +17,7 @@ COMMANDS = {
     "compare": "evals.cli:compare",
     "config": "pipeline.cli.config:config",
     "contamination": "pipeline.cli.contamination:contamination",
+    "delta": "pipeline.cli.browse:delta",
     "diagnostics": "trainer.diagnostics.cli:diagnostics",
     "doctor": "assets.doctor.command:doctor",
     "evaluate": "evals.cli:evaluate",

@@ -21,6 +21,7 @@ from pipeline.errors import StoreError, TbrmError
 from pipeline.policies.hub import commit_of, local_folder
 from pipeline.policies.load_save import load_tokenizer, tokenizer_info
 from pipeline.store import Store, TokenizerInfo, text_hash
+from pipeline.store.files import from_json
 from pipeline.store.locks import open_lock
 
 POLICY_JSON = "policy.json"
@@ -190,10 +191,10 @@ def published_tokenizer(store: Store, dataset: str, generation: int) -> Tokenize
     return policy_tokenizer(str(folder)) if folder.is_dir() else None
 
 
-def _tokenizer(noted: Mapping[str, Any], where: str) -> TokenizerInfo:
+def _tokenizer(noted: object, where: str) -> TokenizerInfo:
     try:
-        return TokenizerInfo(**noted)
-    except TypeError as error:
+        return from_json(TokenizerInfo, noted)
+    except ValueError as error:
         raise TbrmError(f"{where} is damaged (tokenizer: {error}): restore it") from error
 
 

@@ -29,7 +29,7 @@ from pipeline.policies.refs import (
     resolve_published,
 )
 from pipeline.store import Partition, Store
-from pipeline.store.files import Files
+from pipeline.store.files import Files, from_json
 
 _FILE, _FOLDER = "fork.json", "forked"
 
@@ -49,8 +49,8 @@ def read_fork(store: Store, name: str) -> Fork | None:
     if not store.fs.exists(path):
         return None
     try:
-        return Fork(**json.loads(store.read_bytes(path)))
-    except (ValueError, TypeError) as error:
+        return from_json(Fork, json.loads(store.read_bytes(path)))
+    except ValueError as error:
         raise StoreError(f"{path} is damaged ({error}): restore it") from error
 
 

@@ -5,7 +5,9 @@ Nothing here assumes a local path, except where it asks `is_local`.
 Identifiers and checksums are deterministic: the same content has the same name on every machine.
 """
 
+import dataclasses
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -14,13 +16,34 @@ import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import xxhash
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import StoreError, TbrmError, disk_error, needing
+
+T = TypeVar("T")
+
+
+def from_json(kind: type[T], tree: object) -> T:
+    """A tree of JSON as the dataclass that was written as it. Raises ValueError naming the field that does not fit."""
+    known = {field.name for field in dataclasses.fields(cast(Any, kind))}
+    if isinstance(tree, dict) and (unknown := sorted(set(map(str, cast(dict[Any, Any], tree))) - known)):
+        raise ValueError(f"unknown field {unknown[0]!r}")
+    try:
+        return _adapter(kind).validate_python(tree)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where or kind.__name__}: {first['msg']}, not {first['input']!r:.80}") from error
+
+
+@functools.cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
 
 
 def trajectory_id(dataset: str, generation: int, prompt_id: str, sample_index: int) -> str:

@@ -6,6 +6,7 @@ manifest: a reader trusts only what a manifest lists.
 
 import importlib.metadata
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,12 +18,14 @@ from typing import Any, Self
 import pyarrow as pa
 
 from pipeline.errors import StoreError
-from pipeline.store.files import PART, Files, checksum, text_hash
+from pipeline.store.files import PART, Files, checksum, from_json, text_hash
 from pipeline.store.locks import exclusive, leased
 from pipeline.store.schema import SCHEMA_VERSION, SCHEMAS, conform, count_rows, decode, encode, schema_of
 
 MANIFEST = "_manifest.json"
 Stat = float | int | str
+WRITER = f"pyarrow {pa.__version__}"
+"""What writes the bytes of shards."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ class Manifest:
     configuration: str | None = None
     """File below the store's root with the whole configuration that ran. None where no experiment ran, and in manifests
     older than this field."""
+    written_by: str | None = None
+    """What wrote the shards, such as `pyarrow 26.0.1`: by another version the same rows may be other bytes. Several
+    where a run was interrupted and went on by another version. None for what is no Parquet, and in older manifests."""
 
     @property
     def name(self) -> str:
@@ -84,11 +90,13 @@ class Manifest:
         """Names the content and its origin.
 
         Stats such as seconds are left out: a repeated run has the same hash. So is the configuration's file, which
-        holds fields that decide nothing; `config_hash` speaks for those that do.
+        holds fields that decide nothing; `config_hash` speaks for those that do. What wrote the shards shows in their
+        checksums.
         """
         tree = self._tree()
         del tree["stats"], tree["code_version"]
-        tree.pop("configuration", None)
+        for name in ("configuration", "written_by"):
+            tree.pop(name, None)
         return text_hash(json.dumps(tree, sort_keys=True))
 
     def to_json(self) -> str:
@@ -96,7 +104,7 @@ class Manifest:
 
     def _tree(self) -> dict[str, Any]:
         tree = asdict(self)
-        for name in ("tokenizer", "configuration"):
+        for name in ("tokenizer", "configuration", "written_by"):
             if tree[name] is None:  # as it was written before there was such a field: its hash stays the same
                 del tree[name]
         return tree
@@ -111,10 +119,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
             raise StoreError(f"{where} has schema version {version}; this code reads version {SCHEMA_VERSION}")
         stated = tree.pop("hash")
         tree.pop("rows")
-        tree["shards"] = tuple(ShardInfo(**shard) for shard in tree["shards"])
-        if "tokenizer" in tree:
-            tree["tokenizer"] = TokenizerInfo(**tree["tokenizer"])
-        manifest = Manifest(**tree)
+        manifest = from_json(Manifest, tree)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{where} is torn ({error}): restore it or run the stage again with --replace") from error
     if outside := [shard.file for shard in manifest.shards if "/" in shard.file or shard.file.startswith(".")]:
@@ -217,6 +222,8 @@ class PartitionWriter:
         self.config_hash, self.parents, self.replace = config_hash, dict(sorted(parents.items())), replace
         self._held = ExitStack()
         self._finished: dict[int, ShardInfo] = {}
+        self._writers: dict[int, str] = {}
+        """What wrote each finished shard; without those whose receipt does not say."""
 
     def __enter__(self) -> Self:
         path = self.partition.path
@@ -243,23 +250,39 @@ class PartitionWriter:
         if index in self._finished:
             return True
         try:
-            receipt: dict[str, Any] = json.loads(self.store.read_bytes(self._receipt_path(index)))
+            receipt: Any = json.loads(self.store.read_bytes(self._receipt_path(index)))
             data = self.store.read_bytes(self.shard_path(index))
         except (FileNotFoundError, ValueError):
             return False  # not there, or the receipt was damaged at rest: the shard is written again
+        writer = receipt.pop("written_by", None) if isinstance(receipt, dict) else None
         if receipt != self._receipt(data):
             return False
+        if writer is not None:
+            self._note_writer(index, str(writer))
         self._finished[index] = ShardInfo(shard_file(index), count_rows(data), len(data), receipt["checksum"])
         return True
+
+    def _note_writer(self, index: int, writer: str) -> None:
+        """Remember what wrote a shard of an interrupted run, and say once where another version writes the others."""
+        if writer not in (WRITER, *self._writers.values()):
+            logging.getLogger(__name__).warning(
+                "%s: shards of an interrupted run were written by %s, the others will be by %s: the same rows may be "
+                "other bytes. To have all by one version, delete the folder and run the stage again",
+                self.partition.name,
+                writer,
+                WRITER,
+            )
+        self._writers[index] = writer
 
     def write(self, index: int, table: pa.Table) -> None:
         """Write shard `index` atomically. Raises StoreError when the rows do not fit the table's schema."""
         rows = conform(self.partition.table, table, f"{self.partition.name} shard {index}")
         data = encode(rows, self.config_hash)
         info = ShardInfo(shard_file(index), rows.num_rows, len(data), checksum(data))
+        receipt = self._receipt(data) | {"written_by": WRITER}
         self.store.write_atomic(self.shard_path(index), data)
-        self.store.write_atomic(self._receipt_path(index), json.dumps(self._receipt(data)).encode())
-        self._finished[index] = info
+        self.store.write_atomic(self._receipt_path(index), json.dumps(receipt).encode())
+        self._finished[index], self._writers[index] = info, WRITER
 
     def read(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of a shard that is done but not committed yet (for statistics over the whole partition)."""
@@ -285,6 +308,7 @@ class PartitionWriter:
             stats=dict(stats or {}),
             tokenizer=tokenizer,
             configuration=self.configuration,
+            written_by=", ".join(sorted(set(self._writers.values()))) or None,
         )
         # An interrupted run may have left more shards: somebody who reads the folder without the manifest would take
         # them for rows.

@@ -7,12 +7,11 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.config.policy import PolicyConfig
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
-from pipeline.store.files import sync_folder, written
+from pipeline.store.files import from_json, sync_folder, written
 
 CHECKPOINT_JSON = "checkpoint.json"
 PREFIX = "update-"
@@ -101,9 +100,9 @@ def newest_good(root: Path, config_hash: str | None, say: Callable[[str], None])
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read and verify one checkpoint. Raises TbrmError naming the first file that is missing or changed."""
     try:
-        tree: dict[str, Any] = json.loads((path / CHECKPOINT_JSON).read_text(encoding="utf-8"))
-        checkpoint = Checkpoint(path, **tree)
-    except (OSError, json.JSONDecodeError, TypeError) as error:
+        tree = json.loads((path / CHECKPOINT_JSON).read_text(encoding="utf-8"))
+        checkpoint = from_json(Checkpoint, {"path": path, **tree})
+    except (OSError, ValueError, TypeError) as error:
         raise TbrmError(f"checkpoint {path} has no readable {CHECKPOINT_JSON} ({error})") from error
     for name, digest in checkpoint.files.items():
         file = path / name

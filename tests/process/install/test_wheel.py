@@ -76,6 +76,27 @@ def test_it_carries_the_experiments_and_dagsters_configuration(wheel: Path) -> N
     assert not [name for name in carried if name.startswith(("tests/", "benchmarks/", "experiments/"))]
 
 
+def newest_python() -> str | None:
+    """The newest Python of this machine that the package supports beside the one that runs the tests."""
+    for version in ("3.13", "3.12"):
+        names = [f"python{version}", *sorted(map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python")))]
+        for name in names:
+            found = shutil.which(name)
+            if found and subprocess.run([found, "-c", "import venv"], capture_output=True).returncode == 0:
+                return found
+    return None
+
+
+def test_the_newest_python_of_this_machine_installs_and_compiles_it(wheel: Path, tmp_path: Path) -> None:
+    """The libraries are not there for that Python, so that nothing of it is run."""
+    python = newest_python()
+    if python is None:
+        pytest.skip("there is neither Python 3.13 nor 3.12 here")
+    subprocess.run([python, "-m", "venv", "--without-pip", str(tmp_path)], check=True)
+    pip(tmp_path, "--python", str(tmp_path / "bin" / "python"), "install", "--no-deps", str(wheel))
+    said(tmp_path / "bin" / "python", tmp_path, "-W", "error", "-m", "compileall", "-q", "-f", str(tmp_path / "lib"))
+
+
 def test_an_experiment_runs_outside_a_checkout(programs: Path, tmp_path: Path) -> None:
     loaded = said(programs / "python", tmp_path, "-c", "import pipeline; print(pipeline.__file__)")
     assert Path(loaded).is_relative_to(programs.parent), "it is the installed package that runs"

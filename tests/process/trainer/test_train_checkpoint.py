@@ -34,7 +34,7 @@ def test_round_trip_and_identity_of_the_exported_policy(tmp_path: Path) -> None:
     assert read_checkpoint(found.path).policy_id == "abc"
 
 
-@pytest.mark.parametrize("damage", ["change", "truncate", "remove", "no_meta"])
+@pytest.mark.parametrize("damage", ["change", "truncate", "remove", "no_meta", "other_meta"])
 def test_damaged_checkpoint_is_passed_over_with_a_message(tmp_path: Path, damage: str) -> None:
     write(tmp_path, 1)
     write(tmp_path, 2)
@@ -44,6 +44,9 @@ def test_damaged_checkpoint_is_passed_over_with_a_message(tmp_path: Path, damage
         weights.unlink()
     elif damage == "no_meta":
         (newest / "checkpoint.json").unlink()
+    elif damage == "other_meta":
+        meta = newest / "checkpoint.json"
+        meta.write_text(meta.read_text().replace('"update": 2', '"update": "two"'))
     else:
         weights.write_text("Weights" if damage == "change" else "wei")
     said: list[str] = []

@@ -1,6 +1,7 @@
 """pass@k against enumeration, majority votes, and the flat numbers of a summary."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 
 from evals.statistics.compare import compare_scores
 from evals.statistics.metrics import majority_correct, pass_at_k, summarize
-from evals.statistics.scores import Scores
+from evals.statistics.scores import Scores, read_entries
+from pipeline.errors import StoreError
+from pipeline.store import open_store
 
 
 def make_scores(correct: list[list[float]], extracted: list[list[str | None]] | None = None, **more: Any) -> Scores:
@@ -107,3 +110,11 @@ def test_scores_that_were_made_differently_are_told_apart() -> None:
     assert "asked by template version aa and bb" in remarks
     assert not compare_scores(here, here).remarks
     assert not compare_scores(here, make_scores([[1.0], [1.0]])).remarks  # scores from before this was kept
+
+
+def test_scores_whose_entries_are_damaged_are_named_with_the_field(tmp_path: Path) -> None:
+    partition = open_store(str(tmp_path)).partition("exp", "scores", 1)
+    with partition.writer("hash", {}) as writer:
+        writer.commit(0, {"entries": '[{"name": 3}]'})
+    with pytest.raises(StoreError, match=r"generation=0001 is damaged \(entries: name: .*, not 3\)"):
+        read_entries(partition)

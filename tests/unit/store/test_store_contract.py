@@ -1,5 +1,6 @@
 """What a store says of itself: names, listings, columns, identifiers, and who writes."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -169,7 +170,12 @@ def test_a_manifest_is_the_same_for_a_repeated_run_and_for_no_other(store: Store
     for change, told in [
         ({"schema_version": 2}, "has schema version 2; this code reads version 1"),
         ({"generation": 1}, "does not match its own hash"),
-        ({"shards": None}, "is torn"),
+        ({"shards": None}, r"is torn \(shards: Input should be a valid tuple, not None\)"),
+        (
+            {"shards": [{**tree["shards"][0], "rows": "many"}]},
+            r"is torn \(shards.0.rows: .*, not 'many'\)",
+        ),
+        ({"written_on": "paper"}, r"is torn \(unknown field 'written_on'\)"),
         ({"shards": [{**tree["shards"][0], "file": "../other"}]}, "names a file outside its folder"),
         ({"shards": [{**tree["shards"][0], "file": ".hidden"}]}, "names a file outside its folder"),
     ]:
@@ -178,6 +184,29 @@ def test_a_manifest_is_the_same_for_a_repeated_run_and_for_no_other(store: Store
     for torn in ("", "[]", "{", json.dumps({k: v for k, v in tree.items() if k != "hash"})):
         with pytest.raises(StoreError, match="is torn"):
             parse_manifest(torn, "m")
+
+
+def test_the_manifest_names_what_wrote_the_shards_and_a_resume_across_versions_says_so(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    partition = store.partition("exp", "rollouts", 0)
+    rows = pa.Table.from_pylist(rollout_rows("exp", 0, 0, 2, 2), SCHEMAS["rollouts"])
+    with partition.writer("c", {}) as writer:
+        for index in range(3):
+            writer.write(index, rows)
+    for index, before in ((0, "pyarrow 1.0"), (1, None)):  # written by an earlier version; before it was noted
+        receipt = Path(partition.path) / f"_shard-{index:05d}.json"
+        receipt.write_text(json.dumps({k: v for k, v in json.loads(receipt.read_text()).items() if k != "written_by"}))
+        if before:
+            receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"written_by": before}))
+    with partition.writer("c", {}) as writer:
+        assert all(writer.is_done(index) for index in range(3))
+        manifest = writer.commit(3)
+    assert manifest.written_by == f"pyarrow 1.0, pyarrow {pa.__version__}"
+    assert partition.manifest() == manifest
+    assert dataclasses.replace(manifest, written_by=None).hash == manifest.hash
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "exp/rollouts/generation=0000: shards of an interrupted run were written by pyarrow 1.0" in told
 
 
 def test_a_shard_carries_its_configuration_and_its_layout(store: Store) -> None:

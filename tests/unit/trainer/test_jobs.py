@@ -159,6 +159,13 @@ def test_a_job_file_describes_the_job(make_job: MakeJob, carry: Path | None) -> 
     assert TrainJob.load(job.save()) == job
 
 
+def test_a_damaged_job_file_is_named_with_its_field(make_job: MakeJob) -> None:
+    path = make_job(updates=3).save()
+    path.write_text(path.read_text().replace('"updates": 3', '"updates": "three"'))
+    with pytest.raises(TbrmError, match=r"job.json is damaged \(updates: .*, not 'three'\): start the stage again"):
+        TrainJob.load(path)
+
+
 def test_a_launched_process_takes_its_job_from_the_file_and_leaves_its_error_there(make_job: MakeJob) -> None:
     job = make_job(updates=1)
     assert trainer.loop.worker.main(["--local_rank=0", str(job.save())]) == 0
