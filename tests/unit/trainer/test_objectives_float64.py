@@ -73,6 +73,13 @@ def stored() -> list[dict[str, Any]]:
     return rows
 
 
+def own_logprobs(row: Row) -> list[float]:
+    ids = torch.tensor([row["prompt_token_ids"] + row["response_token_ids"]])
+    with torch.no_grad():
+        logprobs = MODEL(input_ids=ids).logits[0, :-1].log_softmax(1).gather(1, ids[0, 1:, None])[:, 0]
+    return logprobs[len(row["prompt_token_ids"]) - 1 :].tolist()
+
+
 def single(values: np.ndarray) -> list[float]:
     return values.astype(np.float32).tolist()
 
@@ -217,6 +224,24 @@ def test_cosine_with_the_control(options: dict[str, Any], rows: Sequence[int], t
     own = gradient([ROWS[i] for i in rows], config)
     assert cosine == pytest.approx(float(own @ control / own.norm() / control.norm()), rel=1e-5)
     assert (cosine == pytest.approx(1)) == (config.objective == "filtered_imitation")
+
+
+def test_with_a_small_beta_tbrm_clones_and_raises_v() -> None:
+    """On responses of the reference: what README and docs/objectives.md say of the studies' β."""
+    rows = [{**row, "ref_token_logprobs": own_logprobs(row), "token_rewards": None} for row in ROWS]
+    given = responses(rows, MODEL, lambda ids: torch.zeros(len(ids)), MODEL, 1.0)
+    clones = [-sum(token.lp for token in one.tokens) * one.outcome for one in given]
+    raises = [-one.tokens[0].v * one.outcome for one in given]
+
+    def cosine(*terms: Any) -> float:
+        slopes = [
+            torch.cat([g.flatten() for g in torch.autograd.grad(sum(t), MODEL.parameters(), retain_graph=True)])
+            for t in ([plain_loss("tbrm", given, {"beta": 0.002})], terms)
+        ]
+        return float(slopes[0] @ slopes[1] / slopes[0].norm() / slopes[1].norm())
+
+    assert cosine(*clones, *raises) > 0.9999
+    assert cosine(*clones) < cosine(*clones, *raises)
 
 
 def test_no_cosine_without_a_rewarded_response(tmp_path: Path) -> None:
