@@ -11,6 +11,7 @@ that run backwards or out of their array) is found on the way.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,8 +101,8 @@ def _spelled_out(file: str, before: int, few: pa.RecordBatch, sizes: Any) -> Ite
             RawRow(file, number, row, None, _digest(row), int(size))
             for number, (row, size) in enumerate(zip(rows, sizes, strict=True), start=before + 1)
         ]
-    except (ValueError, OverflowError, RecursionError, pa.ArrowException) as error:
-        if few.num_rows > 1:  # one of them holds broken UTF-8, a time that no calendar has, …
+    except (ValueError, LookupError, OverflowError, RecursionError, pa.ArrowException) as error:
+        if few.num_rows > 1:  # one of them holds broken UTF-8, a time that no calendar has or of a zone unknown here, …
             for row in range(few.num_rows):
                 yield from _spelled_out(file, before + row, few.slice(row, 1), sizes[row : row + 1])
             return
@@ -137,7 +138,10 @@ def _digest(data: dict[str, Any]) -> int:
 
 
 def row_sizes(batch: pa.RecordBatch) -> Sizes:
-    """Bytes of each row, spelled out. Raises ArrowInvalid for arrays whose parts do not fit together."""
+    """Bytes of each row, spelled out. Raises ArrowInvalid for arrays whose parts do not fit together, or columns of one
+    name."""
+    if repeated := [name for name, times in Counter(batch.schema.names).items() if times > 1]:
+        raise pa.ArrowInvalid(f"{repeated[0][:100]!r} is the name of more than one column")
     rows = np.arange(batch.num_rows, dtype=np.int64)
     total = np.zeros(batch.num_rows)
     for column in batch.columns:

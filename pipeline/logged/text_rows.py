@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -194,6 +195,8 @@ def csv_rows(path: str, opened: Open, limit: int, delimiter: str) -> Iterator[Ra
             raise TbrmError(f"{path} line 1: the header is longer than --max-row-mb {limit / 2**20:g}") from error
         if not header:
             raise TbrmError(f"{path} is empty: a CSV file needs a header with the names of its fields")
+        if repeated := [name for name, times in Counter(header).items() if name and times > 1]:
+            raise TbrmError(f"{path} line 1: {repeated[0][:100]!r} is the name of more than one field; rename one")
         while True:
             begun = lines.number + 1
             lines.taken = lines.quotes = 0

@@ -254,12 +254,24 @@ def test_a_value_that_python_cannot_hold_is_a_bad_row(tmp_path: Path) -> None:
         pa.string(), 3, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xffb")]
     )
     years = pa.array([0, 2**60, 1], pa.timestamp("ms"))
-    for name, column in (("text", broken), ("time", years)):
+    zone = pa.array([None, 1, None], pa.timestamp("s", "No/Such_Place"))
+    for name, column in (("text", broken), ("time", years), ("zone", zone)):
         path = tmp_path / f"{name}.parquet"
         pq.write_table(pa.table({"a": column}), path)
         found = list(read_rows([path], 2**20))
         assert [row.data is None for row in found] == [False, True, False]
         assert "cannot be read" in (found[1].problem or "")
+
+
+def test_two_fields_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Which of them is the prompt, nobody could tell."""
+    pq.write_table(pa.Table.from_arrays([pa.array(["1+1="]), pa.array(["2+2="])], ["a", "a"]), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("a,b,a\n1+1=,2,2+2=\n")
+    for name in ("a.parquet", "a.csv"):
+        with pytest.raises(TbrmError, match=f"{name}.*'a' is the name of more than one"):
+            list(read_rows([tmp_path / name], 2**20))
+    (tmp_path / "b.csv").write_text("a,,\n1,,\n")
+    assert [row.data for row in read_rows([tmp_path / "b.csv"], 2**20)] == [{"a": "1", "": ""}]
 
 
 def saved(folder: Path, splits: list[str], files: list[str]) -> None:
