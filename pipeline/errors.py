@@ -58,18 +58,22 @@ def missing_extra(extra: str, field: str, package: str) -> str:
     return f"{field}: {package} is not installed: `pip install 'tbrm[{extra}]'`"
 
 
+def absent_package(error: ImportError, extra: str, field: str) -> TbrmError | None:
+    """The error as one that names the extra, where a package is missing; None where an import failed in another way."""
+    # fsspec reports a missing package in words of its own.
+    missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
+    return (
+        TbrmError(missing_extra(extra, field, str(missing.name))) if isinstance(missing, ModuleNotFoundError) else None
+    )
+
+
 @contextmanager
 def needing(extra: str, field: str) -> Generator[None]:
-    """For an import of what only an extra installs: TbrmError that names the extra where the package is missing.
-
-    Any other failure of an import is an error of that package and comes through as it is.
-    """
+    """For an import of what only an extra installs: TbrmError that names the extra where the package is missing."""
     try:
         yield
     except ImportError as error:
-        missing = (
-            error if isinstance(error, ModuleNotFoundError) else error.__cause__
-        )  # fsspec tells it in its own words
-        if not isinstance(missing, ModuleNotFoundError):
+        told = absent_package(error, extra, field)
+        if told is None:
             raise
-        raise TbrmError(missing_extra(extra, field, str(missing.name))) from error
+        raise told from error

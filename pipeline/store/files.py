@@ -23,7 +23,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.errors import StoreError, TbrmError, disk_error, needing
+from pipeline.errors import StoreError, TbrmError, absent_package, disk_error
 
 T = TypeVar("T")
 
@@ -77,8 +77,13 @@ class Files:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        with needing(_EXTRAS.get(root.partition("://")[0], "all"), root):
+        try:
             fs, base = url_to_fs(root, use_listings_cache=False)  # other processes write here too
+        except ImportError as error:
+            told = absent_package(error, _EXTRAS.get(root.partition("://")[0], "all"), root)
+            if told is None:
+                raise
+            raise told from error
         self.fs: Any = fs  # fsspec ships no types
         self.base = str(base).rstrip("/")
         self.is_local = isinstance(fs, LocalFileSystem)
