@@ -243,8 +243,7 @@ def check_scorable(model: Any) -> None:
     hidden = beside(7)
     seen = float((hidden - beside(11)).abs().max() / hidden.abs().max())
     logits = model(input_ids=torch.tensor([tokens(13)], device=head.weight.device)).logits[0].float()
-    bias = None if head.bias is None else head.bias.float()
-    own = torch.nn.functional.linear(hidden, head.weight.float(), bias)
+    own = head(hidden.to(head.weight.dtype)).float()
     other = float((own - logits).abs().max() / logits.abs().max())
     if not (seen <= _SEEN and other <= _OTHER):
         why = (
