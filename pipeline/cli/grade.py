@@ -77,7 +77,7 @@ def _items(lines: Iterable[str], where: str, rows: deque[dict[str, Any]]) -> Ite
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise TbrmError(f"{where} line {number} is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise TbrmError(f"{where} line {number} must be an object with `response` and `answer`")

@@ -13,7 +13,15 @@ from typing import Self
 from pipeline.config.reasoning_gym import refusal
 from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardComponents, RewardsConfig
 from pipeline.errors import TbrmError
-from pipeline.rewards.types import UNDECIDED, Conventions, GradeItem, RewardLabel, Verifier
+from pipeline.rewards.types import (
+    MOST_NESTED,
+    UNDECIDED,
+    Conventions,
+    GradeItem,
+    RewardLabel,
+    Verifier,
+    nested_deeper,
+)
 from pipeline.rewards.verifiers import RUNNING_CODE, get_verifier
 from pipeline.rewards.workers.grading import Work
 from pipeline.rewards.workers.pool import Task, VerifierPool
@@ -104,6 +112,9 @@ class Grader:
     def _settle(self, item: GradeItem) -> tuple[RewardLabel | None, Work, bytes]:
         """The item's label if it is known without a worker, its work, and the key under which equal work is known."""
         verifier = self.verifier_of(item)
+        if nested_deeper(item.extra, MOST_NESTED):
+            detail = f"its extra is nested more than {MOST_NESTED} levels deep"
+            return RewardLabel(0.0, "error", None, detail), Work(verifier.name, "", "", {}), b""
         reduced = verifier.reduce(item.response)
         work = Work(verifier.name, reduced, item.answer, item.extra, self._conventions)
         if self.shortcuts:

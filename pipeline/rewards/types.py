@@ -1,6 +1,7 @@
 """What a verifier gets and what it gives, and stored trajectories as items to grade."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ STATUSES: tuple[Status, ...] = ("ok", "wrong_format", "timeout", "memory", "erro
 UNDECIDED: frozenset[str] = frozenset({"timeout", "memory", "error"})
 """Statuses without a verdict: nothing is known about the response, which is not the same as wrong."""
 Extra = Mapping[str, JsonValue]
+MOST_NESTED = 100
+"""Levels of a row's extra. Further down Python gives up at a depth that depends on who reads it: a row that one process
+takes would end the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,17 @@ _ROLLOUTS = ("trajectory_id", "prompt_id", "response_text", "response_token_ids"
 _PROMPTS = ("prompt_id", "answer", "verifier", "extra")
 
 
+def nested_deeper(value: Any, levels: int) -> bool:
+    """Whether there are more than so many containers inside each other. Takes linear time, and no recursion."""
+    level: list[Any] = [value]
+    for _ in range(levels):
+        inside = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [child for children in inside for child in children if isinstance(child, (dict, list))]
+        if not level:
+            return False
+    return True
+
+
 @dataclass(frozen=True)
 class Labelled:
     """A stored trajectory with what is needed to grade it."""
@@ -156,9 +171,12 @@ def named_items(prompts: Partition, index: int, verifier: str | None = None) -> 
 
 
 def _extra(question: dict[str, Any], where: str) -> dict[str, Any]:
+    """The field `extra`; something else that is nested too deep in place of what is so deep that it cannot be read."""
     try:
         extra = json.loads(question["extra"] or "{}")
-    except json.JSONDecodeError as error:
+    except RecursionError:
+        return functools.reduce(lambda inner, _: {"": inner}, range(MOST_NESTED), dict[str, Any]())
+    except ValueError as error:
         raise TbrmError(f"{where}: field `extra` is not JSON ({error}); import or sample the prompts again") from error
     if not isinstance(extra, dict):
         raise TbrmError(f"{where}: field `extra` must be a JSON object, not {type(extra).__name__}")

@@ -29,12 +29,13 @@ ROUND = 50
 """Examples of a target before the next one has its turn."""
 
 
-def targets() -> dict[str, Callable[[], None]]:
-    """Every property test by name."""
+def targets(only: str) -> dict[str, Callable[[], None]]:
+    """Every property test by name; those with `only` in it or in the name of their module."""
     found: dict[str, Callable[[], None]] = {}
     for module in MODULES:
         loaded = importlib.import_module(f"tests.{module}")
-        found |= {name: test for name, test in vars(loaded).items() if hasattr(test, "hypothesis")}
+        tests = {name: test for name, test in vars(loaded).items() if hasattr(test, "hypothesis")}
+        found |= {name: test for name, test in tests.items() if only in f"{module}.{name}"}
     return found
 
 
@@ -46,12 +47,12 @@ def _long_runs() -> None:
     settings.load_profile("fuzz")
 
 
-def fuzz(minutes: float, first_seed: int, totals: dict[str, Any], keep: Callable[[], None]) -> None:
+def fuzz(minutes: float, first_seed: int, only: str, totals: dict[str, Any], keep: Callable[[], None]) -> None:
     """Take turns until the time is over; adds to `totals`, and keeps them after every turn."""
     end = time.monotonic() + 60 * minutes
     number = first_seed
     _long_runs()
-    tests = targets()
+    tests = targets(only)
     while time.monotonic() < end:
         for name, test in tests.items():
             entry = totals.setdefault(name, {"examples": 0, "seconds": 0.0, "failures": []})
@@ -76,6 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="targets whose name, or whose file's, has this in it")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     result: dict[str, Any] = {"cores": os.cpu_count(), "minutes": 0.0, "targets": {}}
@@ -87,7 +89,7 @@ def main() -> None:
         result["minutes"] = round(before + (time.monotonic() - started) / 60, 1)
         options.out.write_text(json.dumps(result, indent=1) + "\n")
 
-    fuzz(options.minutes, options.seed, result["targets"], keep)
+    fuzz(options.minutes, options.seed, options.only, result["targets"], keep)
 
 
 if __name__ == "__main__":

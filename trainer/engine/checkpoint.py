@@ -102,7 +102,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         tree = json.loads((path / CHECKPOINT_JSON).read_text(encoding="utf-8"))
         checkpoint = from_json(Checkpoint, {"path": path, **tree})
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, TypeError) as error:
         raise TbrmError(f"checkpoint {path} has no readable {CHECKPOINT_JSON} ({error})") from error
     for name, digest in checkpoint.files.items():
         file = path / name

@@ -267,6 +267,7 @@ def test_grade_command_takes_bytes_that_are_no_text() -> None:
     ("line", "message"),
     [
         ("{", "line 2 is not JSON"),
+        ('{"response": "5", "answer": "5", "extra": {"a": ' + "9" * 4_400 + "}}", "line 2 is not JSON"),
         ("[]", "line 2 must be an object"),
         ('{"response": "5"}', "line 2: field `answer`"),
         ('{"response": "5", "answer": 5}', "line 2: field `answer`"),

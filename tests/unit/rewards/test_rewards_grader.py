@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -7,6 +8,7 @@ from pipeline.config.rewards import RewardComponents, RewardsConfig
 from pipeline.errors import TbrmError
 from pipeline.rewards import GradeItem, Grader
 from pipeline.rewards.grader import length_part
+from pipeline.rewards.types import MOST_NESTED, _extra, nested_deeper  # pyright: ignore[reportPrivateUsage]
 
 
 def fractions(count: int) -> list[GradeItem]:
@@ -106,3 +108,27 @@ def test_what_cannot_change_a_label_is_not_in_the_stage_hash() -> None:
     base = RewardsConfig()
     assert base.deciding() == RewardsConfig(workers=7, batch=3, max_undecided_share=0.5, audit_sample=1).deciding()
     assert base.deciding() != RewardsConfig(cpu_s=1.0).deciding()
+
+
+@pytest.mark.parametrize("levels", [100, 101, 900, 5_000])
+@pytest.mark.parametrize("memoize", [True, False])
+def test_a_row_nested_too_deep_costs_itself_only(levels: int, memoize: bool) -> None:
+    """No process that reads it by recursion gets it: each gives up at another depth."""
+    deep: Any = 1
+    for level in range(levels - 1):
+        deep = {"a": deep} if level % 2 else [deep]
+    items = [
+        GradeItem(f"\\boxed{{\\frac{{1}}{{{n}}}}}", f"2/{2 * n}", None, {"a": deep} if n == 3 else {})
+        for n in (2, 3, 5)
+    ]
+    with Grader(RewardsConfig(workers=1), memoize=memoize) as grader:
+        labels = list(grader.grade(items))
+    assert [label.status for label in labels] == ["ok", "ok" if levels == 100 else "error", "ok"]
+    assert [label.reward for label in labels] == [1.0, 1.0 if levels == 100 else 0.0, 1.0]
+
+
+def test_an_extra_too_deep_to_be_read_is_one_that_is_nested_too_deep() -> None:
+    text = '{"a":' * 5_000 + "1" + "}" * 5_000
+    assert nested_deeper(_extra({"extra": text}, "here"), MOST_NESTED)
+    with pytest.raises(TbrmError, match="here: field `extra` is not JSON"):
+        _extra({"extra": '{"a": ' + "9" * 5_000 + "}"}, "here")
