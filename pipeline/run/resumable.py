@@ -9,7 +9,7 @@ failure.
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from time import monotonic
 from typing import Self
@@ -17,7 +17,7 @@ from typing import Self
 import pyarrow as pa
 
 from pipeline.config import Experiment
-from pipeline.errors import needing
+from pipeline.errors import StoreError, needing
 from pipeline.run.configurations import check_alike, keep_configuration
 from pipeline.run.progress import track
 from pipeline.run.shards import Advance, Start
@@ -110,20 +110,22 @@ def write_partition(
     since then stand among the statistics.
     """
     partition = stage.partition
-    if not replace and partition.is_committed():
-        manifest = partition.manifest()
-        if manifest.config_hash.partition("-")[0] == stage.key:
-            return manifest, True
+    if not replace and (manifest := _committed(stage)):
+        return manifest, True
     if stage.alike and experiment is not None:
         table, generation = partition.table, partition.generation
         check_alike(store, experiment, table, generation, stage.alike, replace, label_of_rows=True)
     work = stage.work()
     configuration = keep_configuration(store, experiment) if experiment is not None else None
     shards = range(len(work.rows))
-    with (
-        partition.writer(stage.config_hash, stage.parents, replace, configuration) as writer,
-        track(f"{stage.name}[{partition.generation}]", sum(work.rows), stage.unit) as progress,
-    ):
+    with ExitStack() as held:
+        try:
+            writer = held.enter_context(partition.writer(stage.config_hash, stage.parents, replace, configuration))
+        except StoreError:
+            if not replace and (manifest := _committed(stage)):  # by another process, since the first look
+                return manifest, True
+            raise
+        progress = held.enter_context(track(f"{stage.name}[{partition.generation}]", sum(work.rows), stage.unit))
         progress.note(work.note)
         todo = [index for index in shards if not (work.resumed and writer.is_done(index))]
         finished = sum(work.rows) - sum(work.rows[index] for index in todo)
@@ -136,6 +138,14 @@ def write_partition(
         if started is not None:
             stats["seconds"] = time.monotonic() - started
         return writer.commit(len(shards), stats, work.tokenizer), False
+
+
+def _committed(stage: Stage) -> Manifest | None:
+    """The manifest of the stage's partition where it is committed with the same key."""
+    if not stage.partition.is_committed():
+        return None
+    manifest = stage.partition.manifest()
+    return manifest if manifest.config_hash.partition("-")[0] == stage.key else None
 
 
 def _made(

@@ -1,5 +1,6 @@
 """The one way in which stages write a partition: skipped, resumed, committed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -71,3 +72,26 @@ def test_tables_that_are_here_already_take_the_place_of_an_interrupted_run(
     write_partition(store, Stage("q", partition, "key", {}, lambda: whole([rows(7)], {"bad": 2})), None)
     assert partition.read_shard(0, ["row"])["row"].to_pylist() == [7, 7]
     assert capsys.readouterr().err == ""
+
+
+def test_what_another_process_commits_meanwhile_is_left_as_well(store: Store, partition: Partition) -> None:
+    made: list[int] = []
+    ours = stage_of(partition, made)
+
+    def work() -> Work:  # takes a while, as loading a model does; the other process is quicker
+        write_partition(store, stage_of(partition, []), None)
+        return ours.work()
+
+    manifest, skipped = write_partition(store, replace(ours, work=work), None)
+    assert (made, skipped, manifest.rows) == ([], True, 6)
+
+
+def test_what_another_process_commits_meanwhile_with_other_settings_is_an_error(
+    store: Store, partition: Partition
+) -> None:
+    def work() -> Work:
+        write_partition(store, Stage("q", partition, "another key", {}, lambda: whole([rows(0)])), None)
+        return stage_of(partition, []).work()
+
+    with pytest.raises(StoreError, match="already committed"):
+        write_partition(store, replace(stage_of(partition, []), work=work), None)
