@@ -1,4 +1,4 @@
-"""Errors that a user can cause, and therefore can mend."""
+"""Errors that a user can cause, and can therefore correct."""
 
 import difflib
 import errno
@@ -38,7 +38,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def disk_error(error: BaseException) -> TbrmError | None:
-    """The error as one that the user can mend, where a disk is full or refuses access; None for any other error: a bug.
+    """What the user is told where a disk is full or refuses access; None for other errors: bugs.
 
     Libraries wrap what the system said, or repeat its words: the chain of causes is looked through.
     """

@@ -69,7 +69,7 @@ def check_sandbox(try_out: Callable[[], Protections] = protections_here) -> list
     try:
         found = try_out()
     except TbrmError as error:
-        return [Row("sandbox", "stop", str(error), "verifiers grade in such a process: mend what it says")]
+        return [Row("sandbox", "stop", str(error), "verifiers grade in such a process: change what it says")]
     gaps = found.missing()
     if gaps:
         step = "docs/security.md says what each layer needs of the kernel; a container may need another seccomp profile"

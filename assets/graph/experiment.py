@@ -108,7 +108,7 @@ def broken_asset(source: BrokenSource) -> AssetSpec:
         ["broken_experiments", name],
         group_name="broken_experiments",
         kinds={"yaml"},
-        description="**This experiment cannot be loaded.** Mend the file, then reload the definitions.\n\n"
+        description="**This experiment cannot be loaded.** Correct the file, then reload the definitions.\n\n"
         + fenced(source.error),
         metadata={"file": str(source.path), "error": source.error},
     )

@@ -100,7 +100,7 @@ def _why_nothing(instance: DagsterInstance, source: ExperimentSource) -> str:
     if newest.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
         failed = newest.status is DagsterRunStatus.FAILURE
         reason = why_failed(instance, newest.run_id) if failed else "it was terminated"
-        return f"the loop stopped at {what}: {reason}. Mend the cause, then re-execute run {newest.run_id} from failure"
+        return f"the loop stopped at {what}: {reason}. Fix the cause, then re-execute run {newest.run_id} from failure"
     return "nothing was trained since the last tick" if newest.is_finished else f"{what} is under way"
 
 

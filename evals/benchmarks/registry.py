@@ -71,7 +71,7 @@ def load_problems_of(benchmark: Benchmark, source: ProblemSource) -> list[Proble
         expected = " or ".join(map(str, benchmark.rows))
         raise TbrmError(
             f"benchmark {benchmark.name} has {len(problems)} problems, expected {expected}: the source holds another "
-            "set. Mend it, or define it as a benchmark of its own (docs/evaluation.md)"
+            "set. Correct it, or define it as a benchmark of its own (docs/evaluation.md)"
         )
     return problems
 

@@ -192,7 +192,7 @@ def _temporary(target: Path, data: bytes) -> Generator[Path]:
         raise
     except OSError as error:
         raise StoreError(
-            f"cannot write {target}: {error.strerror}; nothing was changed. Mend the disk and run the stage again"
+            f"cannot write {target}: {error.strerror}; nothing was changed. Repair the disk and run the stage again"
         ) from error
     finally:
         temp.unlink(missing_ok=True)

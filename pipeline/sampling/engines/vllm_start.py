@@ -127,7 +127,7 @@ def _why(path: str, error: Exception, lines: Sequence[str]) -> str:
     return (
         f"vLLM could not start on {path}: {type(error).__name__}: {error}\n"
         f"Last lines of its log:\n{log or '  (none)'}\n"
-        "Mend it and run again, or set rollouts.engine: transformers"
+        "Correct it and run again, or set rollouts.engine: transformers"
     )
 
 
