@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness_truth import benchmark_rows, logged_rows
+from evals.benchmarks.registry import list_benchmarks
 from evals.run.plan import setting_without_experiment
+from pipeline.config.evaluation import SIX_BENCHMARKS
 from pipeline.store import Store
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -19,6 +21,12 @@ def test_gold_answers_are_right_shuffled_and_empty_ones_wrong(store: Store) -> N
         assert (row["gold"], row["gold_unparsed"]) == (1, 0), row
         assert float(str(row["shuffled"])) <= 1 / 60, row  # two problems of MATH500 side by side have equal answers
         assert (row["empty"], row["empty_unparsed"]) == (0, 1), row
+
+
+def test_flawed_problems() -> None:
+    flawed = {one.benchmark.name: len(one.flawed) for one in list_benchmarks(str(DATA / "benchmarks"))}
+    none = dict.fromkeys(SIX_BENCHMARKS, 0)
+    assert {name: flawed[name] for name in SIX_BENCHMARKS} == none | {"olympiadbench": 14}
 
 
 def test_logged_labels_are_reproduced(store: Store) -> None:
