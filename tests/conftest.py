@@ -2,6 +2,7 @@
 
 import multiprocessing.process
 import os
+import signal
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -20,6 +21,10 @@ LONG = ("services/vllm", "process/ui", "browser", "services/postgres", "services
 # One thread for each of the processes that run side by side, waiting without spinning. Read when torch is imported.
 for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}.items():
     os.environ.setdefault(name, value)
+
+# A script's background job ignores Ctrl-C, and so would every process that tests start, interrupt and wait for.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Briefly in the suite, for minutes in `python -m tests.property.fuzz`.
 settings.register_profile(
