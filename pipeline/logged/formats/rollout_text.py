@@ -98,13 +98,13 @@ def _areal(row: Row) -> Fields:
     the wrong place and cannot be told from others by its fields.
     """
     head, tail = row["head_version"], row["tail_version"]
-    return {
+    found = {
         "prompt": row["prompt"],
         "response": row["completion"],
         "reward": row["reward"],
         "prompt_id": None if row.get("task_id") is None else f"task-{row['task_id']}",
-        **versions([head, tail]),
     }
+    return versioned(found, [head, tail])
 
 
 def _at_step(step: Any) -> Fields:
@@ -112,13 +112,13 @@ def _at_step(step: Any) -> Fields:
     return {} if step is None or isinstance(step, bool | list | dict) else {"version": f"step{step}"}
 
 
-def versions(versions: list[Any]) -> Fields:
-    """The newest version of the policy; that it changed within the response is a number beside the reward."""
-    found = [each for each in versions if isinstance(each, int) and each >= 0]
-    if not found:
-        return {}
-    lag = {"components": {"policy_lag": float(max(found) - min(found))}} if len(found) > 1 else {}
-    return {"version": f"v{max(found)}", **lag}
+def versioned(found: Fields, versions: list[Any]) -> Fields:
+    """`found` with the newest version of the policy; that it changed within the response is one of its numbers."""
+    known = [each for each in versions if isinstance(each, int) and each >= 0]
+    if not known:
+        return found
+    lag = {"policy_lag": float(max(known) - min(known))} if len(known) > 1 else {}
+    return found | {"version": f"v{max(known)}", "components": found.get("components", {}) | lag}
 
 
 def columns(row: Row) -> int | None:

@@ -18,7 +18,7 @@ from pipeline.logged.formats.base import (
     tools,
 )
 from pipeline.logged.formats.base import sequence as whole_sequence
-from pipeline.logged.formats.rollout_text import versions
+from pipeline.logged.formats.rollout_text import versioned
 from pipeline.logged.raw import BadField, LeftOut
 
 
@@ -212,8 +212,7 @@ def _slime(row: Row) -> Fields:
         found["response_mask"] = [bool(each) for each in listed("loss_mask", mask)]
     if not isinstance(row.get("reward"), Mapping):
         found["reward"] = row.get("reward")
-    version = versions([int(each) for each in row.get("weight_versions") or [] if str(each).isdecimal()])
-    return found | version
+    return versioned(found, [int(each) for each in row.get("weight_versions") or [] if str(each).isdecimal()])
 
 
 def _slime_rewards(row: Row) -> Mapping[str, float]:
@@ -263,15 +262,15 @@ def _trinity(row: Row) -> Fields:
     found = whole_sequence(tokens, [False] * length + mask, logprobs, name="tokens")
     cut = row.get("truncate_status")
     place: Row = row["eid"] if isinstance(row.get("eid"), Mapping) else {}
-    return found | {
+    found |= {
         "reward": row.get("reward"),
         "prompt": row.get("prompt_text"),
         "response": None if "response_mask" in found else row.get("response_text"),
         "finish_reason": "length" if cut in ("response_truncated", "truncated") else None,
         "prompt_id": f"{place['batch']}/{place['task']}" if "batch" in place and "task" in place else None,
         "components": numbers(row.get("metrics")) | _mean_advantage(row.get("advantages"), mask),
-        **versions([look_up(row, "info.model_version")]),
     }
+    return versioned(found, [look_up(row, "info.model_version")])
 
 
 def _rllm(row: Row) -> Fields:
@@ -291,9 +290,8 @@ def _rllm(row: Row) -> Fields:
         "prompt_id": str(row["id"]).split(":")[0] if row.get("id") else None,
         "answer": next((each for name in ("ground_truth", "answer") if (each := _in_task(row, name))), None),
         "components": numbers(row.get("metrics")) | {"is_correct": float(bool(row.get("is_correct")))},
-        **versions([step.get("weight_version") for step in steps]),
     }
-    found["components"] |= versions([step.get("weight_version") for step in steps]).get("components", {})
+    found = versioned(found, [step.get("weight_version") for step in steps])
     if str(row.get("termination_reason")).lower() in ("max_response_length_exceeded", "max_prompt_length_exceeded"):
         found["finish_reason"] = "length"
     if all(step.get("response_ids") for step in steps):
@@ -359,12 +357,12 @@ def _pipeline_rl(row: Row) -> Fields:
         row.get("logprobs"),
         name="input_ids",
     )
-    return found | {
+    found |= {
         "reward": row["reward"],
         "prompt_id": row.get("group_id"),
         "finish_reason": None if "finished" not in row else "stop" if row["finished"] else "length",
-        **versions([look_up(row, "metadata.model_version")]),
     }
+    return versioned(found, [look_up(row, "metadata.model_version")])
 
 
 def _training_texts(row: Row) -> Iterator[Row | BadField]:

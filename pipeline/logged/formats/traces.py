@@ -18,7 +18,7 @@ from pipeline.logged.formats.base import (
     sequence,
     tools,
 )
-from pipeline.logged.formats.rollout_text import versions
+from pipeline.logged.formats.rollout_text import versioned
 from pipeline.logged.formats.rollout_tokens import joined_turns
 from pipeline.logged.raw import BadField, LeftOut
 
@@ -37,8 +37,8 @@ def _verifiers(row: Row) -> Fields:
     nodes = [mapped("nodes", trace["nodes"][place]) for place in path]
     found: Fields = {**_rewards(trace), "tools": tools("tools", trace.get("tools"))}
     span = look_up(episode, "run.work.policy")
-    lag = versions([span.get("start"), span.get("end")]) if isinstance(span, Mapping) else {}
-    found["components"] |= lag.pop("components", {})
+    if isinstance(span, Mapping):
+        found = versioned(found, [span.get("start"), span.get("end")])
     task = trace.get("task") or episode.get("task")
     last = next((row["calls"][place] for place in reversed(path) if place in row["calls"]), {})
     model = next(
@@ -50,7 +50,6 @@ def _verifiers(row: Row) -> Fields:
     answer = look_up(task, "data.answer")
     env = look_up(episode, "env.id")
     found |= {
-        **lag,
         "policy": model,
         "finish_reason": "length" if cut else "stop" if trace.get("is_completed") else None,
         "prompt_id": next((str(each) for each in (group, key) if isinstance(each, str | int)), None),

@@ -224,12 +224,13 @@ def test_no_row_of_one_format_has_the_fields_of_another(name: str) -> None:
 
 def test_numbers_beside_the_reward_are_kept_as_its_components(chatml: Any) -> None:
     parts = {}
-    for name in ("verl", "verifiers", "slime", "nemo-rl", "areal", "trl"):
+    for name in ("verl", "verifiers", "slime", "nemo-rl", "areal", "trl", "rllm"):
         _, found = read_as(sample(name), chatml, template_of(name), Directions(rewards=REWARDS.get(name, {})))
         assert isinstance(found[0], Tokenized)
         parts[name] = found[0].candidate.components
     assert parts["verl"] == {"acc": 1.0, "format": 0.5}
     assert parts["verifiers"] == {"correct": 1.0, "brief": 0.5, "turns": 2.0, "policy_lag": 1.0}
+    assert parts["rllm"] == {"turns": 2.0, "is_correct": 1.0, "policy_lag": 1.0}
     assert parts["slime"] == parts["areal"] == {"policy_lag": 2.0}
     assert parts["nemo-rl"] == {"sample_loss_mask": 1.0, "advantage": 0.5}
     assert parts["trl"] == {"accuracy_reward": 1.0, "format_reward": 0.0, "completion_length": 12.0, "advantage": 0.7}
