@@ -26,12 +26,11 @@ import xxhash
 from pipeline.config import stage_hash
 from pipeline.errors import TbrmError
 from pipeline.logged.fields import Bad, Candidate, Responses, candidates, responses_of
-from pipeline.logged.formats.base import look_up
 from pipeline.logged.head import lacking, shown
 from pipeline.logged.raw import DUPLICATE, LEFT_OUT, RawRow
 from pipeline.logged.rows import TORCH, read_rows
 from pipeline.logged.settings import CHUNK_BYTES, CHUNK_ROWS, ROW_OVERHEAD, SHARD_BYTES, ImportSettings, ReadingPlan
-from pipeline.logged.shapes import Shape, recognize
+from pipeline.logged.shapes import Shape, recognize, unwanted
 from pipeline.logged.stripped import chat_marks
 from pipeline.logged.tables import make_tables
 from pipeline.logged.tokens import Tokenized, TokenSettings, tokenize
@@ -183,7 +182,7 @@ def _opened(row: RawRow, shape: Shape, reading: Reading) -> Responses | Bad:
 def _is_stored_first(data: Mapping[str, Any], shape: Shape, reading: Reading) -> bool:
     """Whether no earlier row holds the same response, where the format repeats them."""
     try:
-        if any(str(look_up(data, path)).lower() != value.lower() for path, value in reading.settings.where.items()):
+        if unwanted(data, reading.settings.where):
             return True  # left out for that
         name = shape.identity(data)
     except (KeyError, TypeError, ValueError, RecursionError):

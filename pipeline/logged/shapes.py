@@ -1,7 +1,7 @@
 """Which known format a log has, or which of its fields are ours: by name, by usual names, or by a user's map."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ def recognize(row: Row, asked: Directions) -> Shape:
         adapt = _chosen(adapt, asked.where)
     name = f"{base.name} with --map" if asked.mapping else base.name
     bare = "" if "prompt" in asked.mapping else base.bare
-    return Shape(name, fields, adapt, base.split, base.identity, base.stripped, bare, base.notes)
+    return replace(base, name=name, fields=fields, adapt=adapt, bare=bare)
 
 
 def _in_columns(row: Row, asked: Directions) -> Shape:
@@ -119,10 +119,7 @@ def _in_columns(row: Row, asked: Directions) -> Shape:
             else:
                 yield from inner.split(part)
 
-    return Shape(
-        *(f"{inner.name}, a column in each field", inner.fields, inner.adapt, split, inner.identity, inner.stripped),
-        *(inner.bare, inner.notes),
-    )
+    return replace(inner, name=f"{inner.name}, a column in each field", split=split)
 
 
 def _known(row: Row, asked: Directions) -> Format | None:
@@ -178,13 +175,18 @@ def _mapped(adapt: Callable[[Row], Fields], chosen: Mapping[str, str]) -> Callab
 
 def _chosen(adapt: Callable[[Row], Fields], where: Mapping[str, str]) -> Callable[[Row], Fields]:
     def adapted(row: Row) -> Fields:
-        for path, wanted in where.items():
-            if str(found := look_up(row, path)).lower() != wanted.lower():
-                shown = "missing" if found is ABSENT else repr(found)[:_MAX_NAME]
-                raise LeftOut(path, f"--where asks for {wanted!r:.80}", None if found is ABSENT else shown)
+        for path in unwanted(row, where):
+            found = look_up(row, path)
+            shown = None if found is ABSENT else repr(found)[:_MAX_NAME]
+            raise LeftOut(path, f"--where asks for {where[path]!r:.80}", shown)
         return adapt(row)
 
     return adapted
+
+
+def unwanted(row: Row, where: Mapping[str, str]) -> list[str]:
+    """Paths of --where at which the row has another value."""
+    return [path for path, wanted in where.items() if str(look_up(row, path)).lower() != wanted.lower()]
 
 
 def _check_weights(weights: Mapping[str, float], known: Format | None, first: Row) -> None:

@@ -1,6 +1,5 @@
 """What a format is, and what formats have in common: paths into a row, token sequences with a mask, messages."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.logged.raw import BadField
+from pipeline.logged.raw import BadField, LeftOut
 
 Row = Mapping[str, Any]
 Fields = dict[str, Any]
@@ -118,6 +117,32 @@ def mapped(name: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
+def inside(name: str, *beside: str) -> Callable[[Row], Iterator[Row | BadField]]:
+    """The objects of the list `name` where a row has it (with the fields `beside` it), else the row, which is one."""
+    holds = has(name, *beside)
+
+    def split(row: Row) -> Iterator[Row | BadField]:
+        for each in listed(name, row[name]) if holds(row) else [row]:
+            yield each if isinstance(each, Mapping) else BadField(name, "holds something else than objects")
+
+    return split
+
+
+def sampled_turns(name: str, said: list[dict[str, Any]], sampled: Sequence[bool]) -> Fields:
+    """Prompt and response out of messages, of which `sampled` says whether the policy wrote them.
+
+    What stands before its first message is given, whoever wrote it. Raises BadField for a message of the assistant
+    that somebody else wrote after that, and LeftOut where the policy wrote none.
+    """
+    if True not in sampled:
+        raise LeftOut(name, "no message was sampled")
+    first, last = sampled.index(True), len(sampled) - sampled[::-1].index(True)
+    given = (each for each, by_policy in zip(said[first:], sampled[first:], strict=True) if not by_policy)
+    if any(message["role"] == "assistant" for message in given):
+        raise BadField(name, "an assistant message after the first sampled one was given, not sampled")
+    return {"prompt": said[:first], "response": said[first:last]}
+
+
 def sequence(tokens: Any, mask: Any, logprobs: Any = None, name: str = "token_ids") -> Fields:
     """Prompt, response, mask and log-probs of a whole sequence whose `mask` marks what the policy wrote.
 
@@ -184,14 +209,8 @@ _ROLES = {
 def _tool_call(name: str, call: Any) -> dict[str, Any]:
     call = mapped(name, call)
     inner = mapped(name, call.get("function", call))
-    told = inner.get("arguments")
-    if isinstance(told, str):
-        try:  # templates expect an object, and would write text as a JSON string
-            parsed = json.loads(told)
-        except (ValueError, RecursionError):
-            parsed = None
-        told = parsed if isinstance(parsed, dict) else told
-    return {"type": "function", "id": call.get("id"), "function": {"name": inner.get("name"), "arguments": told}}
+    named = {"name": inner.get("name"), "arguments": inner.get("arguments")}
+    return {"type": "function", "id": call.get("id"), "function": named}
 
 
 def tools(name: str, given: Any) -> list[dict[str, Any]] | None:

@@ -1,7 +1,7 @@
 """Harnesses that evaluate policies and keep the responses."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.logged.formats.base import (
@@ -11,10 +11,12 @@ from pipeline.logged.formats.base import (
     Row,
     conversation,
     has,
+    inside,
     listed,
     look_up,
     mapped,
     numbers,
+    sampled_turns,
 )
 from pipeline.logged.raw import BadField, LeftOut
 
@@ -106,17 +108,7 @@ def _inspect(row: Row) -> Fields:
     generated = [each.get("source") == "generate" for each in row["messages"]]
     if not any(generated):  # logs of old versions do not say it
         generated = [each["role"] == "assistant" for each in turns]
-    said = conversation("messages", turns)
-    if True not in generated:
-        raise LeftOut("messages", "no message was generated")
-    first, last = generated.index(True), len(generated) - generated[::-1].index(True)
-    if any(
-        each["role"] == "assistant" and not made for each, made in zip(said[first:], generated[first:], strict=True)
-    ):
-        raise BadField("messages", "an assistant message after the first generated one was given, not generated")
-    return {
-        "prompt": said[:first],
-        "response": said[first:last],
+    return sampled_turns("messages", conversation("messages", turns), generated) | {
         "answer": row.get("target"),
         "finish_reason": {"max_tokens": "length", "model_length": "length"}.get(str(reason), reason),
         "prompt_id": str(row["id"]),
@@ -152,12 +144,6 @@ def _inspect_rewards(row: Row) -> Mapping[str, float]:
     return numbers(
         {name: letters.get(value, value) if isinstance(value, str) else value for name, value in values.items()}
     )
-
-
-def _inspect_samples(row: Row) -> Iterator[Row | BadField]:
-    """The samples of a whole log, or a sample that was read by itself."""
-    for sample in listed("samples", row["samples"]) if has("eval", "samples")(row) else [row]:
-        yield sample if isinstance(sample, Mapping) else BadField("samples", "holds something else than samples")
 
 
 def _math_eval(row: Row) -> Fields:
@@ -222,7 +208,7 @@ FORMATS = (
         {"messages": "messages", "reward": "scores", "answer": "target"},
         lambda row: has("epoch", "messages", "output", "target")(row) or has("eval", "samples")(row),
         _inspect,
-        split=_inspect_samples,
+        split=inside("samples", "eval"),
         rewards=_inspect_rewards,
     ),
     Format(

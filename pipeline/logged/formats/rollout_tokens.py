@@ -10,6 +10,7 @@ from pipeline.logged.formats.base import (
     Row,
     conversation,
     has,
+    inside,
     listed,
     look_up,
     mapped,
@@ -220,12 +221,6 @@ def _slime_rewards(row: Row) -> Mapping[str, float]:
     return numbers(row.get("reward"))
 
 
-def _samples(row: Row) -> Iterator[Row | BadField]:
-    """The samples of a `.pt` file, or a line that is one itself."""
-    for sample in listed("samples", row["samples"]) if "samples" in row else [row]:
-        yield sample if isinstance(sample, Mapping) else BadField("samples", "holds something else than samples")
-
-
 def _tinker(row: Row) -> Fields:
     """thinking-machines-lab/tinker-cookbook, tinker_cookbook/capture/store/schema.py, WIRE_ROWS_COLUMNS.
 
@@ -365,12 +360,6 @@ def _pipeline_rl(row: Row) -> Fields:
     return versioned(found, [look_up(row, "metadata.model_version")])
 
 
-def _training_texts(row: Row) -> Iterator[Row | BadField]:
-    """The texts of a rollout (RolloutResult), or a line that is one text."""
-    for text in listed("training_texts", row["training_texts"]) if "training_texts" in row else [row]:
-        yield text if isinstance(text, Mapping) else BadField("training_texts", "holds something else than texts")
-
-
 _sequence = {"prompt_token_ids": "tokens", "response_token_ids": "tokens"}
 
 FORMATS = (
@@ -407,7 +396,7 @@ FORMATS = (
         {**_sequence, "response_mask": "loss_mask", "reward": "reward", "answer": "label"},
         lambda row: has("tokens", "response_length", "status")(row) or has("rollout_id", "samples")(row),
         _slime,
-        split=_samples,
+        split=inside("samples"),
         rewards=_slime_rewards,
     ),
     Format(
@@ -442,6 +431,6 @@ FORMATS = (
         {"prompt_token_ids": "input_ids", "response_token_ids": "input_ids", "response_mask": "labels"},
         lambda row: has("input_ids", "labels", "reward")(row) or "training_texts" in row,
         _pipeline_rl,
-        split=_training_texts,
+        split=inside("training_texts"),
     ),
 )

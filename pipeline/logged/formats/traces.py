@@ -15,6 +15,7 @@ from pipeline.logged.formats.base import (
     mapped,
     number,
     numbers,
+    sampled_turns,
     sequence,
     tools,
 )
@@ -95,19 +96,8 @@ def _tokens(nodes: list[Mapping[str, Any]]) -> Fields:
 
 
 def _messages(nodes: list[Mapping[str, Any]]) -> Fields:
-    """Prompt and response as messages. What stands before the first sampled turn is given, whoever wrote it."""
     said = conversation("nodes", [node.get("message") for node in nodes])
-    sampled = [bool(node.get("sampled")) for node in nodes]
-    if True not in sampled:
-        raise LeftOut("nodes", "no message of the branch was sampled")
-    first, last = sampled.index(True), len(sampled) - sampled[::-1].index(True)
-    if any(
-        message["role"] == "assistant" and not by for message, by in zip(said[first:], sampled[first:], strict=True)
-    ):
-        raise BadField(
-            "nodes", "an assistant message after the first sampled one was not sampled, and has no token ids"
-        )
-    return {"prompt": said[:first], "response": said[first:last]}
+    return sampled_turns("nodes", said, [bool(node.get("sampled")) for node in nodes])
 
 
 def _branches(row: Row) -> Iterator[Row | BadField]:
