@@ -109,10 +109,8 @@ def is_scored(setting: Setting, store: Store, target: Target, entries: Sequence[
 
 def is_evaluated(experiment: Experiment, store: Store, generation: int) -> bool:
     """Whether policy[`generation`], as it is published now, has scores of all benchmarks of the experiment."""
-    if not is_measured(store, experiment.name, generation):
-        return False
-    there = read_entries(store.partition(experiment.name, "scores", generation))
-    return set(plan_protocols(setting_of(experiment))) <= set(there)
+    there = _measured(store, experiment, generation)
+    return bool(there) and plan_protocols(setting_of(experiment)).keys() <= there.keys()
 
 
 def differences_of_scores(experiment: Experiment, store: Store, generation: int) -> list[Difference]:
@@ -120,16 +118,23 @@ def differences_of_scores(experiment: Experiment, store: Store, generation: int)
 
     None where the scores are of a policy that another one has replaced: they are measured anew.
     """
-    if not is_measured(store, experiment.name, generation):
+    if not (there := _measured(store, experiment, generation)):
         return []
-    there = read_entries(store.partition(experiment.name, "scores", generation))
+    now = {name: asdict(protocol) for name, protocol in plan_protocols(setting_of(experiment)).items()}
     return [
-        Difference(f"evaluation.protocols.{name}.{field}", before, asdict(now)[field])
-        for name, now in plan_protocols(setting_of(experiment)).items()
+        Difference(f"evaluation.protocols.{name}.{field}", before, now[name][field])
+        for name in now
         if name in there
         for field, before in there[name].protocol.items()
-        if before != asdict(now).get(field, before)
+        if before != now[name].get(field, before)
     ]
+
+
+def _measured(store: Store, experiment: Experiment, generation: int) -> dict[str, EntryRecord]:
+    """The entries that policy[`generation`], as it is published now, was measured on; none where it was not."""
+    if not is_measured(store, experiment.name, generation):
+        return {}
+    return read_entries(store.partition(experiment.name, "scores", generation))
 
 
 def _open(

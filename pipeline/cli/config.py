@@ -3,6 +3,7 @@
 import json
 import textwrap
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import click
 import yaml
@@ -59,7 +60,7 @@ def explain(field: str, as_json: bool) -> None:
 
     found = explaining.explain(field) if field else explaining.explained_fields()
     if as_json:
-        click.echo(json.dumps(explaining.as_json(found), ensure_ascii=False, indent=1))
+        click.echo(json.dumps([asdict(one) for one in found], ensure_ascii=False, indent=1))
         return
     if not field:
         for one in found:

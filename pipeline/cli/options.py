@@ -45,7 +45,7 @@ def store_options(command: Command) -> Command:
     return wrapped
 
 
-_EXPERIMENT = click.option(
+experiment_option = click.option(
     "--experiment", "-e", "named", help="The same as EXPERIMENT: a file in experiments/, or a path to a YAML file."
 )
 
@@ -62,7 +62,7 @@ def experiment_argument(required: bool = True) -> Callable[[Command], Command]:
         metavar = "EXPERIMENT[:GENERATION]" if with_generation else "EXPERIMENT"
 
         @click.argument("target", required=False, metavar=metavar)
-        @_EXPERIMENT
+        @experiment_option
         @functools.wraps(command)
         def wrapped(*args: Any, target: str | None, named: str | None, **kwargs: Any) -> Any:
             found = _experiment_of(target, named, kwargs)

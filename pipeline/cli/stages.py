@@ -8,6 +8,7 @@ import click
 
 from pipeline.cli.options import (
     experiment_argument,
+    experiment_option,
     experiment_options,
     generation_option,
     json_option,
@@ -114,9 +115,7 @@ class _ExperimentOrSubcommand(click.Group):
     invoke_without_command=True,
     subcommand_metavar="[EXPERIMENT[:GENERATION] | COMMAND [ARGS]...]",
 )
-@click.option(
-    "--experiment", "-e", "name", help="The same as EXPERIMENT: a file in experiments/, or a path to a YAML file."
-)
+@experiment_option
 @labelling_options
 @click.option("--verifier", help="Grade every row with this verifier, whatever its prompt names.")
 @replace_option
@@ -126,7 +125,7 @@ class _ExperimentOrSubcommand(click.Group):
 @click.pass_context
 def rewards(
     ctx: click.Context,
-    name: str | None,
+    named: str | None,
     generation: int | None,
     logged: str | None,
     label: str | None,
@@ -139,11 +138,11 @@ def rewards(
     """Label trajectories with the experiment's verifier."""
     if ctx.invoked_subcommand:
         return None
-    if name is None:  # the group cannot require it: its subcommands bring their own
+    if named is None:  # the group cannot require it: its subcommands bring their own
         raise click.MissingParameter(ctx=ctx, param_type="argument", param_hint="'EXPERIMENT[:GENERATION]'")
     from pipeline.rewards.stage import run_rewards
 
-    experiment = load_experiment(name, overrides)
+    experiment = load_experiment(named, overrides)
     dataset, found = places(ctx, store, experiment, logged, generation)
     reports = (run_rewards(experiment, store, g, dataset, label, verifier, replace) for g in found)
     return print_reports(reports, as_json)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 T = TypeVar("T")
 
@@ -57,11 +58,12 @@ class Config(BaseModel):
 
     @classmethod
     def _fields(cls, which: str) -> list[str]:
-        marks = {
-            name: next((mark for mark in field.metadata if isinstance(mark, Mark)), Mark(hashed=True, alike=True))
-            for name, field in cls.model_fields.items()
-        }
-        return [name for name, mark in marks.items() if getattr(mark, which)]
+        return [name for name, field in cls.model_fields.items() if getattr(mark_of(field), which)]
+
+
+def mark_of(field: FieldInfo) -> Mark:
+    """What a field decides: everything, where its type does not say otherwise."""
+    return next((mark for mark in field.metadata if isinstance(mark, Mark)), Mark(hashed=True, alike=True))
 
 
 def model_in(annotation: Any) -> tuple[type[BaseModel] | None, str]:

@@ -4,14 +4,14 @@ import inspect
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from pipeline.config.base import Mark, model_in
+from pipeline.config.base import mark_of, model_in
 from pipeline.config.experiment import Experiment
 from pipeline.errors import ConfigError, did_you_mean
 
@@ -94,11 +94,6 @@ def configuration_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_json(fields: list[ExplainedField]) -> list[dict[str, Any]]:
-    """The same for programs."""
-    return [asdict(field) for field in fields]
-
-
 def _fields(model: type[BaseModel], above: str, decided: str | None = None) -> Iterator[ExplainedField]:
     """`decided`: what all of this part decides, whatever its fields say."""
     part = above.partition(".")[0]
@@ -110,18 +105,15 @@ def _fields(model: type[BaseModel], above: str, decided: str | None = None) -> I
         decides = decided or _decides(field)
         if decides == EVERYTHING and (part or name) == "evaluation":
             decides = SCORES
-        yield ExplainedField(path, _type(field, below), _default(field), decides, " ".join(about.split()), page)
+        yield ExplainedField(path, _type(field), _default(field), decides, " ".join(about.split()), page)
         if below:
             yield from _fields(below, path + into, decided or (NOTHING if decides == NOTHING else None))
 
 
-def _type(field: FieldInfo, below: type[BaseModel] | None) -> str:
+def _type(field: FieldInfo) -> str:
     choices = field.json_schema_extra
     if isinstance(choices, dict) and isinstance(choices.get("enum"), list):
         return " or ".join(f"`{choice}`" for choice in typing.cast("list[str]", choices["enum"]))
-    named = _annotation(field.annotation)
-    if below and named == "mapping" and not field.is_required() and field.default is None:
-        named = "mapping or none"
     bounds = [
         f"{sign} {getattr(mark, name):,}"
         for mark in field.metadata
@@ -129,7 +121,7 @@ def _type(field: FieldInfo, below: type[BaseModel] | None) -> str:
         if isinstance(mark, kind)
     ]
     bounds += ["not empty" for mark in field.metadata if isinstance(mark, MinLen)]
-    return ", ".join([named, *bounds])
+    return ", ".join([_annotation(field.annotation), *bounds])
 
 
 _NAMES = {str: "text", int: "integer", float: "number", bool: "true or false", type(None): "none"}
@@ -168,7 +160,7 @@ def _default(field: FieldInfo) -> str | None:
 
 
 def _decides(field: FieldInfo) -> str:
-    mark = next((mark for mark in field.metadata if isinstance(mark, Mark)), Mark(hashed=True, alike=True))
+    mark = mark_of(field)
     return EVERYTHING if mark.alike else ONE_GENERATION if mark.hashed else NOTHING
 
 
