@@ -85,21 +85,21 @@ def share_interval(mean: float, n: float, level: float = LEVEL) -> Interval:
     Right for zeros and ones; for fractions (pass@k, partial credit) it is too wide rather than too short, because none
     spreads more than zeros and ones of the same mean.
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv  # not scipy.stats, which takes a second to import
 
     a, b = n * mean + 0.5, n * (1 - mean) + 0.5
-    low, high = beta.ppf([(1 - level) / 2, (1 + level) / 2], a, b)
+    low, high = betaincinv(a, b, [(1 - level) / 2, (1 + level) / 2])
     return _around(mean, float(low), float(high))
 
 
 def mean_interval(values: Floats, level: float = LEVEL) -> Interval:
     """Student interval of the mean of one number a problem [P], such as a length."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     mean, problems = float(values.mean()), len(values)
     if problems < 2:
         return Interval(mean, -math.inf, math.inf)
-    half = float(t.ppf((1 + level) / 2, problems - 1)) * float(values.std(ddof=1)) / math.sqrt(problems)
+    half = float(stdtrit(problems - 1, (1 + level) / 2)) * float(values.std(ddof=1)) / math.sqrt(problems)
     return Interval(mean, mean - half, mean + half)
 
 
@@ -147,14 +147,14 @@ def _one_sided(values: Floats, unseen: float, level: float) -> _OneSided:
     Its mean and variance are exact; a Beta with the same two gives the ends. For zeros and ones and `unseen` 1/2 that
     is Jeffreys' interval.
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     total = len(values) + 2 * unseen
     mean = (float(values.sum()) + unseen) / total
     square = (float((values * values).sum()) + unseen) / total
     variance = (square - mean * mean) / (total + 1)
     size = mean * (1 - mean) / variance - 1
-    low, high = beta.ppf([(1 - level) / 2, (1 + level) / 2], mean * size, (1 - mean) * size)
+    low, high = betaincinv(mean * size, (1 - mean) * size, [(1 - level) / 2, (1 + level) / 2])
     seen = _around(float(values.mean()), float(low), float(high))
     return _OneSided(seen.value, seen.low, seen.high, mean, variance, total + 1)
 
