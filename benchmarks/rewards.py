@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.rewards import RewardsConfig
-from pipeline.rewards import GradeItem, Grader
+from pipeline.rewards.grader import Grader
+from pipeline.rewards.types import GradeItem
 from pipeline.rewards.verifiers import math_verify
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardsConfig
-from pipeline.rewards import GradeItem, Grader
+from pipeline.rewards.grader import Grader
+from pipeline.rewards.types import GradeItem
 from tests.support.answer_variants import hard_negatives, spellings
 
 FILES = ("aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench")

@@ -17,8 +17,8 @@ from pipeline.config import stage_hash
 from pipeline.config.rewards import RewardsConfig
 from pipeline.errors import StoreError
 from pipeline.replay.mix import partition_of
-from pipeline.rewards import GradeItem, Grader
-from pipeline.rewards.types import Extra
+from pipeline.rewards.grader import Grader
+from pipeline.rewards.types import Extra, GradeItem
 from pipeline.run.progress import track
 from pipeline.run.resumable import StageReport
 from pipeline.store import SCHEMAS, Manifest, Partition, Stat, Store

@@ -16,7 +16,8 @@ from pipeline.config.experiment import check_generation
 from pipeline.errors import StoreError
 from pipeline.policies.refs import PolicyRef, check_undamaged, resolve_published
 from pipeline.prompts.generation import template_version
-from pipeline.rewards import GradeItem, Grader
+from pipeline.rewards.grader import Grader
+from pipeline.rewards.types import GradeItem
 from pipeline.run.configurations import Difference
 from pipeline.run.resumable import Metric, StageReport
 from pipeline.store import Store

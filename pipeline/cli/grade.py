@@ -44,7 +44,7 @@ def grade(
     Every row comes back in order, with reward, status, extracted_answer and detail. A row may name only a verifier or
     task that --verifier, --allow, --task or the experiment names.
     """
-    from pipeline.rewards import Grader
+    from pipeline.rewards.grader import Grader
 
     base = declared_rewards(load_experiment(name)) if name else RewardsConfig()
     chosen: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
@@ -70,7 +70,7 @@ def grade(
 
 
 def _items(lines: Iterable[str], where: str, rows: deque[dict[str, Any]]) -> Iterator[Any]:
-    from pipeline.rewards import GradeItem
+    from pipeline.rewards.types import GradeItem
 
     for number, line in enumerate(lines, start=1):
         if not line.strip():

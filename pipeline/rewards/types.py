@@ -5,18 +5,20 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-from pydantic import JsonValue
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import StoreError, TbrmError
-from pipeline.store import Partition
+
+if TYPE_CHECKING:  # the workers' fork server imports this module, and is to start soon
+    from pydantic import JsonValue
+
+    from pipeline.store import Partition
 
 Status = Literal["ok", "wrong_format", "timeout", "memory", "error"]
 STATUSES: tuple[Status, ...] = ("ok", "wrong_format", "timeout", "memory", "error")
 UNDECIDED: frozenset[str] = frozenset({"timeout", "memory", "error"})
 """Statuses without a verdict: nothing is known about the response, which is not the same as wrong."""
-Extra = Mapping[str, JsonValue]
+Extra = Mapping[str, "JsonValue"]
 MOST_NESTED = 100
 """Levels of a row's extra. Further down Python gives up at a depth that depends on who reads it: a row that one process
 takes would end the next."""
@@ -48,7 +50,7 @@ class GradeItem:
     response: str
     answer: str
     verifier: str | None = None
-    extra: Extra = field(default_factory=dict[str, JsonValue])
+    extra: Extra = field(default_factory=dict[str, "JsonValue"])
     tokens: int | None = None
 
 
@@ -139,7 +141,7 @@ class Labelled:
 
 
 def read_items(
-    rollouts: Partition, prompts: Partition, index: int, verifier: str | None = None, token_rewards: bool = False
+    rollouts: "Partition", prompts: "Partition", index: int, verifier: str | None = None, token_rewards: bool = False
 ) -> list[Labelled]:
     """The trajectories of rollout shard `index`, each with its prompt's answer. Raises StoreError for an orphan."""
     questions = {row["prompt_id"]: row for row in prompts.read_shard(index, _PROMPTS).to_pylist()}
@@ -160,7 +162,7 @@ def read_items(
     return found
 
 
-def named_items(prompts: Partition, index: int, verifier: str | None = None) -> Iterator[GradeItem]:
+def named_items(prompts: "Partition", index: int, verifier: str | None = None) -> Iterator[GradeItem]:
     """The verifiers and `extra` that the prompts of a shard name, each pair once, as items with nothing to grade."""
     columns = ("prompt_id", "verifier", "extra")
     rows = prompts.read_shard(index, columns).to_pylist()

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 NAME = "faults"
 GENERATIONS = 3
 UPDATES = 2
-TREE = {
+TREE: dict[str, Any] = {
     "name": NAME,
     "seed": 3,
     "generations": GENERATIONS,
@@ -43,7 +44,7 @@ def write_experiment(folder: Path) -> Path:
 
 def all_stages() -> list[tuple[str, int]]:
     """(command, generation) of everything the loop does, in order."""
-    return [("base-policy", 0), *((stage, g) for g in range(GENERATIONS) for stage in STAGES)]
+    return [("base-policy", 0), *((stage, g) for g in range(TREE["generations"]) for stage in STAGES)]
 
 
 def run_stage(yaml_path: Path, root: str, stage: str, generation: int, *options: str) -> None:

@@ -1,6 +1,6 @@
 """200 responses that hang, swell or break a verifier without limits, as a policy under optimization may write them."""
 
-from pipeline.rewards import GradeItem
+from pipeline.rewards.types import GradeItem
 
 
 def box(text: str) -> str:

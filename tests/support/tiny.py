@@ -5,12 +5,11 @@ import contextlib
 import functools
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from assets.processes.warm_start import SHARED, keep_warm, stage_environment
+from tests.support.forked_tbrm import Forked, start
 
 TINY = """
 name: tiny
@@ -61,20 +60,10 @@ def one_thread_from_a_warm_parent() -> dict[str, str]:
     return one_thread | stack.enter_context(keep_warm(stage_environment(given | one_thread)))
 
 
-def tbrm(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def tbrm(folder: Path, *arguments: str) -> Forked:
     """Start a `tbrm` command in `folder`, without a Dagster home from outside."""
     env = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "TBRM_ROOT")}
-    env |= one_thread_from_a_warm_parent()
-    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments]
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=listen_to_ctrl_c,
-    )
+    return start(arguments, folder, env | one_thread_from_a_warm_parent())
 
 
 def listen_to_ctrl_c() -> None:
@@ -82,7 +71,7 @@ def listen_to_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 240.0) -> str:
+def finish(process: Forked, timeout_s: float = 240.0) -> str:
     """Output of a command that must succeed."""
     output, _ = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, output

@@ -2,8 +2,8 @@
 
 import functools
 import importlib
+import importlib.util
 
-from pipeline.config.rewards import BUILTIN_VERIFIERS
 from pipeline.errors import ConfigError
 from pipeline.rewards.types import DEFAULT, Conventions, Verifier
 
@@ -21,16 +21,19 @@ def get_verifier(name: str, conventions: Conventions = DEFAULT) -> Verifier:
 
     Whether an experiment allows the name is asked of `RewardsConfig.may_run`, before this is called.
     """
-    if name in BUILTIN_VERIFIERS:
-        module = importlib.import_module(f"pipeline.rewards.verifiers.{name}")
-        return module.verifier(conventions) if hasattr(module, "verifier") else module.VERIFIER
     if name == RUNNING_CODE:
         return importlib.import_module("pipeline.rewards.verifiers.reasoning_gym").VERIFIER_RUNNING_CODE
     if name == GOLD_ANSWERS:
         return importlib.import_module("pipeline.rewards.verifiers.gold_answers").VERIFIER
-    if ":" not in name:
-        known = ", ".join(BUILTIN_VERIFIERS)
-        raise ConfigError(f"there is no verifier {name!r}; use one of {known}, or package.module:function")
-    from pipeline.rewards.verifiers.user_code import user_verifier
+    if ":" in name:
+        from pipeline.rewards.verifiers.user_code import user_verifier
 
-    return user_verifier(name)
+        return user_verifier(name)
+    if name.isidentifier() and importlib.util.find_spec(f"{__name__}.{name}"):
+        module = importlib.import_module(f"{__name__}.{name}")
+        if hasattr(module, "VERIFIER"):
+            return module.verifier(conventions) if hasattr(module, "verifier") else module.VERIFIER
+    from pipeline.config.rewards import BUILTIN_VERIFIERS  # not for a worker, which is to start soon
+
+    known = ", ".join(BUILTIN_VERIFIERS)
+    raise ConfigError(f"there is no verifier {name!r}; use one of {known}, or package.module:function")

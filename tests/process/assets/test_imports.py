@@ -1,4 +1,4 @@
-"""What comes up in about a second: commands, validation and the code location import no heavy library."""
+"""What comes up in about a second: commands, validation, the code location and workers import no heavy library."""
 
 import subprocess
 import sys
@@ -19,9 +19,20 @@ HELP = "from pipeline.cli.main import tbrm; tbrm(['--help'], standalone_mode=Fal
     ],
 )
 def test_no_heavy_import(code: str, allowed: set[str]) -> None:
+    imported = imported_by(code)
+    assert "pipeline" in imported
+    assert imported & (HEAVY | {"dagster", "dagster_pipes"}) <= allowed
+
+
+def test_verifier_workers_import_nothing_of_the_store_and_the_configuration() -> None:
+    imported = imported_by("import pipeline.rewards.workers.worker")
+    assert "pipeline" in imported
+    assert not imported & (HEAVY | {"pyarrow", "numpy", "pydantic", "fsspec", "yaml"})
+
+
+def imported_by(code: str) -> set[str]:
+    """The packages that a new Python process imports to run `code`."""
     report = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True
     )
-    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in report.stderr.splitlines()}
-    assert "pipeline" in imported
-    assert imported & (HEAVY | {"dagster", "dagster_pipes"}) <= allowed
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in report.stderr.splitlines()}

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config.rewards import RewardsConfig
-from pipeline.rewards import GradeItem, Grader
-from pipeline.rewards.types import STATUSES
+from pipeline.rewards.grader import Grader
+from pipeline.rewards.types import STATUSES, GradeItem
 
 PIECES = [
     *(

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from pipeline.config.rewards import RewardConventions, RewardsConfig
-from pipeline.rewards import GradeItem, Grader
+from pipeline.rewards.grader import Grader
+from pipeline.rewards.types import GradeItem
 
 CASES = Path(__file__).resolve().parents[4] / "shared" / "data" / "peer_cases" / "verifier"
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason=f"needs the cases of other projects in {CASES}")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardsConfig
-from pipeline.rewards import GradeItem, Grader, RewardLabel
+from pipeline.rewards.grader import Grader
+from pipeline.rewards.types import GradeItem, RewardLabel
 from pipeline.sandbox import Protections, protections_here
 from tests.unit.rewards.code_in_answers import code_carrying, deeds, entries, swelling
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.config.rewards import RewardsConfig
-from pipeline.rewards import GradeItem, Grader
+from pipeline.rewards.grader import Grader
+from pipeline.rewards.types import GradeItem
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"there is no {DATA}: public math data for tests")

@@ -17,7 +17,8 @@ import pytest
 
 from pipeline.config.rewards import RewardsConfig
 from pipeline.errors import TbrmError
-from pipeline.rewards import GradeItem, Grader
+from pipeline.rewards.grader import Grader
+from pipeline.rewards.types import GradeItem, RewardLabel
 from pipeline.rewards.workers import pool
 from tests.support.hostile_responses import hostile_items
 
@@ -99,21 +100,24 @@ def _workers() -> list[int]:
 def test_killing_workers_at_any_time_loses_no_row() -> None:
     items = honest(1_500)
     stop = threading.Event()
-    kills = 0
+    found: list[RewardLabel] = []
 
     def killer() -> None:
-        nonlocal kills
+        """25 kills at random moments, and no more than 6 without a row graded in between, however slow the machine."""
         dice = random.Random(0)
+        kills = since = graded = 0
         while kills < 25 and not stop.wait(dice.uniform(0.01, 0.15)):
+            if len(found) > graded:
+                since, graded = 0, len(found)
             for pid in _workers():
-                if dice.random() < 0.5:
+                if dice.random() < 0.5 and since < 6:
                     os.kill(pid, signal.SIGKILL)
-                    kills += 1
+                    kills, since = kills + 1, since + 1
 
     with Grader(RewardsConfig(workers=2, batch=16), memoize=False) as grader:
         thread = threading.Thread(target=killer)
         labels = grader.grade(items)
-        found = [next(labels)]
+        found.append(next(labels))
         thread.start()
         try:
             found.extend(labels)
@@ -182,7 +186,8 @@ def test_a_script_without_a_main_guard_is_not_run_again_by_its_workers(tmp_path:
     script = tmp_path / "bare.py"
     script.write_text(
         "from pipeline.config.rewards import RewardsConfig\n"
-        "from pipeline.rewards import GradeItem, Grader\n"
+        "from pipeline.rewards.grader import Grader\n"
+        "from pipeline.rewards.types import GradeItem\n"
         "print('started', flush=True)\n"
         "with Grader(RewardsConfig(workers=2)) as grader:\n"
         "    print([label.reward for label in grader.grade([GradeItem('\\\\boxed{2/4}', '1/2')])])\n"
@@ -199,7 +204,8 @@ def test_no_process_outlives_a_killed_parent(tmp_path: Path) -> None:
         "def main():\n"
         "    import multiprocessing\n"
         "    from pipeline.config.rewards import RewardsConfig\n"
-        "    from pipeline.rewards import GradeItem, Grader\n"
+        "    from pipeline.rewards.grader import Grader\n"
+        "    from pipeline.rewards.types import GradeItem\n"
         "    config = RewardsConfig(verifier='user_verifiers:misbehave', workers=2, cpu_s=1.0)\n"
         "    with Grader(config) as grader:\n"
         "        next(grader.grade([GradeItem('1', '1')]))\n"

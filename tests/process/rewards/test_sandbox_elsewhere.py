@@ -28,7 +28,8 @@ if asked["refused"] or asked["prctl"]:
     rules.load()
 logging.basicConfig(stream=sys.stderr, format="%(message)s")
 from pipeline.config.rewards import RewardsConfig
-from pipeline.rewards import GradeItem, Grader
+from pipeline.rewards.grader import Grader
+from pipeline.rewards.types import GradeItem
 from pipeline.sandbox import protections_here
 config = RewardsConfig(verifier="user_verifiers:runs_the_response", workers=1, timeout_s=20, cpu_s=5)
 rows = [row for deed in asked["deeds"] for row in (deed, "told = 'honest'")]

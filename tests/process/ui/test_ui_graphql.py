@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,7 +119,7 @@ def test_the_sensor_drives_the_loop_to_its_end(ui: Ui) -> None:
 def test_a_second_ui_is_refused(ui: Ui) -> None:
     port = ui.url.rpartition(":")[2]
     for arguments, reason in ((["--port", port], "is in use"), ([], "is being written by process")):
-        second: subprocess.Popen[str] = tbrm(ui.root.parent, "ui", "--root", str(ui.root), *arguments)
+        second = tbrm(ui.root.parent, "ui", "--root", str(ui.root), *arguments)
         output, _ = second.communicate(timeout=30)
         assert second.returncode == 1
         assert reason in output

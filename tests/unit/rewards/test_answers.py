@@ -5,11 +5,11 @@ import logging
 import pytest
 
 from pipeline.config.rewards import RewardConventions, RewardsConfig
-from pipeline.rewards import GradeItem, Grader, RewardLabel
 from pipeline.rewards.answers.compare import compare, fault, value_key
 from pipeline.rewards.answers.numbers import read_number
 from pipeline.rewards.answers.symbols import same_equation
-from pipeline.rewards.types import Conventions
+from pipeline.rewards.grader import Grader
+from pipeline.rewards.types import Conventions, GradeItem, RewardLabel
 from pipeline.rewards.verifiers import exact_integer, get_verifier, math_verify, r1_format
 from tests.support.answer_variants import hard_negatives, spellings
 

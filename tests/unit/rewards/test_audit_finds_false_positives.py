@@ -127,7 +127,8 @@ def test_honest_answers_are_no_noise(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("response", "answer", "verifier"), PLANTED)
 def test_the_verifiers_do_not_pay_for_them_either(response: str, answer: str, verifier: str) -> None:
     from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardsConfig
-    from pipeline.rewards import GradeItem, Grader
+    from pipeline.rewards.grader import Grader
+    from pipeline.rewards.types import GradeItem
 
     with Grader(RewardsConfig(row_verifiers=BUILTIN_VERIFIERS, workers=1)) as grader:
         (label,) = grader.grade([GradeItem(response, answer, verifier)])

@@ -21,8 +21,9 @@ from pipeline.config.reasoning_gym import (
 )
 from pipeline.config.rewards import RewardsConfig
 from pipeline.errors import TbrmError
-from pipeline.rewards import GradeItem, Grader
 from pipeline.rewards.expressions import OutsideOfGrammar, integer, literal, symbolic
+from pipeline.rewards.grader import Grader
+from pipeline.rewards.types import GradeItem
 from pipeline.rewards.verifiers.gym_scorers import SCORERS
 from pipeline.rewards.verifiers.reasoning_gym import package_scorer, scorer
 

@@ -6,9 +6,8 @@ from pydantic import ValidationError
 
 from pipeline.config.rewards import RewardComponents, RewardsConfig
 from pipeline.errors import TbrmError
-from pipeline.rewards import GradeItem, Grader
-from pipeline.rewards.grader import length_part
-from pipeline.rewards.types import MOST_NESTED, _extra, nested_deeper  # pyright: ignore[reportPrivateUsage]
+from pipeline.rewards.grader import Grader, length_part
+from pipeline.rewards.types import MOST_NESTED, GradeItem, _extra, nested_deeper  # pyright: ignore[reportPrivateUsage]
 
 
 def fractions(count: int) -> list[GradeItem]:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardsConfig
 from pipeline.errors import ConfigError
-from pipeline.rewards import GradeItem, Grader, RewardLabel
+from pipeline.rewards.grader import Grader
+from pipeline.rewards.types import GradeItem, RewardLabel
 from pipeline.rewards.verifiers import exact_integer, get_verifier, math_verify, multiple_choice, plain, r1_format
 
 PAPER_TASKS = ("course_schedule", "family_relationships", "largest_island", "quantum_lock", "shortest_path")
