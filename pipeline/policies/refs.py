@@ -50,7 +50,8 @@ def upload(store: Store, folder: Path) -> None:
     if store.is_local or _same(store, folder):
         return
     target = _remote(store, folder)
-    if before := store.files(target):
+    if store.fs.exists(f"{target}/{POLICY_JSON}"):  # else there is nothing, or what a killed upload left
+        before = store.files(target)
         aside = f"{target}.replaced-{text_hash(store.read_bytes(f'{target}/{POLICY_JSON}').decode())[:12]}"
         for path in before:
             store.copy(path, f"{aside}/{path.rsplit('/', 1)[-1]}")

@@ -373,8 +373,14 @@ def test_a_generation_is_measured_by_the_settings_that_made_it(begun_store: Stor
     root = ["--root", begun_store.root]
     result = CliRunner().invoke(tbrm, ["evaluate", "small:1", "--json", *root], catch_exceptions=False)
     assert json.loads(result.stdout)["skipped"] is True
+    whole = read_scores(begun_store, "small", 1)["heldout"]
+    first = CliRunner().invoke(tbrm, ["evaluate", "small:1", "--max-problems", "4", "--json", *root])
+    assert json.loads(first.stdout)["skipped"] is False
+    there = read_scores(begun_store, "small", 1)
+    assert {name: len(scores.problem_ids) for name, scores in there.items()} == {"heldout": 8, "heldout_first_4": 4}
+    assert there["heldout"].responses == whole.responses
     again = CliRunner().invoke(tbrm, ["regrade", "small:1", "--label", "again", "--json", *root])
-    assert json.loads(again.stdout)["rows"] == 8
+    assert json.loads(again.stdout)["rows"] == 12
     longer = [*root, "--set", "evaluation.protocols.heldout.max_tokens=2", "--replace", "--json"]
     assert json.loads(CliRunner().invoke(tbrm, ["evaluate", "small:1", *longer]).stdout)["skipped"] is False
 
