@@ -14,11 +14,13 @@ from dagster import (
 )
 
 from assets.experiment.source import BrokenSource, ExperimentSource, read_experiments
+from assets.graph.branches import branches
 from assets.graph.by_hand import EVALUATION_JOB, evaluated_policies, logged_trajectories
 from assets.graph.experiment import ExperimentGraph, broken_asset, experiment_graph
-from assets.graph.sensors import logged_sensor, publish_sensor
+from assets.graph.sensors import canceled_sensor, logged_sensor, publish_sensor
 from assets.graph.step import NothingPassedOn, StoreLocation
 from assets.processes.launcher import Launcher, LocalLauncher
+from pipeline.store import Store, open_store
 
 
 def build_definitions(
@@ -31,9 +33,10 @@ def build_definitions(
     graphs: list[ExperimentGraph] = []
     loaded: list[ExperimentSource] = []
     left_out = list(broken)
-    for source in sources:
+    for source in _origins_first(sources):
         try:
-            graphs.append(experiment_graph(source))
+            origin = next((one for one in loaded if source.fork and one.name == source.fork.experiment), None)
+            graphs.append(experiment_graph(source, origin))
             loaded.append(source)
         except DagsterError as error:
             left_out.append(BrokenSource(Path(source.path), f"{source.path}: Dagster cannot load it: {error}"))
@@ -46,12 +49,13 @@ def build_definitions(
         assets=[
             logged_trajectories,
             evaluated_policies,
+            branches,
             *(a for g in graphs for a in g.assets),
             *(broken_asset(source) for source in left_out),
         ],
         jobs=[by_hand, *(job for graph in graphs for job in graph.jobs)],
         schedules=[schedule for graph in graphs for schedule in graph.schedules],
-        sensors=[logged_sensor(), *(publish_sensor(source) for source in loaded)],
+        sensors=[logged_sensor(), canceled_sensor(), *(publish_sensor(source) for source in loaded)],
         # Hard-coded: otherwise every run could set the fields of a resource in its config, such as the store's root.
         resources={
             "store": ResourceDefinition.hardcoded_resource(store or StoreLocation()),
@@ -63,9 +67,22 @@ def build_definitions(
     )
 
 
-def load_definitions(folder: Path | None = None) -> Definitions:
-    """Definitions of every experiment in `folder` (default: `experiments/`)."""
-    return build_definitions(*read_experiments(folder))
+def _origins_first(sources: Sequence[ExperimentSource]) -> list[ExperimentSource]:
+    """The experiments in an order in which a branch comes after what it was forked from."""
+    by_name = {source.name: source for source in sources}
+
+    def depth(source: ExperimentSource) -> int:
+        found = 0
+        while source.fork and (above := by_name.get(source.fork.experiment)) and found < len(sources):
+            source, found = above, found + 1
+        return found
+
+    return sorted(sources, key=depth)
 
 
-defs = load_definitions()
+def load_definitions(folder: Path | None = None, store: Store | None = None) -> Definitions:
+    """Definitions of every experiment in `folder` (default: `experiments/`), and of those that only the store has."""
+    return build_definitions(*read_experiments(folder, store))
+
+
+defs = load_definitions(store=open_store())

@@ -31,23 +31,17 @@ def run(experiment: str, root: str | None, overrides: Sequence[str], name: str |
     from assets.app.instance import open_instance, prepare_home, storage_errors
     from assets.app.run_to_end import run_loop
     from assets.app.terminal import Terminal
-    from assets.experiment.source import read_experiment
+    from assets.experiment.source import branch_experiment, read_known
     from assets.graph.step import StoreLocation
     from assets.processes.launcher import LocalLauncher
     from evals.report.history import summarize
-    from pipeline.run.configurations import fork_experiment
 
     if fork_from is not None and name is None:
         raise click.UsageError("--fork-from needs --name: the name of the new experiment")
-    source = read_experiment(experiment, [*overrides, *([f"name={name}"] if name else [])])
     store = open_store(root)
+    source = read_known(experiment, store, [*overrides, *([f"name={name}"] if name else [])])
     if fork_from is not None:
-        if fork_from >= source.experiment.generations:
-            raise TbrmError(
-                f"{source.experiment.name} ends with policy[{source.experiment.generations}], so a fork from "
-                f"policy[{fork_from}] has nothing to do: add --set generations={fork_from + 1}, or more"
-            )
-        fork_experiment(store, source.name, read_experiment(experiment).name, fork_from)
+        branch_experiment(store, read_known(experiment, store), fork_from, source.experiment)
     home = prepare_home(store)
     terminal = Terminal()
     with exclusive(str(home / "running" / source.name)), storage_errors(home), open_instance(store) as instance:

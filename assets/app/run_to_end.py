@@ -33,7 +33,7 @@ from assets.processes.launcher import Launcher
 from assets.processes.rollout_service import rollout_service
 from pipeline.errors import TbrmError
 from pipeline.policies.refs import pointer_path
-from pipeline.run.configurations import first_generation
+from pipeline.run.configurations import first_generation, keep_experiment
 from pipeline.store import Store
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -70,6 +70,7 @@ def run_loop(
     """
     store = location.open()
     check_whole(store, source.experiment)
+    keep_experiment(store, source.experiment)
     source = source.keep(store)
     experiment = source.experiment
     definitions = build_definitions([source], store=location, launcher=launcher)

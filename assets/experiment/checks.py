@@ -15,7 +15,7 @@ import pyarrow.compute
 from evals.statistics.compare import against_best
 from pipeline.config import Experiment
 from pipeline.errors import StoreError, TbrmError
-from pipeline.policies.refs import pointer_path, read_policy_json, resolve_published, trained_policy_folder
+from pipeline.policies.refs import read_policy_json, resolve_published, trained_policy_folder
 from pipeline.prompts.contamination import benchmark_folder, find_pairs, load_benchmarks
 from pipeline.prompts.generation import table_problems
 from pipeline.store import Store, check_aligned
@@ -32,9 +32,9 @@ MAX_MEAN_LOGPROB_GAP = 0.05  # nats a token; bf16 against fp32 was measured at 0
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found."""
+    """What a check found. `passed` is None where it has nothing to look at; `description` then says why."""
 
-    passed: bool
+    passed: bool | None
     description: str
     numbers: Mapping[str, float | int | str] = field(default_factory=dict[str, float | int | str])
 
@@ -111,13 +111,13 @@ def logprob_agreement(store: Store, experiment: Experiment, generation: int) -> 
         and sampling.temperature == experiment.training.temperature == 1.0
     )
     if generation > 0 or not comparable:
-        return Verdict(True, "does not apply: the sampler is not the reference policy at temperature 1")
+        return Verdict(None, "the sampler is not the reference policy at temperature 1")
     sampled = store.partition(experiment.name, "rollouts", 0).read_shard(0, ["behavior_logprobs"])["behavior_logprobs"]
     scored = store.partition(experiment.name, "ref_logprobs", 0).read_shard(0, ["ref_token_logprobs"])[
         "ref_token_logprobs"
     ]
     if sampled.null_count:
-        return Verdict(True, "does not apply: the sampler stored no log-probs")
+        return Verdict(None, "the sampler stored no log-probs")
     gaps = np.abs(pc.list_flatten(sampled).to_numpy() - pc.list_flatten(scored).to_numpy())
     mean, largest = (float(gaps.mean()), float(gaps.max())) if gaps.size else (0.0, 0.0)
     return Verdict(
@@ -131,7 +131,7 @@ def engine_agreement(store: Store, experiment: Experiment, generation: int) -> V
     """Sampling engine and trainer give a token (nearly) the same log-prob, in every generation."""
     stats = store.partition(experiment.name, "rollouts", generation).manifest().stats
     if experiment.rollouts is None or "agreement_mean_gap" not in stats:
-        return Verdict(True, "does not apply: nothing was compared (a server, an adapter, or agreement.sample 0)")
+        return Verdict(None, "nothing was compared (a server, an adapter, or agreement.sample 0)")
     bounds = experiment.rollouts.agreement
     limits = {
         "agreement_mean_gap": bounds.max_mean_gap,
@@ -152,7 +152,7 @@ def effective_samples(store: Store, experiment: Experiment, generation: int) -> 
     found = read_diagnostics(store, experiment.name, generation) or []
     known = [(source, source.coverage) for source in found if source.coverage]
     if not known:
-        return Verdict(True, "does not apply: no source of the mix has behaviour log-probs")
+        return Verdict(None, "no source of the mix has behaviour log-probs")
     shares = {f"effective_share {s.source} lag {s.lag}": c.effective_share for s, c in known}
     poor = [
         f"{s.source} lag {s.lag}: {c.effective:.1f} of {c.trajectories}"
@@ -183,7 +183,7 @@ def no_contamination(tables: Callable[[Experiment, int], list[tuple[str, int | N
                 if folder
                 else "neither `evaluation.source` nor `prompts.exclude_overlap` is set"
             )
-            return Verdict(True, f"does not apply: {why}")
+            return Verdict(None, why)
         partitions = (
             store.partition(dataset, "prompts", number)
             for dataset, one in sources
@@ -221,8 +221,6 @@ def logged_prompts(experiment: Experiment, generation: int) -> list[tuple[str, i
 def made_progress(store: Store, experiment: Experiment, generation: int) -> Verdict:
     """Training changed the weights: the trained policy is not the policy it started from."""
     trained = str(read_policy_json(trained_policy_folder(store, experiment.name, generation))["policy_id"])
-    if not store.fs.exists(pointer_path(store, experiment.name, generation)):
-        return Verdict(True, "does not apply: the policy it started from is not published")
     before = resolve_published(store, experiment.name, generation).policy_id
     return Verdict(trained != before, f"policy {before} became {trained}", {"before": before, "after": trained})
 
@@ -231,7 +229,7 @@ def no_regression(store: Store, experiment: Experiment, generation: int) -> Verd
     """No benchmark's accuracy is below that of the best earlier policy by more than chance explains."""
     found = against_best(store, experiment.name, generation + 1)
     if not found:
-        return Verdict(True, "no earlier scores by the same protocol to compare with")
+        return Verdict(None, "no earlier scores by the same protocol to compare with")
     worse = [one for one in found if one.is_worse]
     numbers = {f"{one.benchmark}_difference": one.difference.value for one in found}
     numbers |= {f"{one.benchmark}_difference_high": one.difference.high for one in found}

@@ -1,24 +1,29 @@
 """Where an experiment comes from: a YAML file, resolved and kept in the store before anything of it runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from evals.run.plan import plan_protocols, setting_of
 from evals.run.stage import differences_of_scores
 from pipeline.config import Experiment, experiments_folder, find_experiment, load_experiment
-from pipeline.errors import StoreError, TbrmError
+from pipeline.errors import ConfigError, StoreError, TbrmError
 from pipeline.policies.refs import pointer_path
 from pipeline.reference import DECIDES as REF_LOGPROBS
 from pipeline.rewards.stage import DECIDES as REWARDS
 from pipeline.run.configurations import (
     Difference,
+    Fork,
     configuration_file,
     differences,
+    fork_experiment,
     keep_configuration,
+    keep_experiment,
+    kept_experiments,
     mixed,
     read_configuration,
+    read_fork,
 )
 from pipeline.sampling.rollouts import DECIDES as ROLLOUTS
 from pipeline.store import Store
@@ -35,15 +40,22 @@ class ExperimentSource:
     overrides: tuple[str, ...] = ()
     kept: bool = False
     """Whether the file is one that the store keeps: it is resolved and named by its content, so it never changes."""
+    fork: Fork | None = None
+    """Where it was forked from; None where it begins by itself, or where no store was asked."""
 
     @property
     def name(self) -> str:
         return self.experiment.name
 
+    @property
+    def first_generation(self) -> int:
+        """0, or the generation that the experiment was forked at."""
+        return self.fork.generation if self.fork else 0
+
     def keep(self, store: Store) -> "ExperimentSource":
         """The same experiment from a resolved file in the store: a later edit of the YAML does not reach its stages."""
         path = configuration_file(store, keep_configuration(store, self.experiment))
-        return ExperimentSource(path, self.experiment, kept=True)
+        return ExperimentSource(path, self.experiment, kept=True, fork=read_fork(store, self.name))
 
     def arguments(self) -> list[str]:
         """Command-line options that make a `tbrm` command see this experiment."""
@@ -58,8 +70,13 @@ class BrokenSource:
     error: str
 
 
-def read_experiments(folder: Path | None = None) -> tuple[list[ExperimentSource], list[BrokenSource]]:
-    """Read every `*.yaml` of `folder` (default: `experiments/`), sorted by file name."""
+def read_experiments(
+    folder: Path | None = None, store: Store | None = None
+) -> tuple[list[ExperimentSource], list[BrokenSource]]:
+    """Read every `*.yaml` of `folder` (default: `experiments/`), sorted by file name.
+
+    With a `store`, also what was run in it under a name that no file has: branches, and `tbrm run … --name`.
+    """
     good: dict[str, ExperimentSource] = {}
     broken: list[BrokenSource] = []
     for path in sorted((folder or experiments_folder()).glob("*.yaml")):
@@ -74,13 +91,56 @@ def read_experiments(folder: Path | None = None) -> tuple[list[ExperimentSource]
             )
         else:
             good[source.name] = source
+    taken = {path.stem for path in (one.path for one in broken)} | set(good)
+    for name, address in (kept_experiments(store) if store else {}).items():
+        if name in taken:
+            continue
+        try:
+            good[name] = read_experiment(address)
+        except TbrmError as error:
+            broken.append(BrokenSource(Path(name), str(error)))
+    if store:
+        good = {name: replace(source, fork=read_fork(store, name)) for name, source in good.items()}
     return list(good.values()), broken
 
 
 def read_experiment(name_or_path: str, overrides: Sequence[str] = ()) -> ExperimentSource:
-    """One experiment by name or path. Raises ConfigError."""
-    path = str(find_experiment(name_or_path).resolve())
+    """One experiment by name, path or address. Raises ConfigError."""
+    path = name_or_path if "://" in name_or_path else str(find_experiment(name_or_path).resolve())
     return ExperimentSource(path, load_experiment(path, overrides), tuple(overrides))
+
+
+def read_known(name: str, store: Store, overrides: Sequence[str] = ()) -> ExperimentSource:
+    """One experiment by name or path, or by the name under which the store has it. Raises ConfigError."""
+    try:
+        find_experiment(name)
+    except ConfigError:
+        kept = kept_experiments(store)
+        if name not in kept:
+            raise
+        name = kept[name]
+    return read_experiment(name, overrides)
+
+
+def branch_experiment(store: Store, origin: ExperimentSource, generation: int, branch: Experiment) -> Fork:
+    """Make `branch` an experiment of the store that goes on from policy[`generation`] of `origin`.
+
+    A second call changes nothing. Raises TbrmError where the branch would have nothing to do, where its name is that of
+    another experiment, and where the policy is not there or is damaged.
+    """
+    if generation >= branch.generations:
+        raise TbrmError(
+            f"{branch.name} ends with policy[{branch.generations}], so a branch from policy[{generation}] has nothing "
+            f"to do: set generations={generation + 1}, or more"
+        )
+    try:
+        taken = find_experiment(branch.name)
+    except ConfigError:
+        fork = fork_experiment(store, branch.name, origin.name, generation)
+        if branch.name not in kept_experiments(store):
+            keep_experiment(store, branch)
+        return fork
+    raise TbrmError(f"{taken} is an experiment of that name already: give the branch another one")
 
 
 def check_whole(store: Store, experiment: Experiment) -> None:

@@ -24,17 +24,26 @@ from assets.experiment.checks import (
 )
 from assets.experiment.pages import Page, empty_page, rewards_page, rollouts_page, scores_page, training_page
 from evals.run.stage import is_evaluated, pinned_are_scored, run_evaluate, run_pinned
-from pipeline.config import Experiment
+from pipeline.config import Experiment, stage_hash
 from pipeline.logged.labels import missing_labels, run_logged_labels
-from pipeline.policies.refs import POLICY_JSON, pointer_path
+from pipeline.policies.refs import POLICY_JSON, pointer_path, published
+from pipeline.reference import DECIDES as REF_LOGPROBS_SETTINGS
 from pipeline.reference import run_ref_logprobs
+from pipeline.rewards.stage import DECIDES as REWARDS_SETTINGS
 from pipeline.rewards.stage import run_rewards
+from pipeline.run.configurations import settings_at
 from pipeline.run.resumable import StageReport
+from pipeline.sampling.rollouts import DECIDES as ROLLOUTS_SETTINGS
 from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store
 from trainer.stages.base_policy import run_base_policy
+from trainer.stages.policy_folder import DECIDES as TRAINING_SETTINGS
 
 GPU_POOL = "gpu"
+_SCORES_SETTINGS = (
+    *("evaluation.benchmarks", "evaluation.protocols", "evaluation.source", "prompts.template", "seed"),
+    *("rollouts.max_tokens", "rollouts.stop", *REWARDS_SETTINGS),
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,10 @@ class Stage:
     """Whether it reads the logged data sets in `replay.logged`."""
     publishes: int | None = None
     """The stage publishes policy[generation + publishes]; None: it publishes no policy."""
+    decides: tuple[str, ...] = ()
+    """Dotted paths of the settings that decide the result."""
+    form: tuple[str, ...] = ()
+    """Those of them that a run's form shows by name: the ones that are changed most."""
     trains: Callable[[Experiment], bool] = lambda _experiment: False
     """Whether it is a training: with `training.processes` processes, and time to save a checkpoint when it is ended."""
     is_due: Callable[[Experiment, int], bool] = lambda _experiment, _generation: True
@@ -89,6 +102,24 @@ class Stage:
             return self.finished(store, experiment, generation)
         assert self.table is not None
         return store.partition(experiment.name, self.table, generation).is_committed()
+
+    def settings_hash(self, experiment: Experiment) -> str:
+        """Names the settings that decide the result, as far as they are not the defaults: a new field changes nothing.
+
+        Dagster shows a result as out of date where the settings of its definition are others now.
+        """
+        return stage_hash(settings_at(experiment.model_dump(mode="json", exclude_defaults=True), self.decides))
+
+    def data_version(self, store: Store, name: str, generation: int) -> str | None:
+        """Names the content of the result for a generation of the asset: a hash of its manifest, or a policy's id.
+
+        None where nothing names it.
+        """
+        if self.table is not None:
+            return store.partition(name, self.table, generation + self.offset).manifest().hash
+        if self.publishes is None or not store.fs.exists(pointer_path(store, name, generation + self.publishes)):
+            return None
+        return str(published(store, name, generation + self.publishes)["policy_id"])
 
     def arguments(self, generation: int) -> list[str]:
         """Options of the command for a generation of the asset."""
@@ -135,6 +166,7 @@ def _every(experiment: Experiment, generation: int) -> bool:
 
 BASE_POLICY = Stage(
     name="base_policy",
+    decides=("policy", "seed"),
     command="base-policy",
     function=lambda experiment, store, _generation: run_base_policy(experiment, store),
     finished=_base_is_published,
@@ -150,6 +182,8 @@ another is named.""",
 )
 BASE_SCORES = Stage(
     name="base_scores",
+    decides=_SCORES_SETTINGS,
+    form=("evaluation.benchmarks",),
     command="evaluate",
     function=run_evaluate,
     finished=_is_measured,
@@ -163,6 +197,7 @@ BASE_SCORES = Stage(
 )
 LOGGED_LABELS = Stage(
     name="logged_labels",
+    decides=(*REWARDS_SETTINGS, *REF_LOGPROBS_SETTINGS),
     command="logged-labels",
     function=lambda experiment, store, _generation: run_logged_labels(experiment, store),
     finished=_logged_is_labelled,
@@ -176,6 +211,7 @@ are missing. A data set serves several experiments: its `ref_logprobs` are kept 
 )
 ROLLOUTS = Stage(
     name="rollouts",
+    decides=ROLLOUTS_SETTINGS,
     command="rollouts",
     function=run_rollouts,
     page=rollouts_page,
@@ -192,6 +228,8 @@ ever: later generations may train on them again (`replay.window`).""",
 )
 REWARDS = Stage(
     name="rewards",
+    decides=REWARDS_SETTINGS,
+    form=("rewards.verifier",),
     command="rewards",
     function=run_rewards,
     page=rewards_page,
@@ -205,6 +243,7 @@ it again with `overrides: ["rewards.verifier=…"]` and `replace` to re-label; t
 )
 REF_LOGPROBS = Stage(
     name="ref_logprobs",
+    decides=REF_LOGPROBS_SETTINGS,
     command="ref-logprobs",
     function=run_ref_logprobs,
     checks={"aligned_with_rollouts": aligned_with("ref_logprobs"), "logprob_agreement": logprob_agreement},
@@ -216,6 +255,8 @@ the trainer's own code, so that at θ = θ_ref the sum Σ_h (log π_θ - log π_
 )
 TRAINED_POLICY = Stage(
     name="trained_policy",
+    decides=TRAINING_SETTINGS,
+    form=("training.objective", "training.beta", "training.learning_rate"),
     command="train",
     function=_train,
     finished=_is_trained,
@@ -240,6 +281,8 @@ to the loss, where logits are Q-values and V_θ = log Σ_a exp Q_θ. It is publi
 )
 BENCHMARK_SCORES = Stage(
     name="benchmark_scores",
+    decides=_SCORES_SETTINGS,
+    form=("evaluation.benchmarks",),
     command="evaluate",
     function=run_evaluate,
     finished=_is_measured,
@@ -254,6 +297,7 @@ BENCHMARK_SCORES = Stage(
 )
 PINNED_SCORES = Stage(
     name="pinned_scores",
+    decides=_SCORES_SETTINGS,
     command="evaluate",
     function=lambda experiment, store, _generation: run_pinned(experiment, store),
     finished=lambda store, experiment, _generation: pinned_are_scored(experiment, store),

@@ -6,6 +6,8 @@ from typing import Literal
 from dagster import (
     AssetExecutionContext,
     Config,
+    DataVersion,
+    DynamicPartitionsDefinition,
     Failure,
     MaterializeResult,
     MetadataValue,
@@ -18,9 +20,9 @@ from assets.experiment.pages import sample_responses
 from assets.experiment.run_config import check_benchmarks, check_local, check_name, check_overrides, check_server
 from assets.experiment.source import ExperimentSource, read_experiment
 from assets.experiment.stages import GPU_POOL
-from assets.graph.history import LOGGED_KEY, LOGGED_PARTITIONS
+from assets.graph.history import LOGGED_KEY, LOGGED_PARTITIONS, data_version_of
 from assets.graph.stage_asset import column_schema
-from assets.graph.step import StoreLocation, run_command
+from assets.graph.step import StoreLocation, in_the_ui, run_command
 from assets.processes.launcher import Launcher
 from evals.report.leaderboard import scores_markdown
 from evals.run.targets import target_of
@@ -33,12 +35,8 @@ EVALUATION_JOB = "evaluate_a_policy"
 
 
 class PolicyEvaluation(Config):
-    """Run config of an evaluation by hand; only the policy must be named."""
+    """Run config of an evaluation by hand; the partition names the policy."""
 
-    policy: str = Field(
-        description="EXPERIMENT:GENERATION, EXPERIMENT:latest, a Hugging Face folder, org/name@commit, or "
-        "http://host:8000/v1#model, a server that the YAML of `experiment` names."
-    )
     experiment: str = Field(
         default="", description="Experiment whose template, verifier and benchmarks are used; empty: the defaults."
     )
@@ -48,22 +46,22 @@ class PolicyEvaluation(Config):
     overrides: list[str] = Field(default=[], description="Fields of the experiment set for this run only.")
     replace: bool = Field(default=False, description="Measure anew what is scored already; the old one is kept.")
 
-    def read(self) -> ExperimentSource | None:
+    def read(self, policy: str) -> ExperimentSource | None:
         """The experiment, with the overrides; None where none is named. Raises TbrmError for what no run may set."""
         check_local("source", self.source)
         if not self.experiment:
             check_benchmarks("benchmarks", self.benchmarks)
-            check_server(None, self.policy)
+            check_server(None, policy)
             return None
         check_name("experiment", self.experiment)
         source = read_experiment(self.experiment)
         yaml, run = source.experiment, changed_experiment(source.experiment, self.overrides)
         check_overrides(yaml, run)
         check_benchmarks("benchmarks", self.benchmarks, yaml.evaluation.benchmarks if yaml.evaluation else ())
-        check_server(yaml, self.policy)
+        check_server(yaml, policy)
         return ExperimentSource(source.path, run)
 
-    def arguments(self, source: ExperimentSource | None, location: Sequence[str]) -> list[str]:
+    def arguments(self, policy: str, source: ExperimentSource | None, location: Sequence[str]) -> list[str]:
         """The `tbrm evaluate` command line for what was `read`; `location` are the options that name the store."""
         named = {
             "--benchmarks": ",".join(self.benchmarks),
@@ -74,31 +72,35 @@ class PolicyEvaluation(Config):
         experiment = source.arguments() if source else []
         flags = ["--replace"] if self.replace else []
         # Behind `--` nothing is an option, whatever it begins with.
-        return ["evaluate", *experiment, *options, *flags, *location, "--", self.policy]
+        return ["evaluate", *experiment, *options, *flags, *location, "--", policy]
 
 
 @asset(
     key=EVALUATED_KEY,
     group_name="evaluation",
+    partitions_def=DynamicPartitionsDefinition(name="evaluated_policies"),
     kinds={"parquet"},
     owners=["team:tbrm"],
     pool=GPU_POOL,
-    description="""Benchmark scores of any policy, by hand: materialize it with `policy` set. Responses are stored, then
-graded into table `scores`; what is scored by the same protocol already is not measured again.""",
+    description="""Benchmark scores of any policy, by hand: materialize a partition, or a new one, whose name is the
+policy: EXPERIMENT:GENERATION, EXPERIMENT:latest, a Hugging Face folder, org/name@commit, or http://host:8000/v1#model,
+a server that the YAML of `experiment` names. Responses are stored, then graded into table `scores`; what is scored by
+the same protocol already is not measured again. Further benchmarks, and the first problems of one, join the scores that
+are there.""",
 )
 def evaluated_policies(  # pyright: ignore[reportUnknownParameterType]
     context: AssetExecutionContext, config: PolicyEvaluation, launcher: ResourceParam[Launcher], store: StoreLocation
 ) -> MaterializeResult:  # pyright: ignore[reportMissingTypeArgument]
-    """Measure the policy that the run config names."""
-    opened = store.open()
+    """Measure the policy that the partition names."""
+    opened, policy = store.open(), context.partition_key
     try:
-        read = config.read()
+        read = config.read(policy)
         source = read.keep(opened) if read else None
     except TbrmError as error:
-        raise Failure(str(error), allow_retries=False) from error
-    finished = run_command(context, config.arguments(source, store.arguments()), launcher)
+        raise Failure(in_the_ui(str(error)), allow_retries=False) from None
+    finished = run_command(context, config.arguments(policy, source, store.arguments()), launcher)
     try:
-        target = target_of(opened, config.policy, source.experiment.named_servers if source else ())
+        target = target_of(opened, policy, source.experiment.named_servers if source else ())
         scores = read_scores(opened, target.dataset, target.generation)
     except TbrmError as error:
         raise Failure(f"the scores cannot be read back: {error}", allow_retries=False) from error
@@ -106,7 +108,7 @@ def evaluated_policies(  # pyright: ignore[reportUnknownParameterType]
         asset_key=EVALUATED_KEY,
         metadata={
             **finished.metadata(),
-            "policy": config.policy,
+            "policy": policy,
             "policy_id": target.policy.policy_id,
             "benchmarks": MetadataValue.md(scores_markdown(scores, opened.root)),
         },
@@ -178,11 +180,13 @@ def logged_trajectories(  # pyright: ignore[reportUnknownParameterType]
     try:
         config.check()
     except TbrmError as error:
-        raise Failure(str(error), allow_retries=False) from error
+        raise Failure(in_the_ui(str(error)), allow_retries=False) from None
     finished = run_command(context, config.arguments(name, store.arguments()), launcher)
     opened = store.open()
     try:
-        manifest = opened.partition(f"logged/{name}", "rollouts", config.generation).manifest()
+        there = opened.generations(f"logged/{name}", "rollouts")
+        manifests = [opened.partition(f"logged/{name}", "rollouts", g).manifest() for g in there]
+        manifest = manifests[there.index(config.generation)]
         samples = sample_responses(opened, f"logged/{name}", config.generation)
     except TbrmError as error:
         raise Failure(f"the data set cannot be read back: {error}", allow_retries=False) from error
@@ -194,4 +198,5 @@ def logged_trajectories(  # pyright: ignore[reportUnknownParameterType]
             "manifest_hash": manifest.hash,
             "sample_responses": MetadataValue.md(samples),
         },
+        data_version=DataVersion(data_version_of(manifests)),
     )

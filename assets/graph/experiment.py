@@ -12,13 +12,17 @@ from dagster import (
     AssetsDefinition,
     AssetSelection,
     AssetSpec,
+    DagsterInstance,
+    DagsterRunStatus,
     DefaultScheduleStatus,
     IdentityPartitionMapping,
     RunRequest,
+    RunsFilter,
     ScheduleDefinition,
     ScheduleEvaluationContext,
     SkipReason,
     SpecificPartitionsPartitionMapping,
+    StaticPartitionMapping,
     StaticPartitionsDefinition,
     define_asset_job,
     schedule,
@@ -30,14 +34,18 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from assets.experiment.pages import fenced
 from assets.experiment.source import BrokenSource, ExperimentSource
 from assets.experiment.stages import BASE_SCORES, BENCHMARK_SCORES, PINNED_SCORES, Stage, stages_of
-from assets.graph.history import EXPERIMENT_TAG, LOGGED_KEY, partition_name, report_published
+from assets.graph.history import EXPERIMENT_TAG, LOGGED_KEY, partition_name, report_published, why_failed
 from assets.graph.stage_asset import stage_asset
 from assets.graph.step import StoreLocation
 from evals.run.plan import plan_entries, setting_of
 from evals.run.stage import is_scored, pinned_are_scored
 from evals.run.targets import newest_policy, target_of
+from pipeline.config import stage_hash
 from pipeline.errors import TbrmError
 
+NIGHTLY = "0 3 * * *"
+EVALUATES_TAG = "tbrm/evaluates"
+"""Run tag of a scheduled evaluation: what is measured, and by which settings."""
 _POLICY_DESCRIPTION = """The policy that generation g samples from and starts training at. `policy[0]` is
 `base_policy`; `policy[g+1]` is `trained_policy[g]`, published by its training. It has no declared upstream because
 Dagster refuses cycles; the metadata `parents` holds the lineage."""
@@ -62,11 +70,15 @@ def generation_job(name: str) -> str:
     return f"{name}_generation"
 
 
-def experiment_graph(source: ExperimentSource) -> ExperimentGraph:
-    """Assets and jobs of an experiment, under the key prefix and group of its name."""
-    generations = StaticPartitionsDefinition([partition_name(g) for g in range(source.experiment.generations)])
-    # One partition more than there are generations, because the last trained policy is published too.
-    policies = StaticPartitionsDefinition([partition_name(g) for g in range(source.experiment.generations + 1)])
+def experiment_graph(source: ExperimentSource, origin: ExperimentSource | None = None) -> ExperimentGraph:
+    """Assets and jobs of an experiment, under the key prefix and group of its name.
+
+    A branch begins with the generation that it was forked at. `origin` is the experiment that it was forked from, where
+    that is shown too.
+    """
+    first = source.first_generation
+    generations = StaticPartitionsDefinition([partition_name(g) for g in range(first, source.experiment.generations)])
+    policies = _policies(source)
     policy = AssetSpec(
         [source.name, "policy"],
         group_name=source.name,
@@ -74,7 +86,8 @@ def experiment_graph(source: ExperimentSource) -> ExperimentGraph:
         kinds={"huggingface"},
         owners=["team:tbrm"],
         tags={EXPERIMENT_TAG: source.name},
-        description=_POLICY_DESCRIPTION,
+        description=_POLICY_DESCRIPTION + _came_from(source),
+        deps=_shared_policies(source, origin),
     )
     stages = stages_of(source.experiment)
     assets = [stage_asset(source, s, _deps(source, s, stages), generations if s.partitioned else None) for s in stages]
@@ -97,7 +110,7 @@ def experiment_graph(source: ExperimentSource) -> ExperimentGraph:
             ),
             *([evaluation_job(source)] if evaluation else []),
         ],
-        [evaluation_schedule(source)] if evaluation and evaluation.schedule else [],
+        [evaluation_schedule(source)] if evaluation and evaluation.benchmarks else [],
     )
 
 
@@ -112,6 +125,28 @@ def broken_asset(source: BrokenSource) -> AssetSpec:
         + fenced(source.error),
         metadata={"file": str(source.path), "error": source.error},
     )
+
+
+def _policies(source: ExperimentSource) -> StaticPartitionsDefinition:
+    """One partition more than there are generations, because the last trained policy is published too.
+
+    Of a branch: its policy[0], which is the reference, then those from the generation on that it was forked at.
+    """
+    numbers = {0, *range(source.first_generation, source.experiment.generations + 1)}
+    return StaticPartitionsDefinition([partition_name(g) for g in sorted(numbers)])
+
+
+def _came_from(source: ExperimentSource) -> str:
+    fork = source.fork
+    return f"\n\nA branch of `{fork.experiment}` from `policy[{fork.generation}]` on." if fork else ""
+
+
+def _shared_policies(source: ExperimentSource, origin: ExperimentSource | None) -> list[AssetDep]:
+    """The policies of a branch that are those of the experiment that it was forked from."""
+    if source.fork is None or origin is None:
+        return []
+    shared = {partition_name(g) for g in (0, source.fork.generation)} & set(_policies(origin).get_partition_keys())
+    return [AssetDep([origin.name, "policy"], partition_mapping=StaticPartitionMapping({key: key for key in shared}))]
 
 
 def _deps(source: ExperimentSource, stage: Stage, stages: list[Stage]) -> list[AssetDep]:
@@ -141,16 +176,19 @@ def evaluation_job(source: ExperimentSource) -> UnresolvedAssetJobDefinition:
 
 
 def evaluation_schedule(source: ExperimentSource) -> ScheduleDefinition:
-    """`<experiment>_evaluation_schedule`, by the cron expression `evaluation.schedule` (UTC)."""
+    """`<experiment>_evaluation_schedule`, by the cron expression `evaluation.schedule` (UTC).
+
+    Where the experiment has none it is nightly, and off until somebody switches it on.
+    """
     evaluation = source.experiment.evaluation
     assert evaluation is not None  # asked for only where the experiment has one
-    assert evaluation.schedule is not None
+    status = DefaultScheduleStatus.RUNNING if evaluation.schedule else DefaultScheduleStatus.STOPPED
 
     @schedule(
         name=f"{source.name}_evaluation_schedule",
         job_name=f"{source.name}_evaluation",
-        cron_schedule=evaluation.schedule,
-        default_status=DefaultScheduleStatus.RUNNING,
+        cron_schedule=evaluation.schedule or NIGHTLY,
+        default_status=status,
         description=f"Evaluates the newest published policy of {source.name} and its pinned policies; what is scored "
         "with the same protocol and verifier is skipped.",
     )
@@ -164,13 +202,22 @@ def evaluation_schedule(source: ExperimentSource) -> ScheduleDefinition:
         report_published(context.instance, opened, source.experiment, generation)
         setting = setting_of(source.experiment)
         target = target_of(opened, f"{source.name}:{generation}")
+        wanted: list[tuple[Stage, str, str | None]] = []
         if not is_scored(setting, opened, target, plan_entries(setting)):
             stage = BENCHMARK_SCORES if generation > 0 else BASE_SCORES
-            partition = partition_name(generation - 1) if generation > 0 else None
-            requests.append(_request(source, stage, target.policy.policy_id, context, partition))
+            wanted.append((stage, target.policy.policy_id, partition_name(generation - 1) if generation > 0 else None))
         if not pinned_are_scored(source.experiment, opened):
-            requests.append(_request(source, PINNED_SCORES, "pinned", context, None))
-        return requests or SkipReason(f"policy[{generation}] and the pinned policies are scored already")
+            wanted.append((PINNED_SCORES, "pinned", None))
+        left: list[str] = []
+        for stage, policy, partition in wanted:
+            asked = _request(source, stage, policy, context, partition)
+            why = _asked_before(context.instance, asked)
+            if why:
+                left.append(f"{stage.name} {why}")
+            else:
+                requests.append(asked)
+        done = f"policy[{generation}] and the pinned policies are scored already"
+        return requests or SkipReason("; ".join(left) or done)
 
     return evaluate
 
@@ -184,4 +231,19 @@ def _request(
         partition_key=partition,
         asset_selection=[AssetKey([source.name, stage.name])],
         run_config={"ops": {f"{source.name}__{stage.name}": {"config": {"replace": True}}}},
+        tags={EVALUATES_TAG: stage_hash(source.experiment, stage.name, policy)},
     )
+
+
+def _asked_before(instance: DagsterInstance, asked: RunRequest) -> str:
+    """Why the same evaluation is not asked for again, in words; empty where none is under way and none has failed.
+
+    One that has failed would fail again, as long as neither the policy nor the settings change.
+    """
+    newest = next(iter(instance.get_runs(RunsFilter(tags={EVALUATES_TAG: asked.tags[EVALUATES_TAG]}), limit=1)), None)
+    if newest is None or newest.status is DagsterRunStatus.SUCCESS:
+        return ""
+    if not newest.is_finished:
+        return f"is under way: run {newest.run_id}"
+    why = "was terminated" if newest.status is DagsterRunStatus.CANCELED else why_failed(instance, newest.run_id)
+    return f"is not tried again, run {newest.run_id}: {why}. Fix the cause, then re-execute that run from failure"

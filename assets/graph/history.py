@@ -17,20 +17,27 @@ from dagster import (
     RunsFilter,
 )
 
+# What the states of backfills and checks are called, for which Dagster has no public names.
+from dagster._core.event_api import PartitionKeyFilter
+from dagster._core.execution.backfill import BulkActionStatus
+from dagster._core.storage.asset_check_execution_record import (
+    COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES as COMPLETED,
+)
+
 from assets.experiment.checks import BLOCKING
 from assets.experiment.stages import TRAINED_POLICY
-from pipeline.config import Experiment
+from pipeline.config import Experiment, stage_hash
 from pipeline.policies.refs import pointer_path, published, resolve_published
-from pipeline.store import Store
+from pipeline.store import Manifest, Store
 
 LOGGED_KEY = ["logged_trajectories"]
 LOGGED_PARTITIONS = DynamicPartitionsDefinition(name="logged_datasets")
 EXPERIMENT_TAG = "tbrm/experiment"
 """Run tag of an experiment's jobs, and asset tag of its assets."""
-PARTITION_TAG = "dagster/partition"
-"""Dagster's own run tag, by its documented name."""
+PARTITION_TAG, BACKFILL_TAG, DATA_VERSION_TAG = "dagster/partition", "dagster/backfill", "dagster/data_version"
+"""Dagster's own tags, by their documented names."""
 UNDER_WAY = (
-    *(DagsterRunStatus.STARTING, DagsterRunStatus.STARTED),
+    *(DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED),
     *(DagsterRunStatus.CANCELING, DagsterRunStatus.SUSPENDED),
 )
 _RUNS_LOOKED_AT = 100
@@ -78,6 +85,7 @@ def report_published(instance: DagsterInstance, store: Store, experiment: Experi
             key,
             partition=partition,
             description=f"policy[{generation}] = {policy.policy_id}",
+            tags={DATA_VERSION_TAG: policy.policy_id},
             metadata={
                 "policy_id": policy.policy_id,
                 "folder": MetadataValue.path(policy.path),
@@ -108,6 +116,7 @@ def register_logged(instance: DagsterInstance, store: Store) -> list[str]:
                 AssetKey(LOGGED_KEY),
                 partition=data_set,
                 description=f"found in the store at {store.join('logged', data_set)}",
+                tags={DATA_VERSION_TAG: data_version_of(manifests)},
                 metadata={
                     "dagster/row_count": sum(m.rows for m in manifests),
                     "manifest_hashes": MetadataValue.json([m.hash for m in manifests]),
@@ -115,6 +124,11 @@ def register_logged(instance: DagsterInstance, store: Store) -> list[str]:
             )
         )
     return new
+
+
+def data_version_of(manifests: Sequence[Manifest]) -> str:
+    """What Dagster calls the content of some partitions: the hash of one, or of the hashes of several."""
+    return manifests[0].hash if len(manifests) == 1 else stage_hash(*(manifest.hash for manifest in manifests))
 
 
 def runs_of(
@@ -130,6 +144,45 @@ def runs_of(
     wanted = RunsFilter(statuses=statuses, tags={PARTITION_TAG: partition} if partition else None)
     runs = instance.get_runs(wanted, limit=_RUNS_LOOKED_AT)
     return [run for run in runs if _works_on(run, experiment)]
+
+
+def keep_checks(instance: DagsterInstance, run: DagsterRun) -> list[str]:
+    """Tell the earlier results of the checks that a canceled run was to make and has not: they hold as before.
+
+    Dagster would show these checks as skipped. Returns their names.
+    """
+    storage = instance.event_log_storage
+    told: list[str] = []
+    for entry in instance.all_logs(run.run_id, of_type=DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED):
+        planned = entry.dagster_event.asset_check_planned_data if entry.dagster_event else None
+        if planned is None:
+            continue
+        history = storage.get_asset_check_execution_history(
+            planned.asset_check_key,
+            limit=_RUNS_LOOKED_AT,
+            partition_filter=PartitionKeyFilter(key=run.tags.get(PARTITION_TAG)),
+        )
+        if not history or history[0].run_id != run.run_id or history[0].status in COMPLETED:
+            continue  # the run has made it, or a later one is to make it
+        before = next((one.evaluation for one in history if one.status in COMPLETED), None)
+        if before is not None:
+            instance.report_runless_asset_event(before)
+            told.append(planned.asset_check_key.to_user_string())
+    return told
+
+
+def end_backfill(instance: DagsterInstance, run: DagsterRun, experiment: str) -> None:
+    """Where a generation fails in a backfill that trains: cancel what waits behind it, because it needs its policy."""
+    backfill_id = run.tags.get(BACKFILL_TAG)
+    backfill = instance.get_backfill(backfill_id) if backfill_id else None
+    trained = AssetKey([experiment, TRAINED_POLICY.name])
+    if backfill is None or trained not in (backfill.asset_selection or ()):
+        return
+    if backfill.status is BulkActionStatus.REQUESTED:
+        instance.update_backfill(backfill.with_status(BulkActionStatus.CANCELING))
+    waiting = RunsFilter(statuses=[DagsterRunStatus.QUEUED], tags={BACKFILL_TAG: backfill.backfill_id})
+    for queued in instance.get_runs(waiting):
+        instance.report_run_canceled(queued, f"run {run.run_id} of the same backfill failed: later generations need it")
 
 
 def was_interrupted(instance: DagsterInstance, run_id: str) -> bool:

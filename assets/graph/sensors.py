@@ -7,10 +7,12 @@ from dagster import (
     DagsterRunStatus,
     DefaultSensorStatus,
     RunRequest,
+    RunStatusSensorContext,
     SensorDefinition,
     SensorEvaluationContext,
     SensorResult,
     SkipReason,
+    run_status_sensor,
     sensor,
 )
 
@@ -21,6 +23,7 @@ from assets.graph.history import (
     PARTITION_TAG,
     UNDER_WAY,
     failed_checks,
+    keep_checks,
     partition_name,
     register_logged,
     report_published,
@@ -62,7 +65,7 @@ def publish_sensor(source: ExperimentSource) -> SensorDefinition:
             finished.append((record, run))
         if not finished:
             return SkipReason(_why_nothing(context.instance, source))
-        requests: list[RunRequest] = []
+        requests: dict[int, RunRequest] = {}
         for record, run in finished:
             generation = int(record.partition_key or 0)
             try:
@@ -77,8 +80,8 @@ def publish_sensor(source: ExperimentSource) -> SensorDefinition:
                 continue
             following = generation + 1
             if not (run and HEADLESS_TAG in run.tags) and is_wanted(context.instance, store.open(), source, following):
-                requests.append(next_generation(source, following, str(record.storage_id)))
-        return SensorResult(run_requests=requests, cursor=str(finished[-1][0].storage_id))
+                requests[following] = next_generation(source, following, str(record.storage_id))
+        return SensorResult(run_requests=list(requests.values()), cursor=str(finished[-1][0].storage_id))
 
     return publish
 
@@ -94,7 +97,8 @@ def _why_nothing(instance: DagsterInstance, source: ExperimentSource) -> str:
     """What the loop waits for, as its newest run tells."""
     newest = next(iter(runs_of(instance, source.name)), None)
     if newest is None:
-        return f"nothing was run yet: materialize generation {partition_name(0)} to start the loop"
+        first = partition_name(source.first_generation)
+        return f"nothing was run yet: materialize generation {first} to start the loop"
     generation = newest.tags.get(PARTITION_TAG)
     what = f"generation {generation}" if generation else "preparation of the base policy"
     if newest.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
@@ -111,6 +115,23 @@ def next_generation(source: ExperimentSource, generation: int, cause: str) -> Ru
         partition_key=partition_name(generation),
         asset_selection=[AssetKey([source.name, stage.name]) for stage in due_stages(source.experiment, generation)],
     )
+
+
+def canceled_sensor() -> SensorDefinition:
+    """Keeps the results of checks that a canceled run has left unmade."""
+
+    @run_status_sensor(
+        run_status=DagsterRunStatus.CANCELED,
+        name="checks_of_canceled_runs",
+        minimum_interval_seconds=30,
+        default_status=DefaultSensorStatus.RUNNING,
+        description="After a run was canceled, its checks have the results again that they had before.",
+    )
+    def canceled(context: RunStatusSensorContext) -> SkipReason:
+        told = keep_checks(context.instance, context.dagster_run)
+        return SkipReason(f"as before: {', '.join(told)}" if told else "the run has left no check unmade")
+
+    return canceled
 
 
 def logged_sensor() -> SensorDefinition:

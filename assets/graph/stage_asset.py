@@ -1,6 +1,7 @@
 """One asset from one stage: its command runs in a process tree of its own, then the result is checked and shown."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,27 +11,30 @@ from dagster import (
     AssetCheckSpec,
     AssetDep,
     AssetExecutionContext,
+    AssetKey,
     AssetsDefinition,
-    Config,
+    AssetSpec,
+    DataVersion,
     Failure,
     MaterializeResult,
     MetadataValue,
     PartitionsDefinition,
+    PreviewWarning,
     ResourceParam,
     TableColumn,
     TableColumnConstraints,
     TableSchema,
-    asset,
+    multi_asset,
 )
-from pydantic import Field
 
 from assets.experiment.checks import BLOCKING, Verdict
 from assets.experiment.pages import COLUMN_MEANINGS
 from assets.experiment.run_config import check_overrides
 from assets.experiment.source import ExperimentSource, read_experiment
 from assets.experiment.stages import Stage
-from assets.graph.history import EXPERIMENT_TAG, report_published
-from assets.graph.step import StoreLocation, run_command
+from assets.graph.forms import StageConfig, form_of, overrides_of
+from assets.graph.history import EXPERIMENT_TAG, end_backfill, report_published
+from assets.graph.step import StoreLocation, in_the_ui, run_command
 from assets.processes.cluster import launcher_of
 from assets.processes.launcher import Launcher
 from pipeline.config import Experiment, changed_experiment
@@ -38,27 +42,24 @@ from pipeline.errors import TbrmError
 from pipeline.store import SCHEMAS, Store, open_store
 
 
-class StageConfig(Config):
-    """Run config of every stage; the defaults are the experiment's YAML as it is now."""
-
-    overrides: list[str] = Field(
-        default=[],
-        description="Fields set for this run only, as path.to.field=value, e.g. training.beta=0.01. What names code, "
-        "hosts or places is set in the YAML alone.",
-    )
-    replace: bool = Field(
-        default=False,
-        description="Write a committed partition anew (with other settings); the old one is kept beside it.",
-    )
-
-
 def stage_asset(
     source: ExperimentSource, stage: Stage, deps: Sequence[AssetDep], partitions: PartitionsDefinition[str] | None
 ) -> AssetsDefinition:
     """The asset `<experiment>/<stage>`."""
 
-    @asset(
-        key=[source.name, stage.name],
+    key = AssetKey([source.name, stage.name])
+
+    def compute(  # pyright: ignore[reportUnknownParameterType]
+        context: AssetExecutionContext, config: StageConfig, launcher: ResourceParam[Launcher], store: StoreLocation
+    ):  # Dagster would read the annotation of the result, and knows no iterator of both kinds
+        if key in context.selected_asset_keys:
+            yield run_stage(context, source, stage, config, launcher, store)
+        else:
+            yield from check_again(context, source, stage, store)
+
+    compute.__annotations__["config"] = form_of(source.experiment, stage)
+    spec = AssetSpec(
+        key,
         group_name=source.name,
         deps=deps,
         partitions_def=partitions,
@@ -67,25 +68,45 @@ def stage_asset(
         tags={EXPERIMENT_TAG: source.name, "tbrm/stage": stage.name},
         description=stage.describe(source.experiment),
         metadata={"dagster/column_schema": column_schema(stage.table)} if stage.table else {},
-        check_specs=[
+        code_version=stage.settings_hash(source.experiment),
+    )
+    # A multi-asset of one asset: its checks may be left out where they do not apply, and be run again by themselves.
+    made = multi_asset(
+        name=f"{source.name}__{stage.name}",
+        specs=[spec],
+        check_specs=_check_specs(key, stage, partitions),
+        can_subset=True,
+        pool=stage.pool,
+    )
+    return made(compute)
+
+
+def _check_specs(key: AssetKey, stage: Stage, partitions: PartitionsDefinition[str] | None) -> list[AssetCheckSpec]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PreviewWarning)  # partitions of checks are new in Dagster
+        return [
             AssetCheckSpec(
                 name,
-                asset=[source.name, stage.name],
+                asset=key,
                 description=check.__doc__,
                 blocking=name in BLOCKING,
+                partitions_def=partitions,
             )
             for name, check in stage.checks.items()
-        ],
-        pool=stage.pool,
-        code_version="1",
-    )
-    def compute(  # pyright: ignore[reportUnknownParameterType]
-        context: AssetExecutionContext, config: StageConfig, launcher: ResourceParam[Launcher], store: StoreLocation
-    ) -> MaterializeResult:  # pyright: ignore[reportMissingTypeArgument]
-        # Dagster reads the annotation of the result, and knows only the class without its parameter.
-        return run_stage(context, source, stage, config, launcher, store)
+        ]
 
-    return compute
+
+def check_again(
+    context: AssetExecutionContext, source: ExperimentSource, stage: Stage, location: StoreLocation
+) -> Iterator[AssetCheckResult]:
+    """Results of the checks for what the store has. Raises Failure where it has nothing, or nothing readable."""
+    generation = int(context.partition_key) if stage.partitioned else 0
+    chosen = {key.name for key in context.selected_asset_check_keys}
+    try:
+        found = verdicts(stage, location.open(), source.experiment, generation)
+        yield from check_results([source.name, stage.name], {name: v for name, v in found.items() if name in chosen})
+    except TbrmError as error:
+        raise Failure(f"there is nothing to check: {error}", allow_retries=False) from error
 
 
 def run_stage(
@@ -97,9 +118,25 @@ def run_stage(
     location: StoreLocation,
 ) -> MaterializeResult[Any]:
     """Run one stage of one generation to its end. Raises Failure with the stage's own message when it fails."""
+    try:
+        return _run_stage(context, source, stage, config, launcher, location)
+    except Failure:
+        if stage.partitioned and stage.table != "scores":
+            end_backfill(context.instance, context.run, source.name)
+        raise
+
+
+def _run_stage(
+    context: AssetExecutionContext,
+    source: ExperimentSource,
+    stage: Stage,
+    config: StageConfig,
+    launcher: Launcher,
+    location: StoreLocation,
+) -> MaterializeResult[Any]:
     generation = int(context.partition_key) if stage.partitioned else 0
     store = location.open()
-    run = _source_of_run(context, source, config, store)
+    run = _source_of_run(context, source, overrides_of(source.experiment, stage, config), store)
     experiment = run.experiment
     if "policy" in stage.after:
         report_published(context.instance, store, experiment, generation)
@@ -117,10 +154,8 @@ def run_stage(
     if not stage.is_finished(store, experiment, generation):
         raise finished.refused("the stage ended normally, but its result is not committed in the store")
     try:
-        checks = [
-            check_result([source.name, stage.name], name, check(store, experiment, generation))
-            for name, check in stage.checks.items()
-        ]
+        found = verdicts(stage, store, experiment, generation)
+        version = stage.data_version(store, experiment.name, generation)
         described = table_metadata(stage, store, experiment, generation)
     except TbrmError as error:
         raise Failure(f"the result cannot be read back: {error}", allow_retries=False) from error
@@ -128,15 +163,36 @@ def run_stage(
         report_published(context.instance, store, experiment, generation + stage.publishes)
     return MaterializeResult(
         asset_key=[source.name, stage.name],
-        metadata={**finished.metadata(), **described, "configuration": MetadataValue.path(run.path)},
-        check_results=checks,
+        metadata={
+            **finished.metadata(),
+            **described,
+            "configuration": MetadataValue.path(run.path),
+            **_left_out(found),
+        },
+        check_results=list(check_results([source.name, stage.name], found)),
+        data_version=DataVersion(version) if version else None,
     )
+
+
+def verdicts(stage: Stage, store: Store, experiment: Experiment, generation: int) -> dict[str, Verdict]:
+    """What each check of the stage says of its result for a generation of the asset. Raises TbrmError."""
+    return {name: check(store, experiment, generation) for name, check in stage.checks.items()}
+
+
+def _left_out(found: Mapping[str, Verdict]) -> dict[str, str]:
+    """Which checks have no result, and why."""
+    return {f"{name} does not apply": verdict.description for name, verdict in found.items() if verdict.passed is None}
+
+
+def check_results(key: list[str], found: Mapping[str, Verdict]) -> Iterator[AssetCheckResult]:
+    """The verdicts for Dagster. A check that does not apply has no result: Dagster shows it as skipped."""
+    return (check_result(key, name, verdict) for name, verdict in found.items() if verdict.passed is not None)
 
 
 def check_result(key: list[str], name: str, verdict: Verdict) -> AssetCheckResult:
     """A verdict for Dagster: a failed check is an error where it is blocking, else a warning."""
     return AssetCheckResult(
-        passed=verdict.passed,
+        passed=bool(verdict.passed),
         asset_key=key,
         check_name=name,
         severity=AssetCheckSeverity.ERROR if name in BLOCKING else AssetCheckSeverity.WARN,
@@ -175,7 +231,7 @@ def table_metadata(stage: Stage, store: Store, experiment: Experiment, generatio
 
 
 def _source_of_run(
-    context: AssetExecutionContext, source: ExperimentSource, config: StageConfig, store: Store
+    context: AssetExecutionContext, source: ExperimentSource, overrides: Sequence[str], store: Store
 ) -> ExperimentSource:
     """The experiment as its file said it when this run began, with the overrides of this stage.
 
@@ -183,13 +239,13 @@ def _source_of_run(
     """
     try:
         whole = source if source.kept else _kept_for_run(context.run.run_id, source.path, source.overrides, store.root)
-        if not config.overrides:
+        if not overrides:
             return whole
-        run = changed_experiment(whole.experiment, config.overrides)
+        run = changed_experiment(whole.experiment, overrides)
         check_overrides(whole.experiment, run)
         return ExperimentSource(whole.path, run).keep(store)
     except TbrmError as error:
-        raise Failure(str(error), allow_retries=False) from error
+        raise Failure(in_the_ui(str(error)), allow_retries=False) from None
 
 
 @lru_cache(maxsize=16)

@@ -32,6 +32,8 @@ from pipeline.store import Store, open_store
 _RETRIES = 1
 _RETRY_AFTER_S = 5.0
 _LINES_SAID = 3
+_FIELDS = {"Add --replace": "Set `replace: true`", "--replace": "`replace: true`", "--set '": "`overrides`: '"}
+"""What an option of the command line is in a run's form."""
 PROGRESS_TAG = "tbrm/progress_every_s"
 """Run tag: seconds between progress lines. `tbrm run` asks for more of them where it shows a bar."""
 
@@ -116,6 +118,8 @@ def run_command(
                 say=context.log.info,
             )
         )
+    # Pipes has Dagster ask for the result of every check, also of those that do not apply. There is no public way back.
+    context.op_execution_context.get_step_execution_context()._requires_typed_event_stream = False  # pyright: ignore[reportPrivateUsage]
     messages: Sequence[Mapping[str, Any]] = session.get_custom_messages()
     report = next((m["report"] for m in messages if "report" in m), None)
     if ended.killed and context.retry_number < _RETRIES:
@@ -123,6 +127,17 @@ def run_command(
     if ended.code or report is None:
         raise _failure(arguments, messages, ended)
     return Finished(report, arguments, ended, time.monotonic() - started)
+
+
+def in_the_ui(message: str) -> str:
+    """The message of a command in words of the UI, which has fields where the command line has options."""
+    for option, field in (
+        ("Add --replace", "Set `replace: true`"),
+        ("--replace", "`replace: true`"),
+        ("--set ", "`overrides`: "),
+    ):
+        message = message.replace(option, field)
+    return f"{message}. Here: materialize `branches`" if "--fork-from" in message else message
 
 
 def _traces(arguments: Sequence[str], log: Path) -> dict[str, MetadataValue[Any]]:
@@ -136,7 +151,7 @@ def _failure(arguments: Sequence[str], messages: Iterable[Mapping[str, Any]], en
     reason = next((str(m["error"]) for m in messages if "error" in m), silent)
     how = f"ended by signal {ended.code - 128}" if ended.killed else f"exit status {ended.code}"
     return Failure(
-        f"tbrm {arguments[0]} ({how}): {reason}",
+        f"tbrm {arguments[0]} ({how}): {in_the_ui(reason)}",
         metadata={
             "last_lines": MetadataValue.md(fenced("\n".join(ended.tail))),
             **_traces(arguments, ended.log),

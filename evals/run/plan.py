@@ -159,6 +159,8 @@ def _protocol(name: str, setting: Setting, folder: str | None) -> tuple[str, Ben
     wanted = setting.evaluation.protocols.get(name, Protocol())
     benchmark = find_benchmark(wanted.benchmark or name, folder)
     name = benchmark.name if Path(name).suffix else name
+    if setting.every.max_problems:  # an entry of its own, beside the whole benchmark
+        name = f"{name}_first_{setting.every.max_problems}"
     if not _NAME.fullmatch(name):
         raise TbrmError(f"evaluation.protocols: {name!r} must be 1 to 48 of a-z, 0-9, _, as it names a table")
     layers = (benchmark.protocol, wanted, setting.every)

@@ -42,7 +42,8 @@ class EvaluationConfig(Config):
     every: DecidesNothing[int] = Field(default=1, gt=0)
     """Evaluate after every so many generations; policy[0] and the last policy always are."""
     schedule: DecidesNothing[str | None] = None
-    """Cron expression (UTC) of re-evaluations of the newest policy, e.g. `0 3 * * *`. None: no schedule."""
+    """Cron expression (UTC) of re-evaluations of the newest policy, e.g. `0 3 * * *`. None: at 03:00, once the schedule
+    is switched on in the UI."""
     pinned: DecidesNothing[tuple[str, ...]] = ()
     """Policies that the schedule evaluates as well: Hugging Face folders, hub ids (`org/name@commit`), or servers
     (`http://host:8000/v1#model`)."""

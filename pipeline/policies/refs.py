@@ -1,5 +1,8 @@
 """A policy is a Hugging Face folder with `policy.json`; publishing one as generation g is a small pointer file.
 
+Trained policies lie in folders named by their content, `<experiment>/policies/<policy_id>`, and nothing in one is ever
+changed: to train otherwise adds a folder and turns the pointer.
+
 Weights are read by memory map. So in a store that is no local folder, each machine keeps a mirror of the policies: a
 folder is uploaded once it is finished, with `policy.json` last, and fetched where it is used. Checkpoints of a training
 under way stay in the mirror of the machine that trains.
@@ -7,10 +10,11 @@ under way stay in the mirror of the machine that trains.
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +24,14 @@ from pipeline.config.policy import HubModel, PolicyFolder
 from pipeline.errors import StoreError, TbrmError
 from pipeline.policies.hub import commit_of, local_folder
 from pipeline.policies.load_save import load_tokenizer, tokenizer_info
-from pipeline.store import Store, TokenizerInfo, text_hash
+from pipeline.store import Store, TokenizerInfo, sync_folder, text_hash
 from pipeline.store.files import from_json
 from pipeline.store.locks import open_lock
 
 POLICY_JSON = "policy.json"
 """The file that completes a policy folder; it names the hash of the others."""
+POLICIES = "policies"
+"""Folder of an experiment for policies that are named by their content."""
 
 
 def local_root(store: Store) -> Path:
@@ -44,7 +50,8 @@ def upload(store: Store, folder: Path) -> None:
     if store.is_local or _same(store, folder):
         return
     target = _remote(store, folder)
-    if before := store.files(target):
+    if store.fs.exists(f"{target}/{POLICY_JSON}"):  # else there is nothing, or what a killed upload left
+        before = store.files(target)
         aside = f"{target}.replaced-{text_hash(store.read_bytes(f'{target}/{POLICY_JSON}').decode())[:12]}"
         for path in before:
             store.copy(path, f"{aside}/{path.rsplit('/', 1)[-1]}")
@@ -198,8 +205,56 @@ def _tokenizer(noted: object, where: str) -> TokenizerInfo:
         raise TbrmError(f"{where} is damaged (tokenizer: {error}): restore it") from error
 
 
+def policy_folder(store: Store, dataset: str, policy_id: str) -> Path:
+    """Hugging Face folder of a policy on this machine, named by its content, whether it is there or not."""
+    return fetch(store, local_root(store) / dataset / POLICIES / policy_id)
+
+
+def keep_policy(store: Store, dataset: str, folder: Path, without: Collection[str] = ()) -> Path:
+    """Put the finished policy in `folder`, but the files `without`, where its content names it; returns that folder.
+
+    Its files are hard links where the file system has them, else copies. A policy that is there already is left as it
+    is; a damaged one is moved aside.
+    """
+    policy_id = str(read_policy_json(folder)["policy_id"])
+    home = local_root(store) / dataset / POLICIES / policy_id
+    if home.exists():
+        if _is_whole(home, policy_id):
+            return home
+        home.rename(
+            next(p for n in itertools.count() if not (p := home.with_name(f"{home.name}.damaged-{n}")).exists())
+        )
+    partial = home.with_name(f"{home.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for path in folder.iterdir():
+        if path.name in without:
+            continue
+        try:
+            os.link(path, partial / path.name)
+        except OSError:
+            shutil.copyfile(path, partial / path.name)
+            with (partial / path.name).open("rb") as copied:
+                os.fsync(copied.fileno())
+    sync_folder(partial)
+    partial.rename(home)
+    sync_folder(home.parent)
+    return home
+
+
+def _is_whole(folder: Path, policy_id: str) -> bool:
+    try:
+        return read_policy_json(folder)["policy_id"] == policy_id == content_hash(folder)
+    except TbrmError:
+        return False
+
+
 def trained_policy_folder(store: Store, dataset: str, generation: int) -> Path:
-    """Hugging Face folder of trained_policy[`generation`] on this machine, whether it is there or not."""
+    """The record of trained_policy[`generation`] on this machine, whether it is there or not: its manifest, metrics and
+    `policy.json`, which names the policy.
+
+    An earlier version kept the weights in there too.
+    """
     return fetch(store, local_root(store) / dataset / "trained_policy" / f"generation={generation:04d}")
 
 

@@ -9,8 +9,6 @@ reads the trajectories of generations before G from it.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from pipeline.config import Experiment, parse_yaml, stage_hash
 from pipeline.errors import ConfigError, StoreError
 from pipeline.policies.refs import (
     check_undamaged,
-    local_root,
+    keep_policy,
     pointer_path,
     publish_policy,
     published,
@@ -31,7 +29,7 @@ from pipeline.policies.refs import (
 from pipeline.store import Partition, Store
 from pipeline.store.files import Files, from_json
 
-_FILE, _FOLDER = "fork.json", "forked"
+_FILE = "fork.json"
 
 
 @dataclass(frozen=True)
@@ -89,28 +87,12 @@ def fork_experiment(store: Store, name: str, origin: str, generation: int) -> Fo
             continue
         policy, pointer = resolve_published(store, origin, number), published(store, origin, number)
         check_undamaged(policy)
-        folder = local_root(store) / name / _FOLDER / policy.policy_id
-        _link(Path(policy.path), folder)
+        folder = keep_policy(store, name, Path(policy.path))
         publish_policy(store, name, number, folder, pointer["parents"], configuration=pointer["configuration"])
     return wanted
 
 
-def _link(source: Path, target: Path) -> None:
-    """Make a folder `target` with the files of `source`: hard links where the file system has them, else copies."""
-    if target.exists():
-        return  # it is whole: it was renamed into place when it was complete
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for path in source.iterdir():
-        try:
-            os.link(path, partial / path.name)
-        except OSError:
-            shutil.copyfile(path, partial / path.name)
-    partial.rename(target)
-
-
-FOLDER = "configurations"
+FOLDER, _CURRENT = "configurations", "experiment.yaml"
 _WHOLE = frozenset({"prompts.reasoning_gym.options"})
 """Mappings that are compared as one value, because their keys are no fields of the configuration."""
 _ABSENT = object()
@@ -133,9 +115,27 @@ def keep_configuration(store: Store, experiment: Experiment) -> str:
     name = f"{experiment.name}/{FOLDER}/{stage_hash(experiment)}.yaml"
     path = store.join(*name.split("/"))
     if not store.fs.exists(path):
-        text = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        store.write_atomic(path, text.encode())
+        store.write_atomic(path, _as_yaml(experiment))
     return name
+
+
+def keep_experiment(store: Store, experiment: Experiment) -> None:
+    """Note these settings as those of the experiment now, so that it can be shown where no YAML file names it."""
+    store.write_atomic(store.join(experiment.name, _CURRENT), _as_yaml(experiment))
+
+
+def kept_experiments(store: Store) -> dict[str, str]:
+    """The noted settings of each experiment of the store, as `--experiment` takes them, by the experiment's name."""
+    there = (name for name in store.datasets() if "/" not in name)
+    return {
+        name: configuration_file(store, f"{name}/{_CURRENT}")
+        for name in there
+        if store.fs.exists(store.join(name, _CURRENT))
+    }
+
+
+def _as_yaml(experiment: Experiment) -> bytes:
+    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode()
 
 
 def configuration_file(store: Store, name: str) -> str:
@@ -162,6 +162,12 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], decides: Iter
     for path in decides:
         found += _compare(path, _at(before, path), _at(now, path))
     return found
+
+
+def settings_at(tree: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """The values of a configuration at dotted paths, without those that it does not have."""
+    found = {path: _at(tree, path) for path in paths}
+    return {path: value for path, value in found.items() if value is not _ABSENT}
 
 
 def check_alike(

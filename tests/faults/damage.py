@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.policies.refs import POLICIES
 from tests.faults.evidence import audit
 from tests.faults.experiment import STAGES, run_stage
 from tests.faults.process import Child, in_child
@@ -131,15 +132,23 @@ def _names(trial: Trial, message: str) -> bool:
     return bool(trial.damaged) and (trial.damaged in message or f"{Path(trial.damaged).parent} " in message)
 
 
+def _trained(root: Path, policy_id: str) -> str | None:
+    """The generation that trained a policy, as its record says."""
+    records = root.glob("*/trained_policy/generation=[0-9][0-9][0-9][0-9]/policy.json")
+    return next((path.parent.name for path in records if policy_id in path.read_text()), None)
+
+
 def _mend(trial: Trial, message: str, backup: Path) -> None:
     """What the message tells the user to do: of several ways a random one, but the first is never a second time."""
     path = Path(trial.damaged)
-    table = path.parent.parent.name
+    table, partition = path.parent.parent.name, path.parent.name
+    if table == POLICIES and (found := _trained(Path(trial.root), path.parent.name)):
+        table, partition = "trained_policy", found
     ways = ["restore"]
     if "delete it and run" in message:  # of a published policy's pointer
         ways.append("delete")
     # A later generation's optimizer state went on from the one before, which is not kept for ever.
-    known = table != "trained_policy" or path.parent.name == "generation=0000"
+    known = table != "trained_policy" or partition == "generation=0000"
     if "--replace" in message and table in _STAGE_OF and "logged" not in path.parts and known:
         ways.append("replace")
     way = trial.rng.choice([way for way in ways if way not in trial.outcome.remedies] or ways)
@@ -150,7 +159,7 @@ def _mend(trial: Trial, message: str, backup: Path) -> None:
     elif way == "delete":
         path.unlink()
     else:
-        generation = int(path.parent.name.removeprefix("generation="))
+        generation = int(partition.removeprefix("generation="))
 
         def replace(_announce: Callable[[str], None]) -> None:
             run_stage(trial.yaml, trial.root, _STAGE_OF[table], generation, "--replace")

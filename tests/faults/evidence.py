@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from pipeline.errors import StoreError, TbrmError
-from pipeline.policies.refs import PolicyRef, check_undamaged, read_policy_json, resolve_published
+from pipeline.policies.refs import POLICIES, PolicyRef, check_undamaged, read_policy_json, resolve_published
 from pipeline.store import Partition, Store, open_store
 from pipeline.store.partition import MANIFEST, Manifest, parse_manifest
 from tests.faults.experiment import NAME
-from trainer.stages.policy_folder import LOGS
+from trainer.stages.policy_folder import LOGS, TABLE
 
-_POLICIES = ("base_policy", "trained_policy")
+_POLICIES = ("base_policy", POLICIES, TABLE)
 
 
 def audit(root: str) -> dict[str, object]:
@@ -109,7 +109,7 @@ def _policies(store: Store) -> Iterator[Callable[[], PolicyRef]]:
     for generation in range(len(store.files(store.join(NAME, "policy")))):
         yield partial(resolve_published, store, NAME, generation)
     for folder in _policy_folders(store) if store.is_local else ():
-        if not folder.startswith(store.join(NAME, "policy") + "/"):
+        if not folder.startswith((store.join(NAME, "policy") + "/", store.join(NAME, TABLE) + "/")):
             yield lambda folder=folder: PolicyRef(read_policy_json(folder)["policy_id"], folder, 0)
 
 

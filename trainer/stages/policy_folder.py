@@ -18,7 +18,7 @@ from typing import Any
 from pipeline.config import Experiment
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import StoreError, TbrmError
-from pipeline.policies.refs import write_policy_json
+from pipeline.policies.refs import POLICY_JSON, keep_policy, write_policy_json
 from pipeline.run.configurations import Difference, differences, mixed, read_configuration
 from pipeline.store import Manifest, ShardInfo, Stat, Store, checksum, code_version, sync_folder
 from pipeline.store.partition import MANIFEST, parse_manifest
@@ -145,16 +145,25 @@ def finish(job: TrainJob, tree: Mapping[str, Any], parents: Mapping[str, str]) -
     return policy_id
 
 
+def keep(job: TrainJob, store: Store, experiment: str) -> None:
+    """Put the finished policy among those of the experiment; what is left in the job's folder is its record.
+
+    Nobody reads the policy yet: it becomes one of the experiment when it is published.
+    """
+    _sync(job.out)
+    keep_policy(store, experiment, job.out, without=(*LOGS, MANIFEST))
+    for path in list(job.out.iterdir()):
+        if path.name not in (*LOGS, MANIFEST, POLICY_JSON):
+            path.unlink()
+
+
 def place(job: TrainJob, folder: Path) -> None:
     """Make the finished folder durable and rename it to `folder`: a reader sees all of it or nothing.
 
     What was there, damaged or not, is kept beside it. Where the file system can exchange two folders (Linux, most local
-    disks), a reader sees the old policy or the new one at every moment; elsewhere neither, between two renames.
+    disks), a reader sees the old folder or the new one at every moment; elsewhere neither, between two renames.
     """
-    for path in job.out.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    sync_folder(job.out)
+    _sync(job.out)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         asides = (folder.with_name(f"{folder.name}.replaced-{number}") for number in itertools.count())
@@ -167,6 +176,13 @@ def place(job: TrainJob, folder: Path) -> None:
     else:
         job.out.rename(folder)
     sync_folder(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder)
 
 
 def exchange(first: Path, second: Path) -> bool:
@@ -188,7 +204,8 @@ def write_manifest(
 ) -> Manifest:
     """A manifest of table `trained_policy` inside the exported folder, so that the rename commits it.
 
-    It lists the files that make the policy. LOGS are left out: they hold times, which differ in a repeated run.
+    It lists the files that make the policy, which `keep` moves to the policies of the experiment. LOGS are left out:
+    they hold times, which differ in a repeated run.
     """
     files = sorted(p for p in job.out.iterdir() if p.name not in LOGS)
     manifest = Manifest(

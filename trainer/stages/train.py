@@ -12,6 +12,7 @@ from pipeline.policies.refs import (
     check_undamaged,
     local_root,
     pointer_path,
+    policy_folder,
     publish_policy,
     published,
     read_policy_json,
@@ -39,6 +40,7 @@ from trainer.stages.policy_folder import (
     committed,
     differences_of,
     finish,
+    keep,
     place,
     standing_on,
     tidy,
@@ -50,9 +52,11 @@ from trainer.stages.policy_folder import (
 def run_train(experiment: Experiment, store: Store, generation: int, replace: bool = False) -> StageReport:
     """Train policy[generation] on its replay mix, commit `trained_policy/generation=<gggg>`, publish policy[g+1].
 
-    The folder is an ordinary Hugging Face folder with `policy.json` (identity and parents), `training.json` (the
-    configuration and exactly which shards and rows trained it), `metrics.jsonl` (one row an update) and a manifest.
-    A killed run goes on from its newest good checkpoint. Until the new policy is whole nothing of an old one changes.
+    The policy is an ordinary Hugging Face folder, `policies/<policy_id>`. Its record in `trained_policy` holds
+    `policy.json` (identity and parents), `training.json` (the configuration and exactly which shards and rows trained
+    it), `metrics.jsonl` (one row an update) and a manifest.
+    A killed run goes on from its newest good checkpoint. Nothing of an old policy changes: the pointer policy[g+1] is
+    turned when the new one is whole.
     A policy whose weights are those it started from is not published.
 
     Raises StoreError when data or policies are missing, when the generation was committed with another configuration
@@ -110,6 +114,7 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
         _check_stood_on(store, experiment.name, generation, policy_id)
         configuration = keep_configuration(store, experiment)
         manifest = write_manifest(job, experiment.name, generation, parents, stats, configuration)
+        keep(job, store, experiment.name)
         place(job, folder)
         _publish(store, experiment.name, generation, folder)
         tidy(state)
@@ -181,8 +186,12 @@ def _publish(store: Store, name: str, generation: int, folder: Path) -> None:
 
     It replaces a policy that was published there before, after `_check_stood_on` found nothing that stands on that one.
     """
-    upload(store, folder)
     policy = read_policy_json(folder)
+    home = policy_folder(store, name, policy["policy_id"])
+    if not home.exists():
+        home = folder  # an earlier version kept the weights in the record
+    upload(store, home)
+    upload(store, folder)
     before = published(store, name, generation)["policy_id"]
     if policy["policy_id"] == before:
         logging.getLogger(__name__).warning(
@@ -192,7 +201,7 @@ def _publish(store: Store, name: str, generation: int, folder: Path) -> None:
     _check_stood_on(store, name, generation, policy["policy_id"])
     manifest = committed(folder)
     configuration = manifest.configuration if manifest is not None else None
-    publish_policy(store, name, generation + 1, folder, policy["parents"], True, configuration)
+    publish_policy(store, name, generation + 1, home, policy["parents"], True, configuration)
 
 
 def _stage_seconds(experiment: Experiment, store: Store, generation: int) -> dict[str, float]:

@@ -2,12 +2,13 @@
 
 import datetime
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from dagster import AssetCheckKey, AssetKey, DagsterInstance, DagsterRunStatus, build_schedule_context
+from dagster import AssetCheckKey, AssetKey, DagsterInstance, DagsterRunStatus, RunRequest, build_schedule_context
 from dagster._core.test_utils import (
+    create_run_for_test,
     create_test_daemon_workspace_context,
     freeze_time,
     instance_for_test,
@@ -52,6 +53,14 @@ def instance() -> Iterator[DagsterInstance]:
 
 def tick_at(store: Store, path: Path, instance: DagsterInstance) -> list[tuple[str, str | None]]:
     """What the schedule asks for now: (asset, partition) of each run, or the reason why nothing."""
+    found = requests_at(store, path, instance)
+    if isinstance(found, str):
+        return [(found, None)]
+    return [((request.asset_selection or [])[0].path[-1], request.partition_key) for request in found]
+
+
+def requests_at(store: Store, path: Path, instance: DagsterInstance) -> Sequence[RunRequest] | str:
+    """The runs that the schedule asks for now, or the reason why it asks for none."""
     definitions = build_definitions([read_experiment(str(path))], store=StoreLocation(root=store.root))
     schedule = definitions.resolve_schedule_def("exp_evaluation_schedule")
     context = build_schedule_context(
@@ -61,9 +70,7 @@ def tick_at(store: Store, path: Path, instance: DagsterInstance) -> list[tuple[s
         repository_def=definitions.get_repository_def(),
     )
     found = schedule.evaluate_tick(context)
-    if found.skip_message:
-        return [(found.skip_message, None)]
-    return [(request.asset_selection[0].path[-1], request.partition_key) for request in found.run_requests or []]
+    return found.skip_message or found.run_requests or []
 
 
 def test_the_schedule_fires_by_itself_and_the_scores_are_there(
@@ -115,6 +122,19 @@ def test_ticks_skip_what_is_scored_by_the_same_protocol(
     assert tick_at(store, experiment_file, instance) == [("benchmark_scores", "0000")]
 
 
+def test_an_evaluation_that_failed_is_not_asked_for_again(
+    store: Store, experiment_file: Path, instance: DagsterInstance
+) -> None:
+    assert tick_at(store, experiment_file, instance) == [("base_scores", None)]
+    (asked,) = requests_at(store, experiment_file, instance)
+    run = create_run_for_test(instance, status=DagsterRunStatus.STARTED, tags=dict(asked.tags))
+    assert f"is under way: run {run.run_id}" in tick_at(store, experiment_file, instance)[0][0]
+    instance.report_run_failed(run)
+    assert f"is not tried again, run {run.run_id}" in tick_at(store, experiment_file, instance)[0][0]
+    experiment_file.write_text(experiment_file.read_text() + "  protocols: {heldout: {max_tokens: 3}}\n")
+    assert tick_at(store, experiment_file, instance) == [("base_scores", None)], "other settings may go well"
+
+
 def test_pinned_policies_are_evaluated_too(store: Store, experiment_file: Path, instance: DagsterInstance) -> None:
     from evals.run.stage import run_pinned
 
@@ -144,7 +164,7 @@ def test_a_regression_is_caught(store: Store, experiment_file: Path, monkeypatch
     run_evaluate(experiment, store, 0)
     publish(store, 1, seed=1)
     publish(store, 2, seed=2)
-    assert no_regression(store, experiment, -1).passed
+    assert no_regression(store, experiment, -1).passed is None
     sample = Sampler.sample
     with monkeypatch.context() as patched:
 

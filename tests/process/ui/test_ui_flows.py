@@ -47,6 +47,14 @@ def materialized(ui: Ui, asset: list[str]) -> list[dict[str, Any]]:
     return ui.query(query, a={"path": asset})["assetOrError"]["assetMaterializations"]
 
 
+def add_partition(ui: Ui, of: str, key: str) -> None:
+    """What "Add a partition" in the dialog of an asset does."""
+    add = """mutation($r: RepositorySelector!, $d: String!, $k: String!) { addDynamicPartition(repositorySelector: $r,
+             partitionsDefName: $d, partitionKey: $k) { __typename } }"""
+    done = ui.query(add, r=LOCATION, d=of, k=key)["addDynamicPartition"]["__typename"]
+    assert done == "AddDynamicPartitionSuccess"
+
+
 def wait_until(condition: Any, timeout_s: float = 180.0) -> bool:
     deadline = time.monotonic() + timeout_s
     while not condition() and time.monotonic() < deadline:
@@ -77,24 +85,23 @@ def test_materialize_all_runs_the_loop_to_its_end(ui: Ui) -> None:
 
 
 def test_any_policy_is_evaluated_by_hand(ui: Ui) -> None:
-    config = {"policy": "whole:1", "experiment": "whole", "benchmarks": ["heldout"], "max_problems": 8}
+    config: dict[str, Any] = {"experiment": "whole", "benchmarks": ["heldout"], "max_problems": 8}
     selection = [["evaluated_policies"]]
-    run = ui.launch("evaluate_a_policy", selection, None, {"ops": {"evaluated_policies": {"config": config}}})
+    add_partition(ui, "evaluated_policies", "whole:1")
+    run = ui.launch("evaluate_a_policy", selection, "whole:1", {"ops": {"evaluated_policies": {"config": config}}})
     assert ui.wait(run) == "SUCCESS", failures(ui, run)
     entries = {e["label"]: e for e in materialized(ui, ["evaluated_policies"])[0]["metadataEntries"]}
-    assert 0.0 <= entries["heldout_accuracy"]["floatValue"] <= 1.0
+    assert 0.0 <= entries["heldout_first_8_accuracy"]["floatValue"] <= 1.0
     assert entries["policy"]["text"] == "whole:1"
-    assert "| heldout |" in entries["benchmarks"]["mdStr"]
-    config = {"policy": "whole:7", "experiment": "whole", "benchmarks": ["heldout"]}
-    run = ui.launch("evaluate_a_policy", selection, None, {"ops": {"evaluated_policies": {"config": config}}})
+    assert "| heldout_first_8 |" in entries["benchmarks"]["mdStr"]
+    add_partition(ui, "evaluated_policies", "whole:7")
+    run = ui.launch("evaluate_a_policy", selection, "whole:7", {"ops": {"evaluated_policies": {"config": config}}})
     assert ui.wait(run) == "FAILURE"
     assert "policy[7] of whole" in failures(ui, run)
 
 
 def test_a_log_is_imported_as_a_new_partition(ui: Ui) -> None:
-    add = """mutation($r: RepositorySelector!, $k: String!) { addDynamicPartition(repositorySelector: $r,
-             partitionsDefName: "logged_datasets", partitionKey: $k) { __typename } }"""
-    assert ui.query(add, r=LOCATION, k="ppo")["addDynamicPartition"]["__typename"] == "AddDynamicPartitionSuccess"
+    add_partition(ui, "logged_datasets", "ppo")
     log = ui.root.parent / "ppo.jsonl"
     rows = [{"prompt": f"{a}+1=", "response": str(a + 1), "reward": 1.0, "answer": str(a + 1)} for a in range(10, 20)]
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -115,15 +122,16 @@ def test_a_log_is_imported_as_a_new_partition(ui: Ui) -> None:
 def test_a_mistyped_run_config_is_refused_before_anything_runs(ui: Ui) -> None:
     launch = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { __typename
                 ... on RunConfigValidationInvalid { errors { message } } } }"""
-    parameters = {
+    parameters: dict[str, Any] = {
         "selector": LOCATION | {"pipelineName": "whole_generation", "assetSelection": [{"path": ["whole", "rewards"]}]},
-        "runConfigData": {"ops": {"whole__rewards": {"config": {"overides": ["rewards.verifier=exact_integer"]}}}},
         "mode": "default",
         "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "0000"}]},
     }
-    refused = ui.query(launch, p=parameters)["launchRun"]
-    assert refused["__typename"] == "RunConfigValidationInvalid"
-    assert "overides" in refused["errors"][0]["message"]
+    for mistyped in ({"overides": ["rewards.verifier=exact_integer"]}, {"verifier": "exact_intege"}):
+        parameters["runConfigData"] = {"ops": {"whole__rewards": {"config": mistyped}}}
+        refused = ui.query(launch, p=parameters)["launchRun"]
+        assert refused["__typename"] == "RunConfigValidationInvalid"
+        assert any(word in refused["errors"][0]["message"] for word in ("overides", "exact_intege"))
     config = {"ops": {"whole__rewards": {"config": {"overrides": ["rewards.verifer=exact_integer"]}}}}
     run = ui.launch("whole_generation", [["whole", "rewards"]], "0000", config)
     assert ui.wait(run) == "FAILURE"
@@ -165,7 +173,11 @@ def test_a_failed_generation_stops_the_loop_and_goes_on_from_the_failed_stage(ui
     )
 
 
-def test_a_new_file_appears_after_reload_and_a_broken_one_beside_it_is_shown(ui: Ui) -> None:
+def test_a_branch_and_a_new_file_appear_after_reload_and_a_broken_one_beside_them_is_shown(ui: Ui) -> None:
+    add_partition(ui, "branches", "whole_again")
+    config = {"experiment": "whole", "generation": 1, "overrides": ["training.objective=grpo", "generations=3"]}
+    run = ui.launch("__ASSET_JOB", [["branches"]], "whole_again", {"ops": {"branches": {"config": config}}})
+    assert ui.wait(run) == "SUCCESS", failures(ui, run)
     write_tiny(ui.root.parent, name="newcomer")
     yaml_of(ui, "spoilt").write_text("name: [1\n")
     reload = """mutation { reloadRepositoryLocation(repositoryLocationName: "assets.definitions") {
@@ -173,5 +185,8 @@ def test_a_new_file_appears_after_reload_and_a_broken_one_beside_it_is_shown(ui:
     ui.query(reload)
     nodes = ui.query("{ assetNodes { assetKey { path } description } }")["assetNodes"]
     described = {"/".join(node["assetKey"]["path"]): node["description"] or "" for node in nodes}
-    assert {"newcomer/rollouts", "whole/rollouts"} <= set(described)
+    assert {"newcomer/rollouts", "whole/rollouts", "whole_again/rollouts"} <= set(described)
+    query = """{ assetNodeOrError(assetKey: {path: ["whole_again", "trained_policy"]}) { ... on AssetNode {
+               partitionKeys } } }"""
+    assert ui.query(query)["assetNodeOrError"]["partitionKeys"] == ["0001", "0002"]
     assert "not readable YAML" in described["broken_experiments/spoilt"]

@@ -8,6 +8,7 @@ from dagster import (
     AssetKey,
     DagsterInstance,
     DagsterInvalidDefinitionError,
+    DefaultScheduleStatus,
     ScheduleDefinition,
     StaticPartitionsDefinition,
 )
@@ -57,6 +58,20 @@ def test_one_group_per_experiment_by_generation(tmp_path: Path) -> None:
     assert AssetKey(["tiny", "policy"]) in graph.get(AssetKey(["tiny", "trained_policy"])).parent_keys
     column_schema = rollouts.metadata["dagster/column_schema"]
     assert "trajectory_id" in str(column_schema)
+
+
+def test_an_experiment_with_benchmarks_has_a_schedule_that_is_off_unless_the_yaml_sets_one(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path)
+    found = load_definitions(path.parent)
+    assert not found.schedules
+    for evaluation, status in (
+        ("{benchmarks: [heldout]}", DefaultScheduleStatus.STOPPED),
+        ('{benchmarks: [heldout], schedule: "0 4 * * *"}', DefaultScheduleStatus.RUNNING),
+    ):
+        text = write_tiny(tmp_path).read_text()
+        path.write_text(text + f"evaluation: {evaluation}\n")
+        schedule = load_definitions(path.parent).resolve_schedule_def("tiny_evaluation_schedule")
+        assert schedule.default_status == status
 
 
 def test_every_asset_says_what_it_is(tmp_path: Path) -> None:

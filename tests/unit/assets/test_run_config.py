@@ -3,18 +3,21 @@
 import json
 import types
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import yaml
-from dagster import AssetKey, DagsterInstance
+from dagster import AssetKey, DagsterInstance, DagsterInvalidConfigError, validate_run_config
 from dagster._config import ConfigType, Field  # pyright: ignore[reportPrivateUsage]
 
 from assets.definitions import build_definitions
 from assets.experiment.run_config import A_RUN_MAY_SET, ONLY_THE_YAML_SETS, check_overrides
-from assets.experiment.source import read_experiments
+from assets.experiment.source import read_experiment, read_experiments
+from assets.experiment.stages import stages_of
 from assets.graph.by_hand import EVALUATION_JOB, ImportConfig, PolicyEvaluation
+from assets.graph.forms import form_of, overrides_of
 from assets.graph.step import StoreLocation
 from assets.processes.launcher import Ended, Launcher, Process
 from pipeline.config import Experiment, load_experiment
@@ -136,6 +139,8 @@ def launched(experiments: Path) -> Any:
 
     def run(job: str, op: str, config: dict[str, Any], partition: str | None = None) -> tuple[list[list[str]], str]:
         with DagsterInstance.ephemeral() as instance:
+            if job == EVALUATION_JOB and partition:
+                instance.add_dynamic_partitions("evaluated_policies", [partition])
             result = definitions.resolve_job_def(job).execute_in_process(
                 run_config={"ops": {op: {"config": config}}},
                 instance=instance,
@@ -174,24 +179,22 @@ def launched(experiments: Path) -> Any:
 @pytest.mark.usefixtures("experiments")
 def test_an_evaluation_by_hand_names_neither_code_nor_hosts(config: dict[str, Any], reason: str) -> None:
     with pytest.raises(TbrmError, match=reason):
-        PolicyEvaluation(**config).read()
+        PolicyEvaluation(**{k: v for k, v in config.items() if k != "policy"}).read(config.get("policy", "tiny:0"))
 
 
 def test_an_evaluation_by_hand_is_refused_before_a_process_starts(launched: Any) -> None:
     """The attack of one address: a server of the attacker's, and a function to import."""
-    commands, told = launched(EVALUATION_JOB, "evaluated_policies", {"policy": SERVER, "experiment": "named"})
+    commands, told = launched(EVALUATION_JOB, "evaluated_policies", {"experiment": "named"}, SERVER)
     assert commands == []
     assert "`servers`" in told
-    config = {"policy": "tiny:0", "experiment": "tiny", "overrides": ["rewards.verifier=os:system"]}
-    commands, told = launched(EVALUATION_JOB, "evaluated_policies", config)
+    config = {"experiment": "tiny", "overrides": ["rewards.verifier=os:system"]}
+    commands, told = launched(EVALUATION_JOB, "evaluated_policies", config, "tiny:0")
     assert commands == []
     assert "`rewards.verifier`" in told
 
 
 def test_a_server_that_the_yaml_names_is_asked(launched: Any) -> None:
-    commands, _ = launched(
-        EVALUATION_JOB, "evaluated_policies", {"policy": "http://127.0.0.1:9/v1#m", "experiment": "named"}
-    )
+    commands, _ = launched(EVALUATION_JOB, "evaluated_policies", {"experiment": "named"}, "http://127.0.0.1:9/v1#m")
     assert commands[0][0] == "evaluate"
     assert commands[0][-2:] == ["--", "http://127.0.0.1:9/v1#m"]
 
@@ -203,9 +206,40 @@ def test_a_stage_is_refused_before_a_process_starts(launched: Any) -> None:
     assert "`rewards.verifier`" in told
 
 
+def test_what_is_mistyped_is_told_in_words_of_the_form_and_without_a_stack_trace(launched: Any) -> None:
+    for override, near in (("rewards.verifer=plain", "verifier"), ("training.objective=tbm", "tbrm")):
+        commands, told = launched("tiny_generation", "tiny__rewards", {"overrides": [override]}, "0000")
+        assert commands == []
+        assert "Did you mean" in told
+        assert near in told
+        assert "Traceback" not in told
+    _, told = launched("tiny_generation", "tiny__rewards", {"overrides": ["rewards.verifier"]}, "0000")
+    assert "`overrides`: 'rewards.verifier': write it as path.to.field=value" in told
+
+
+def test_a_form_is_filled_in_as_the_yaml_has_it_and_takes_only_what_there_is(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path)
+    path.write_text(path.read_text() + "rewards: {verifier: exact_integer, user_verifiers: ['my.package:graded']}\n")
+    source = read_experiment(str(path))
+    job = build_definitions([source]).resolve_job_def("tiny_generation")
+    form = job.run_config_schema.config_type.fields["ops"].config_type.fields  # pyright: ignore
+    training = form["tiny__trained_policy"].config_type.fields["config"].config_type.fields
+    assert training["objective"].default_value == "tbrm"
+    assert training["beta"].default_value == 0.01
+    assert "reward" in training["beta"].description
+    for verifier, is_one in (("my.package:graded", True), ("plain", True), ("exact_intege", False)):
+        config = {"ops": {"tiny__rewards": {"config": {"verifier": verifier}}}}
+        with nullcontext() if is_one else pytest.raises(DagsterInvalidConfigError, match="verifier"):
+            validate_run_config(job, config)
+    stage = next(stage for stage in stages_of(source.experiment) if stage.name == "rewards")
+    filled = form_of(source.experiment, stage)(verifier="plain", overrides=["rewards.batch=4"])
+    assert overrides_of(source.experiment, stage, filled) == ['rewards.verifier="plain"', "rewards.batch=4"]
+    assert overrides_of(source.experiment, stage, form_of(source.experiment, stage)()) == []
+
+
 def test_no_value_is_taken_for_an_option() -> None:
     hostile = "--root=/elsewhere"
-    evaluation = PolicyEvaluation(policy=hostile).arguments(None, ["--root", "/here"])
+    evaluation = PolicyEvaluation().arguments(hostile, None, ["--root", "/here"])
     assert evaluation[evaluation.index("--") :] == ["--", hostile]
     imported = ImportConfig(files=[hostile, "--map=verifier=x"], tokenizer="t").arguments("log", ["--root", "/here"])
     assert imported[imported.index("--") :] == ["--", hostile, "--map=verifier=x"]
@@ -221,7 +255,11 @@ def test_an_import_takes_no_addresses(config: dict[str, Any]) -> None:
 
 OP_FIELDS = {
     "StageConfig": {"overrides", "replace"},
-    "PolicyEvaluation": {"policy", "experiment", "benchmarks", "source", "max_problems", "overrides", "replace"},
+    "of rewards": {"overrides", "replace", "verifier"},
+    "of trained_policy": {"overrides", "replace", "objective", "beta", "learning_rate"},
+    "of scores": {"overrides", "replace", "benchmarks"},
+    "BranchConfig": {"experiment", "generation", "overrides"},
+    "PolicyEvaluation": {"experiment", "benchmarks", "source", "max_problems", "overrides", "replace"},
     "ImportConfig": {
         "files",
         "tokenizer",
@@ -250,7 +288,7 @@ def test_nothing_else_of_a_run_can_be_set(tmp_path: Path) -> None:
     """Resources above all: the store's root, and the folder of Dagster's own storage."""
     sources, _ = read_experiments(write_tiny(tmp_path).parent)
     definitions = build_definitions(sources)
-    known = OP_FIELDS["StageConfig"], OP_FIELDS["PolicyEvaluation"], OP_FIELDS["ImportConfig"]
+    known = OP_FIELDS.values()
     for job in definitions.resolve_all_job_defs():
         schema = job.run_config_schema.run_config_schema_type
         for name, field in schema.fields.items():  # pyright: ignore[reportAttributeAccessIssue]

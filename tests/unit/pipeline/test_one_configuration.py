@@ -228,12 +228,14 @@ def test_a_training_that_fails_leaves_the_policy_as_it_was(begun_store: Store, m
 
 
 def test_scores_of_a_policy_that_another_one_replaced_are_not_passed_on(begun_store: Store) -> None:
-    other, old = small("training.beta=0.2"), policy_id(begun_store, 1)
+    other, before = small("training.beta=0.2"), resolve_published(begun_store, "small", 1)
+    old = before.policy_id
     assert is_measured(begun_store, "small", 1)
     run_train(other, begun_store, 0, replace=True)
     new = policy_id(begun_store, 1)
     assert new != old
     check_undamaged(resolve_published(begun_store, "small", 1))
+    check_undamaged(before)  # whoever was given the old policy goes on with it
     kept = Path(begun_store.base) / "small/trained_policy/generation=0000.replaced-0/policy.json"
     assert json.loads(kept.read_text())["policy_id"] == old
     assert not is_measured(begun_store, "small", 1)
@@ -243,11 +245,30 @@ def test_scores_of_a_policy_that_another_one_replaced_are_not_passed_on(begun_st
     assert read_scores(begun_store, "small", 1)["heldout"].policy_id == new
 
 
+def test_killed_before_the_pointer_is_turned_the_old_policy_stands(
+    begun_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    other, old = small("training.beta=0.2"), policy_id(begun_store, 1)
+    monkeypatch.setattr("trainer.stages.train.publish_policy", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_train(other, begun_store, 0, replace=True)
+    assert policy_id(begun_store, 1) == old
+    check_undamaged(resolve_published(begun_store, "small", 1))
+    assert read_scores(begun_store, "small", 1)["heldout"].policy_id == old
+    monkeypatch.undo()
+    assert run_train(other, begun_store, 0).skipped
+    assert policy_id(begun_store, 1) != old
+    check_undamaged(resolve_published(begun_store, "small", 1))
+
+
 def test_a_policy_that_later_generations_stand_on_is_trained_to_the_same_bytes_or_not_at_all(
     grown_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = policy_id(grown_store, 2)
-    folder = trained_policy_folder(grown_store, "small", 1)
+    folder = Path(resolve_published(grown_store, "small", 2).path)
     (folder / "model.safetensors").unlink()
     with pytest.raises(TbrmError, match=r"damaged.*tbrm train.*--replace"):
         check_undamaged(resolve_published(grown_store, "small", 2))
@@ -283,8 +304,13 @@ def test_another_policy_is_not_put_under_later_generations(grown_store: Store, m
 
 
 def test_a_folder_with_another_policy_than_the_published_one_is_told(begun_store: Store) -> None:
-    """As an earlier version left it, which trained anew under a pointer."""
-    folder = trained_policy_folder(begun_store, "small", 0)
+    """As an earlier version left it, which kept the weights in the record and trained anew under a pointer."""
+    folder, pointer = trained_policy_folder(begun_store, "small", 0), published(begun_store, "small", 1)
+    shutil.copytree(Path(begun_store.base) / pointer["folder"], folder, dirs_exist_ok=True)
+    path = Path(begun_store.base) / "small/policy/generation=0001/policy.json"
+    path.write_text(json.dumps(pointer | {"folder": "small/trained_policy/generation=0000"}))
+    check_undamaged(resolve_published(begun_store, "small", 1))
+    assert run_train(small(), begun_store, 0).skipped
     tree = json.loads((folder / "policy.json").read_text())
     (folder / "policy.json").write_text(json.dumps(tree | {"policy_id": "another"}))
     with pytest.raises(StoreError, match=r"holds policy another, and policy\[1\] of small was published"):
@@ -347,8 +373,14 @@ def test_a_generation_is_measured_by_the_settings_that_made_it(begun_store: Stor
     root = ["--root", begun_store.root]
     result = CliRunner().invoke(tbrm, ["evaluate", "small:1", "--json", *root], catch_exceptions=False)
     assert json.loads(result.stdout)["skipped"] is True
+    whole = read_scores(begun_store, "small", 1)["heldout"]
+    first = CliRunner().invoke(tbrm, ["evaluate", "small:1", "--max-problems", "4", "--json", *root])
+    assert json.loads(first.stdout)["skipped"] is False
+    there = read_scores(begun_store, "small", 1)
+    assert {name: len(scores.problem_ids) for name, scores in there.items()} == {"heldout": 8, "heldout_first_4": 4}
+    assert there["heldout"].responses == whole.responses
     again = CliRunner().invoke(tbrm, ["regrade", "small:1", "--label", "again", "--json", *root])
-    assert json.loads(again.stdout)["rows"] == 8
+    assert json.loads(again.stdout)["rows"] == 12
     longer = [*root, "--set", "evaluation.protocols.heldout.max_tokens=2", "--replace", "--json"]
     assert json.loads(CliRunner().invoke(tbrm, ["evaluate", "small:1", *longer]).stdout)["skipped"] is False
 
