@@ -25,6 +25,12 @@ _SAMPLE_CHARS = 160
 _SHOWN = 30
 """Generations in a picture: the newest ones."""
 _Z95 = 1.96
+_INK = "#7a8190"
+"""Seen on a white page and on Dagster's dark one."""
+_STYLE: Any = {
+    **{f"{part}.facecolor": "none" for part in ("figure", "axes")},
+    **{f"{part}color": _INK for part in ("text.", "axes.label", "axes.edge", "xtick.", "ytick.")},
+}
 _ACCURACY = "_accuracy"
 COLUMN_MEANINGS = {
     "trajectory_id": "hash of data set, generation, prompt_id and sample_index: a repeated run makes the same",
@@ -71,8 +77,8 @@ def scores_page(store: Store, name: str, generation: int) -> Page:
     """The benchmark scores of policy[`generation`], and accuracy up to it."""
     scores = read_scores(store, name, generation)
     return {
-        "benchmarks": scores_markdown(scores, store.root),
         "accuracy": accuracy_plot(store, name, generation),
+        "benchmarks": scores_markdown(scores, store.root),
     }
 
 
@@ -190,10 +196,17 @@ def _plain(by_generation: Mapping[int, Stats], name: str) -> list[Value]:
 
 
 def _drawn(panels: Sequence[tuple[str, str, Sequence[Value]]], shows: str) -> str:
-    """Markdown image of (title, unit, values) panels, four in a row."""
+    """Markdown image of (title, unit, values) panels: two in a row are as wide as a dialog of the UI."""
+    from matplotlib import rc_context
+
+    with rc_context(_STYLE):
+        return _image(_png(panels), shows)
+
+
+def _png(panels: Sequence[tuple[str, str, Sequence[Value]]]) -> bytes:
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
-    columns = min(max(len(panels), 1), 4)
+    columns = min(max(len(panels), 1), 2)
     rows = max(1, math.ceil(len(panels) / columns))
     figure = Figure(figsize=(3.3 * columns, 2.7 * rows), dpi=90, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
@@ -209,7 +222,7 @@ def _drawn(panels: Sequence[tuple[str, str, Sequence[Value]]], shows: str) -> st
         axis.set_axis_off()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    return _image(buffer.getvalue(), shows)
+    return buffer.getvalue()
 
 
 def _image(png: bytes, shows: str) -> str:

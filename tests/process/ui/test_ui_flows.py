@@ -82,7 +82,7 @@ def test_any_policy_is_evaluated_by_hand(ui: Ui) -> None:
     run = ui.launch("evaluate_a_policy", selection, None, {"ops": {"evaluated_policies": {"config": config}}})
     assert ui.wait(run) == "SUCCESS", failures(ui, run)
     entries = {e["label"]: e for e in materialized(ui, ["evaluated_policies"])[0]["metadataEntries"]}
-    assert 0.0 <= entries["heldout_accuracy"]["floatValue"] <= 1.0
+    assert 0.0 <= entries["accuracy heldout, %"]["floatValue"] <= 100.0
     assert entries["policy"]["text"] == "whole:1"
     assert "| heldout |" in entries["benchmarks"]["mdStr"]
     config = {"policy": "whole:7", "experiment": "whole", "benchmarks": ["heldout"]}

@@ -108,10 +108,8 @@ def plain_loop(job: TrainJob) -> Plain:
         done.losses.append(float(loss.detach()) / terms)
         done.batches.append(batch)
         ratio = (scores.logprob.detach() - packed.ref_logprobs).double()
-        k3 = torch.exp(-ratio) + ratio - 1
         done.columns.append(
-            {"logratio": packed.per_trajectory(ratio).numpy(), "kl": packed.per_trajectory(k3).numpy()}
-            | {name: column.numpy() for name, column in info.items()}
+            {"logratio": packed.per_trajectory(ratio).numpy()} | {name: column.numpy() for name, column in info.items()}
         )
     done.weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     return done
@@ -163,7 +161,7 @@ def test_a_row_of_metrics_describes_its_batch(make_job: MakeJob) -> None:
         assert row["reward"] == pytest.approx(rewards.mean())
         assert row["response_tokens"] == pytest.approx(lengths.mean())
         assert row["truncated"] == pytest.approx(np.mean([t.truncated for t in batch]))
-        for name in ("kl", "logratio", "value_first"):
+        for name in ("logratio", "value_first"):
             assert row[name] == pytest.approx(columns[name].mean(), rel=1e-4), name
         assert row["residual_mean"] == pytest.approx(residual.mean(), rel=1e-4)
         assert row["residual_abs"] == pytest.approx(np.abs(residual).mean(), rel=1e-4)
@@ -200,7 +198,7 @@ def test_a_stages_figures_are_means_and_sums_of_its_updates(make_job: MakeJob) -
     assert figures["updates"] == 3
     assert figures["tokens"] == sum(row["tokens"] for row in result.metrics)
     assert (figures["loss_first"], figures["loss_last"]) == (result.metrics[0]["loss"], result.metrics[2]["loss"])
-    for name in ("loss", "kl", "reward", "grad_norm", "seconds", "tokens_per_second"):
+    for name in ("loss", "logratio", "reward", "grad_norm", "seconds", "tokens_per_second"):
         assert figures[name] == pytest.approx(np.mean([row[name] for row in result.metrics])), name
     assert (figures["seconds_rollout"], figures["seconds_other"]) == (2.5, 1.0)
     assert not {"by_source", "by_lag", "update"} & set(figures)
