@@ -12,7 +12,7 @@ from pipeline.run.threads import settle
 from pipeline.terminal import visible
 
 COMMANDS = {
-    "base-policy": "trainer.stages.base_policy:base_policy",
+    "base-policy": "trainer.stages.cli:base_policy",
     "benchmarks": "evals.cli:benchmarks",
     "compare": "evals.cli:compare",
     "config": "pipeline.cli.config:config",
@@ -38,6 +38,7 @@ COMMANDS = {
     "run": "assets.app.cli:run",
     "show": "pipeline.cli.browse:show",
     "sql": "pipeline.cli.browse:sql",
+    "status": "assets.experiment.cli:status",
     "study": "assets.studies.cli:study",
     "train": "trainer.stages.cli:train",
     "ui": "assets.app.cli:ui",
