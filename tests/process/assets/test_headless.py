@@ -1,5 +1,6 @@
 """`tbrm run`: the loop through the assets, whole, killed and resumed."""
 
+import json
 import os
 import signal
 import time
@@ -143,7 +144,10 @@ def test_the_first_screen_of_the_ui_shows_the_runs(finished: Path, monkeypatch: 
 
 def test_a_finished_run_has_nothing_left_to_do(finished: Path, instance: DagsterInstance) -> None:
     before = len(instance.get_runs())
-    finish(tbrm(finished, "run", "tiny"))
+    told = finish(tbrm(finished, "run", "tiny", "--json")).splitlines()  # what tests start has one stream for both
+    assert "tiny: everything is finished" in told
+    document = json.loads(next(line for line in told if line.startswith("{")))
+    assert (document["run"], document["status"]["finished"], document["status"]["to_do"]) == (None, 2, 0)
     assert len(instance.get_runs()) == before
 
 
