@@ -66,7 +66,6 @@ def test_every_command_takes_a_root_and_gives_json() -> None:
         ("config", "explain", "beta"),
         ("config", "validate", "arith_tiny"),
         ("benchmarks",),
-        ("inspect", "--root", "memory://empty"),
         ("status", "arith_tiny", "--root", "memory://empty"),
     ],
 )
