@@ -32,20 +32,6 @@ _STYLE: Any = {
     **{f"{part}color": _INK for part in ("text.", "axes.label", "axes.edge", "xtick.", "ytick.")},
 }
 _ACCURACY = "_accuracy"
-COLUMN_MEANINGS = {
-    "trajectory_id": "hash of data set, generation, prompt_id and sample_index: a repeated run makes the same",
-    "prompt_token_ids": "what the policy saw; token ids are the truth, text is for people",
-    "response_token_ids": "actions a_1..a_H",
-    "response_mask": "false: the token was written by the environment, not by the policy",
-    "behavior_logprobs": "log π_b(a_h | s_h) in nats; TBRM does not need it",
-    "reward": "r(τ)",
-    "status": "ok, wrong_format, timeout, memory or error",
-    "ref_logprob_sum": "Σ_h log π_ref(a_h | s_h) in nats",
-    "ref_token_logprobs": "log π_ref(a_h | s_h) in nats, one a response token",
-    "ref_value_first": "V_ref(s_1) = log Σ_a exp logit(s_1, a), in nats",
-    "policy_id": "content hash of the sampling policy's weights and tokenizer",
-    "correct": "verdict in [0, 1]",
-}
 
 
 @dataclass(frozen=True)

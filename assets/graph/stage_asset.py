@@ -25,7 +25,6 @@ from dagster import (
 from pydantic import Field
 
 from assets.experiment.checks import BLOCKING, Verdict
-from assets.experiment.pages import COLUMN_MEANINGS
 from assets.experiment.run_config import check_overrides
 from assets.experiment.source import ExperimentSource, read_experiment
 from assets.experiment.stages import Stage
@@ -36,6 +35,7 @@ from assets.processes.launcher import Launcher
 from pipeline.config import Experiment, changed_experiment
 from pipeline.errors import TbrmError
 from pipeline.store import SCHEMAS, Store, open_store
+from pipeline.store.schema import MEANINGS
 
 
 class StageConfig(Config):
@@ -149,7 +149,7 @@ def column_schema(table: str) -> TableSchema:
     """Columns of a table of the store, as Dagster's pages show them."""
     return TableSchema(
         [
-            TableColumn(f.name, str(f.type), COLUMN_MEANINGS.get(f.name), TableColumnConstraints(nullable=f.nullable))
+            TableColumn(f.name, str(f.type), MEANINGS[f.name], TableColumnConstraints(nullable=f.nullable))
             for f in SCHEMAS[table]
         ]
     )

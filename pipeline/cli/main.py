@@ -45,6 +45,13 @@ COMMANDS = {
 }
 """Where each command is: `module:function`. Names, not imports: commands of the rooms above stand here too."""
 EXIT_USER_ERROR = 1
+EXIT_CODES = {
+    0: "The command did what it says, or had nothing to do.",
+    EXIT_USER_ERROR: "It could not: standard error says what is wrong, where, and what to do next. Also `tbrm doctor` "
+    "where something would stop a run, and `tbrm run` that was interrupted: the same command goes on from there.",
+    2: "The command line is wrong: a command, option or value that there is not, or one that is missing.",
+}
+"""What a command ends with. 128 + n: signal n ended its process."""
 
 
 def load_command(name: str) -> click.Command:

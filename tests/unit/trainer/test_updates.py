@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from assets.experiment.meanings import metric_meaning
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 from pipeline.errors import TbrmError
 from pipeline.policies.load_save import load_model
@@ -139,6 +140,7 @@ def test_packs_and_deepspeed_change_nothing(make_job: MakeJob, objective: str, o
     job = make_job(updates=UPDATES, objective=objective, **options)
     plain, rows = plain_loop(job), train_policy(job).metrics
     assert [row["update"] for row in rows] == [1, 2, 3]
+    assert [name for name in rows[0] if metric_meaning(name) is None] == [], "the reference has a line for each"
     assert [row["loss"] for row in rows] == pytest.approx(plain.losses, rel=1e-4)
     assert [row["grad_norm"] for row in rows] == pytest.approx(plain.norms, rel=1e-3)
     assert [row["learning_rate"] for row in rows] == pytest.approx(rates(job.training, UPDATES), rel=1e-9)
