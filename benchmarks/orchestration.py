@@ -23,6 +23,7 @@ from typing import Any
 from dagster import DagsterEventType, DagsterInstance
 
 from assets.app.instance import open_instance
+from assets.graph.step import ALL_NUMBERS
 from assets.processes.supervisor import descendants
 from pipeline.store import open_store
 from tests.support.served_ui import Ui, served
@@ -128,8 +129,9 @@ def _overheads(instance: DagsterInstance) -> tuple[dict[str, list[float]], list[
                 began[step] = entry.timestamp
             elif event.event_type == DagsterEventType.ASSET_MATERIALIZATION and event.asset_key:
                 metadata = event.step_materialization_data.materialization.metadata
-                if "seconds" in metadata:
-                    own[step] = float(str(metadata["seconds"].value))
+                if ALL_NUMBERS in metadata:
+                    numbers: Any = metadata[ALL_NUMBERS].value
+                    own[step] = float(numbers["seconds"])
             elif event.event_type == DagsterEventType.STEP_SUCCESS:
                 stage = step.rpartition("__")[2]
                 overheads.setdefault(stage, []).append(entry.timestamp - began[step] - own[step])

@@ -21,6 +21,7 @@ from dagster import AssetKey, AssetRecordsFilter, DagsterEventType, DagsterInsta
 
 from assets.app.instance import POSTGRES_URL, open_instance
 from assets.experiment.stages import GPU_POOL, ROLLOUTS, TRAINED_POLICY, stages_of
+from assets.graph.step import ALL_NUMBERS
 from pipeline.config import load_experiment
 from pipeline.store import open_store
 from tests.support.postgres_server import postgres_server
@@ -164,7 +165,8 @@ def _in_order(instance: DagsterInstance, name: str) -> bool:
 def _overheads(instance: DagsterInstance, name: str, stage: str) -> list[float]:
     records = instance.fetch_materializations(AssetRecordsFilter(AssetKey([name, stage])), limit=1000).records
     found = [record.asset_materialization for record in records if record.asset_materialization]
-    return [float(str(one.metadata["overhead_seconds"].value)) for one in found]
+    numbers: list[Any] = [one.metadata[ALL_NUMBERS].value for one in found]
+    return [float(one["overhead_seconds"]) for one in numbers]
 
 
 if __name__ == "__main__":

@@ -1,24 +1,27 @@
 """Commands of the evaluation room: evaluate, regrade, compare, leaderboard, benchmarks, report, patterns."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.options import (
     experiment_argument,
     json_option,
+    no_root_option,
+    print_json,
     print_report,
     replace_option,
     set_option,
     store_options,
 )
-from pipeline.config import Experiment, changed_experiment, load_experiment
-from pipeline.config.experiment import check_generation
 from pipeline.errors import TbrmError
-from pipeline.run.resumable import StageReport
-from pipeline.store import Store
+
+if TYPE_CHECKING:
+    from pipeline.config import Experiment
+    from pipeline.run.resumable import StageReport
+    from pipeline.store import Store
 
 experiment_option = click.option(
     "--experiment",
@@ -65,9 +68,9 @@ def evaluate(
     large_model_on_cpu: bool,
     overrides: Sequence[str],
     replace: bool,
-    store: Store,
+    store: "Store",
     as_json: bool,
-) -> StageReport:
+) -> "StageReport":
     """Measure POLICY, or policy[g] of an experiment, on benchmarks.
 
     POLICY is EXPERIMENT:GENERATION (or EXPERIMENT:latest), a Hugging Face folder, a hub id (org/name@commit), or an
@@ -81,6 +84,7 @@ def evaluate(
     from evals.run.stage import run_pinned
     from evals.run.targets import target_of
     from evals.statistics.scores import read_scores
+    from pipeline.config.experiment import check_generation
 
     if [policy is not None, generation is not None, pinned].count(True) != 1:
         raise click.UsageError("give one of POLICY, --experiment with --generation, --experiment with --pinned")
@@ -121,9 +125,9 @@ def regrade(
     label: str,
     overrides: Sequence[str],
     replace: bool,
-    store: Store,
+    store: "Store",
     as_json: bool,
-) -> StageReport:
+) -> "StageReport":
     """Grade the stored responses of POLICY again, beside the scores there are; nothing is generated."""
     from evals.run.grading import run_regrade
     from evals.run.targets import target_of
@@ -144,7 +148,7 @@ def regrade(
 @label_option
 @store_options
 @json_option
-def compare(a: str, b: str, label: str | None, store: Store, as_json: bool) -> None:
+def compare(a: str, b: str, label: str | None, store: "Store", as_json: bool) -> None:
     """Compare policies A and B on the problems that both answered: B minus A, paired, with its 95% interval."""
     from evals.report.terminal import print_comparisons
     from evals.run.targets import target_of
@@ -154,7 +158,7 @@ def compare(a: str, b: str, label: str | None, store: Store, as_json: bool) -> N
     pairs = [(target.dataset, target.generation) for target in (left, right)]
     found = compare_policies(store, pairs[0], pairs[1], label)
     if as_json:
-        click.echo(json.dumps([one.to_json() for one in found]))
+        print_json([one.to_json() for one in found])
         return
     print_comparisons(a, b, found)
 
@@ -164,7 +168,7 @@ def compare(a: str, b: str, label: str | None, store: Store, as_json: bool) -> N
 @label_option
 @store_options
 @json_option
-def leaderboard(paper: bool, label: str | None, store: Store, as_json: bool) -> None:
+def leaderboard(paper: bool, label: str | None, store: "Store", as_json: bool) -> None:
     """List every scored policy of the store with its accuracies and their 95% intervals."""
     from evals.report.leaderboard import standings
     from evals.report.terminal import print_leaderboard
@@ -173,13 +177,14 @@ def leaderboard(paper: bool, label: str | None, store: Store, as_json: bool) -> 
     if not found:
         raise TbrmError(f"nothing is scored in {store.root} yet; run `tbrm evaluate`")
     if as_json:
-        click.echo(json.dumps([standing.to_json() for standing in found]))
+        print_json([standing.to_json() for standing in found])
         return
     print_leaderboard(found, paper)
 
 
 @click.command()
 @source_option
+@no_root_option
 @json_option
 def benchmarks(source: str | None, as_json: bool) -> None:
     """List the benchmarks: where they come from, rows and content hash, and whether what is there differs."""
@@ -188,7 +193,7 @@ def benchmarks(source: str | None, as_json: bool) -> None:
 
     found = list_benchmarks(source)
     if as_json:
-        click.echo(json.dumps([one.to_json() for one in found]))
+        print_json([one.to_json() for one in found])
         return
     print_benchmarks(found)
 
@@ -198,16 +203,19 @@ def benchmarks(source: str | None, as_json: bool) -> None:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: EXPERIMENT.html, here.")
 @set_option
 @store_options
-def report(experiment: str, out: Path | None, overrides: Sequence[str], store: Store) -> None:
+@json_option
+def report(experiment: str, out: Path | None, overrides: Sequence[str], store: "Store", as_json: bool) -> None:
     """Write one self-contained HTML file about EXPERIMENT (a name or a path).
 
     Curves, tables with 95% intervals, off-policy diagnostics, reasoning patterns, responses of several generations side
     by side, and what is needed to make the numbers again. Nothing is fetched when it is opened.
     """
     from evals.report.page import write_report
+    from pipeline.config import load_experiment
 
     loaded = load_experiment(experiment, overrides)
-    click.echo(str(write_report(loaded, store, out or Path(f"{loaded.name}.html"))))
+    written = str(write_report(loaded, store, out or Path(f"{loaded.name}.html")))
+    print_json({"experiment": loaded.name, "file": written}) if as_json else click.echo(written)
 
 
 @click.command()
@@ -220,7 +228,7 @@ def report(experiment: str, out: Path | None, overrides: Sequence[str], store: S
 )
 @store_options
 @json_option
-def patterns(dataset: str, examples: bool, limit: int, store: Store, as_json: bool) -> None:
+def patterns(dataset: str, examples: bool, limit: int, store: "Store", as_json: bool) -> None:
     """Rates of verification, backtracking, decomposition and enumeration in DATASET's stored responses.
 
     DATASET is an experiment (one line a generation) or logged/NAME (by behaviour policy). The rules are in
@@ -228,18 +236,20 @@ def patterns(dataset: str, examples: bool, limit: int, store: Store, as_json: bo
     """
     from evals.patterns.rates import pattern_groups
     from evals.report.terminal import print_patterns
+    from pipeline.config import load_experiment
 
     name = load_experiment(dataset).name if dataset.endswith((".yaml", ".yml")) else dataset
     groups = pattern_groups(store, name, limit)
     if as_json:
-        click.echo(json.dumps([group.to_json() for group in groups]))
+        print_json([group.to_json() for group in groups])
         return
     print_patterns(groups, examples)
 
 
-def _settings(store: Store, name: str | None, policy: str | None, overrides: Sequence[str]) -> Experiment | None:
+def _settings(store: "Store", name: str | None, policy: str | None, overrides: Sequence[str]) -> "Experiment | None":
     """The experiment `name`, else the one that made the policy, with the overrides. None: no experiment is involved."""
     from evals.run.targets import experiment_of
+    from pipeline.config import changed_experiment, load_experiment
 
     if name is not None:
         return load_experiment(name, overrides)

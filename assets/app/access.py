@@ -15,6 +15,8 @@ from pipeline.errors import TbrmError
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 3000
+DEFINITIONS = "assets.definitions"
+"""The module that Dagster serves, and the name of its code location."""
 _BYTES = 32
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32,256}")
 

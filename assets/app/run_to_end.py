@@ -1,5 +1,6 @@
 """`tbrm run`: the loop to its end in one process, through the same assets the UI shows, and in the same history."""
 
+import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +14,22 @@ from dagster import (
     RunsFilter,
 )
 
+# Dagster has no public way to execute a run that belongs to a code location in this process.
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
+from dagster._core.execution.api import execute_run
+from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+
+from assets.app.access import DEFINITIONS
 from assets.app.terminal import Terminal
 from assets.definitions import build_definitions
 from assets.experiment.source import ExperimentSource, check_whole
 from assets.experiment.stages import Stage, loop
+from assets.experiment.status import cost_of_run
 from assets.graph.experiment import base_job, generation_job
 from assets.graph.history import (
+    PARTITION_TAG,
     failed_checks,
     latest_materialization,
     partition_name,
@@ -37,6 +48,15 @@ from pipeline.run.configurations import first_generation, keep_experiment
 from pipeline.store import Store
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+_NEVER_RETRIED = {"dagster/max_retries": "0"}
+"""Run tag: a daemon that sees a killed run leaves it to the next `tbrm run`, which goes on from there."""
+_ORIGIN = RemoteRepositoryOrigin(
+    ManagedGrpcPythonEnvCodeLocationOrigin(
+        LoadableTargetOrigin(executable_path=sys.executable, module_name=DEFINITIONS), location_name=DEFINITIONS
+    ),
+    SINGLETON_REPOSITORY_NAME,
+)
+"""The code location of `tbrm ui`: its pages show only runs that belong to one."""
 _UNFINISHED = [
     DagsterRunStatus.STARTED,
     DagsterRunStatus.STARTING,
@@ -77,6 +97,7 @@ def run_loop(
     jobs = {name: definitions.resolve_job_def(name) for name in (base_job(source.name), generation_job(source.name))}
     runner = Runner(source, store, instance, jobs, terminal)
     close_dead_runs(instance, source.name)
+    terminal.say(cost_of_run(store, experiment))
     log = Path(instance.storage_directory()) / f"rollout-service-{source.name}.log"
     last = None
     with rollout_service(experiment, store, [*source.arguments(), *location.arguments()], log) as service:
@@ -110,16 +131,18 @@ def _run(runner: Runner, stages: Sequence[Stage], generation: int | None) -> str
     job = base_job(runner.name) if generation is None else generation_job(runner.name)
     run_id = str(uuid.uuid4())
     runner.instance.add_event_listener(run_id, runner.terminal.show)
+    partition = {} if generation is None else {PARTITION_TAG: partition_name(generation)}
+    run = runner.instance.create_run_for_job(
+        runner.jobs[job],
+        run_id=run_id,
+        run_config=_QUIET,
+        tags={**runner.jobs[job].run_tags, **partition, **_NEVER_RETRIED, HEADLESS_TAG: runner.name}
+        | {PROGRESS_TAG: "0.5" if runner.terminal.is_live else "5"},
+        asset_selection=frozenset(AssetKey([runner.name, stage.name]) for stage in stages),
+        remote_job_origin=_ORIGIN.get_job_origin(job),
+    )
     with runner.terminal.stages():
-        result = runner.jobs[job].execute_in_process(
-            run_config=_QUIET,
-            instance=runner.instance,
-            partition_key=None if generation is None else partition_name(generation),
-            asset_selection=[AssetKey([runner.name, stage.name]) for stage in stages],
-            tags={HEADLESS_TAG: runner.name, PROGRESS_TAG: "0.5" if runner.terminal.is_live else "5"},
-            run_id=run_id,
-            raise_on_error=False,
-        )
+        result = execute_run(InMemoryJob(runner.jobs[job]), run, runner.instance)
     if not result.success:
         if was_interrupted(runner.instance, run_id):
             raise KeyboardInterrupt

@@ -5,23 +5,16 @@ import re
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any, cast
 
 from dagster import DagsterEventType, EventLogEntry
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from assets.graph.step import ALL_NUMBERS
+
 # A line of pipeline.run.progress: "label: 3/10 unit, 1.2 unit/s, 6 s left note"
 _PROGRESS = re.compile(r"^(?P<label>[^:]+): (?P<done>\d+)/(?P<total>\d+) (?P<rest>.*)$")
-_HEADLINES = (
-    "reward_mean",
-    "accuracy",
-    "residual_mean",
-    "value_first",
-    "kl",
-    "entropy_per_token",
-    "ref_value_first_mean",
-)
-_NOT_SHOWN = frozenset({"rows", "trajectories", "seconds", "overhead_seconds", "skipped", "bytes", "shards"})
 _NUMBERS_SHOWN = 4
 
 
@@ -38,6 +31,10 @@ class Terminal:
     @property
     def is_live(self) -> bool:
         return self.console.is_terminal
+
+    def say(self, line: str) -> None:
+        """Print a line as it is."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def generation(self, generation: int, of: int) -> None:
         """Announce a generation."""
@@ -80,16 +77,13 @@ class Terminal:
             self.console.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
 
     def _done(self, stage: str, metadata: dict[str, object]) -> None:
-        numbers = {
-            k: v for k, v in metadata.items() if isinstance(v, float | int) and k not in _NOT_SHOWN and "/" not in k
-        }
-        first = [k for k in _HEADLINES if k in numbers]
-        chosen = (first + [k for k in numbers if k not in first])[:_NUMBERS_SHOWN]
-        shown = "  ".join(f"{k} {numbers[k]:.4g}" for k in chosen)
-        rows, seconds, overhead = (metadata.get(k, 0) for k in ("rows", "seconds", "overhead_seconds"))
+        numbers = [(k, v) for k, v in metadata.items() if isinstance(v, float)]
+        shown = "  ".join(_worded(label, value) for label, value in numbers[:_NUMBERS_SHOWN])
+        told = cast("dict[str, Any]", metadata.get(ALL_NUMBERS, {}))
+        rows, seconds, overhead = (told.get(k, 0) for k in ("rows", "seconds", "overhead_seconds"))
         took = (
             "was already there"
-            if metadata.get("skipped")
+            if told.get("skipped")
             else f"{rows:>7,} rows {seconds:>6.1f} s + {overhead:.1f} s start"
         )
         self.console.print(f"  {stage:16} {took}  {shown}", markup=False, highlight=False, soft_wrap=True)
@@ -114,6 +108,12 @@ class Terminal:
                 yield
             finally:
                 self._bar = self._task = None
+
+
+def _worded(label: str, value: float) -> str:
+    """`sampled reward, %` and 61.2 as `sampled reward 61.2 %`."""
+    name, _, unit = label.partition(", ")
+    return f"{name} {value:g} {unit}".rstrip()
 
 
 def _stage_of(step_key: str | None) -> str:

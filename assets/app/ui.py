@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -20,11 +20,18 @@ _GRACE_S = 330.0
 _UNSAID = "ignore:Function `PipesMessageReader"
 
 
-def serve(store: Store, port: int, hosts: Sequence[str] = (), token: bool = True) -> None:
+def serve(
+    store: Store,
+    port: int,
+    hosts: Sequence[str] = (),
+    token: bool = True,
+    told: Callable[[dict[str, str | int]], None] | None = None,
+) -> None:
     """Serve until Ctrl-C. `hosts` are further names under which a proxy serves the UI.
 
-    With `token` False nobody is asked for the token: the proxy logs users in. Raises TbrmError for a name that is none,
-    for a port in use, when this store's UI is served already, and when the UI ends by itself.
+    With `token` False nobody is asked for the token: the proxy logs users in. `told` hears the address. Raises
+    TbrmError for a name that is none, for a port in use, when this store's UI is served already, and when the UI ends
+    by itself.
     """
     for host in hosts:
         if not HOST_PATTERN.fullmatch(host.lower()):
@@ -36,6 +43,8 @@ def serve(store: Store, port: int, hosts: Sequence[str] = (), token: bool = True
         if POSTGRES_URL in os.environ:
             open_instance(store).dispose()  # the servers below open it all at once, without a lock on an empty database
         address = link(home, port) if token else f"http://{HOST}:{port}"
+        if told is not None:
+            told({"root": store.root, "address": address, "port": port})
         click.echo(f"Dagster UI of {store.root}: {address}   (Ctrl-C stops it)", err=True)
         if not token:
             click.echo(

@@ -24,10 +24,9 @@ from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarge
 from dagster._utils.log import configure_loggers
 from dagster_webserver.app import create_app_from_workspace_process_context
 
-from assets.app.access import HOST, token_file, ui_token
+from assets.app.access import DEFINITIONS, HOST, token_file, ui_token
 from assets.app.guard import Access, guarded
 
-DEFINITIONS = "assets.definitions"
 _LIVE_DATA_EVERY_MS = 2_000
 _STATEMENT_TIMEOUT_MS = 15_000
 _POOL_RECYCLE_S = 3_600

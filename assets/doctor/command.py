@@ -1,15 +1,16 @@
 """`tbrm doctor`."""
 
-import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from assets.app.access import DEFAULT_PORT
-from pipeline.cli.options import experiment_argument, json_option, set_option, store_options
-from pipeline.config import load_experiment
-from pipeline.store import Store
+from pipeline.cli.options import experiment_argument, json_option, print_json, set_option, store_options
+
+if TYPE_CHECKING:
+    from pipeline.store import Store
 
 _MARKS = {"ok": ("ok", "green"), "warning": ("look", "yellow"), "stop": ("STOP", "red")}
 
@@ -22,17 +23,18 @@ _MARKS = {"ok": ("ok", "green"), "warning": ("look", "yellow"), "stop": ("STOP",
 @set_option
 @store_options
 @json_option
-def doctor(experiment: str | None, port: int, overrides: Sequence[str], store: Store, as_json: bool) -> None:
+def doctor(experiment: str | None, port: int, overrides: Sequence[str], store: "Store", as_json: bool) -> None:
     """What of this machine would stop a run of EXPERIMENT, found in a few seconds and without starting anything.
 
     Exit status 1 when something would stop it. Without EXPERIMENT: the machine alone. Memory and disk are estimates.
     """
     from assets.doctor.examination import examine
     from assets.doctor.findings import will_stop
+    from pipeline.config import load_experiment
 
     rows = examine(load_experiment(experiment, overrides) if experiment else None, store, port)
     if as_json:
-        click.echo(json.dumps({"will_stop": will_stop(rows), "rows": [row.to_json() for row in rows]}, indent=1))
+        print_json({"will_stop": will_stop(rows), "rows": [row.to_json() for row in rows]})
     else:
         _print([(row.check, *_MARKS[row.state], row.found, row.next_step) for row in rows])
     if will_stop(rows):

@@ -25,21 +25,13 @@ _SAMPLE_CHARS = 160
 _SHOWN = 30
 """Generations in a picture: the newest ones."""
 _Z95 = 1.96
-_ACCURACY = "_accuracy"
-COLUMN_MEANINGS = {
-    "trajectory_id": "hash of data set, generation, prompt_id and sample_index: a repeated run makes the same",
-    "prompt_token_ids": "what the policy saw; token ids are the truth, text is for people",
-    "response_token_ids": "actions a_1..a_H",
-    "response_mask": "false: the token was written by the environment, not by the policy",
-    "behavior_logprobs": "log π_b(a_h | s_h) in nats; TBRM does not need it",
-    "reward": "r(τ)",
-    "status": "ok, wrong_format, timeout, memory or error",
-    "ref_logprob_sum": "Σ_h log π_ref(a_h | s_h) in nats",
-    "ref_token_logprobs": "log π_ref(a_h | s_h) in nats, one a response token",
-    "ref_value_first": "V_ref(s_1) = log Σ_a exp logit(s_1, a), in nats",
-    "policy_id": "content hash of the sampling policy's weights and tokenizer",
-    "correct": "verdict in [0, 1]",
+_INK = "#7a8190"
+"""Seen on a white page and on Dagster's dark one."""
+_STYLE: Any = {
+    **{f"{part}.facecolor": "none" for part in ("figure", "axes")},
+    **{f"{part}color": _INK for part in ("text.", "axes.label", "axes.edge", "xtick.", "ytick.")},
 }
+_ACCURACY = "_accuracy"
 
 
 @dataclass(frozen=True)
@@ -71,8 +63,8 @@ def scores_page(store: Store, name: str, generation: int) -> Page:
     """The benchmark scores of policy[`generation`], and accuracy up to it."""
     scores = read_scores(store, name, generation)
     return {
-        "benchmarks": scores_markdown(scores, store.root),
         "accuracy": accuracy_plot(store, name, generation),
+        "benchmarks": scores_markdown(scores, store.root),
     }
 
 
@@ -190,10 +182,17 @@ def _plain(by_generation: Mapping[int, Stats], name: str) -> list[Value]:
 
 
 def _drawn(panels: Sequence[tuple[str, str, Sequence[Value]]], shows: str) -> str:
-    """Markdown image of (title, unit, values) panels, four in a row."""
+    """Markdown image of (title, unit, values) panels: two in a row are as wide as a dialog of the UI."""
+    from matplotlib import rc_context
+
+    with rc_context(_STYLE):
+        return _image(_png(panels), shows)
+
+
+def _png(panels: Sequence[tuple[str, str, Sequence[Value]]]) -> bytes:
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
-    columns = min(max(len(panels), 1), 4)
+    columns = min(max(len(panels), 1), 2)
     rows = max(1, math.ceil(len(panels) / columns))
     figure = Figure(figsize=(3.3 * columns, 2.7 * rows), dpi=90, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
@@ -209,7 +208,7 @@ def _drawn(panels: Sequence[tuple[str, str, Sequence[Value]]], shows: str) -> st
         axis.set_axis_off()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    return _image(buffer.getvalue(), shows)
+    return buffer.getvalue()
 
 
 def _image(png: bytes, shows: str) -> str:

@@ -22,6 +22,15 @@ from assets.experiment.checks import (
     own_prompts,
     verdict_rates,
 )
+from assets.experiment.headlines import (
+    Headlines,
+    no_headlines,
+    reference_headlines,
+    rewards_headlines,
+    rollouts_headlines,
+    scores_headlines,
+    training_headlines,
+)
 from assets.experiment.pages import Page, empty_page, rewards_page, rollouts_page, scores_page, training_page
 from evals.run.stage import is_evaluated, pinned_are_scored, run_evaluate, run_pinned
 from pipeline.config import Experiment, stage_hash
@@ -71,6 +80,8 @@ class Stage:
     finished: Callable[[Store, Experiment, int], bool] | None = None
     """Whether the result for a generation of the stage is committed; None: where the partition of its table is."""
     checks: Mapping[str, Check] = field(default_factory=dict[str, Check])
+    headlines: Headlines = no_headlines
+    """The numbers that the page of the asset shows first, and that Dagster plots."""
     page: Callable[[Store, str, int], Page] = empty_page
     """What the page of the asset shows of the experiment with this name, at a generation of the stage."""
     pool: str | None = GPU_POOL
@@ -188,6 +199,7 @@ BASE_SCORES = Stage(
     function=run_evaluate,
     finished=_is_measured,
     is_due=lambda _experiment, generation: generation == 0,
+    headlines=scores_headlines,
     page=scores_page,
     after=("base_policy",),
     kinds=frozenset({"parquet"}),
@@ -214,6 +226,7 @@ ROLLOUTS = Stage(
     decides=ROLLOUTS_SETTINGS,
     command="rollouts",
     function=run_rollouts,
+    headlines=rollouts_headlines,
     page=rollouts_page,
     checks={
         "no_collapse": no_collapse,
@@ -232,6 +245,7 @@ REWARDS = Stage(
     form=("rewards.verifier",),
     command="rewards",
     function=run_rewards,
+    headlines=rewards_headlines,
     page=rewards_page,
     checks={"aligned_with_rollouts": aligned_with("rewards"), "verdict_rates": verdict_rates},
     after=("rollouts",),
@@ -246,6 +260,7 @@ REF_LOGPROBS = Stage(
     decides=REF_LOGPROBS_SETTINGS,
     command="ref-logprobs",
     function=run_ref_logprobs,
+    headlines=reference_headlines,
     checks={"aligned_with_rollouts": aligned_with("ref_logprobs"), "logprob_agreement": logprob_agreement},
     after=("base_policy", "rollouts"),
     kinds=frozenset({"pytorch", "parquet"}),
@@ -264,6 +279,7 @@ TRAINED_POLICY = Stage(
     reads_logged=True,
     publishes=1,
     trains=lambda _experiment: True,
+    headlines=training_headlines,
     page=training_page,
     checks={
         "made_progress": made_progress,
@@ -287,6 +303,7 @@ BENCHMARK_SCORES = Stage(
     function=run_evaluate,
     finished=_is_measured,
     is_due=_every,
+    headlines=scores_headlines,
     page=scores_page,
     checks={"no_regression": no_regression},
     after=("trained_policy",),
@@ -301,6 +318,7 @@ PINNED_SCORES = Stage(
     command="evaluate",
     function=lambda experiment, store, _generation: run_pinned(experiment, store),
     finished=lambda store, experiment, _generation: pinned_are_scored(experiment, store),
+    headlines=scores_headlines,
     after=(),
     kinds=frozenset({"parquet"}),
     partitioned=False,

@@ -10,12 +10,12 @@ from dagster import (
     DynamicPartitionsDefinition,
     Failure,
     MaterializeResult,
-    MetadataValue,
     ResourceParam,
     asset,
 )
 from pydantic import Field
 
+from assets.experiment.headlines import scores_headlines
 from assets.experiment.pages import sample_responses
 from assets.experiment.run_config import check_benchmarks, check_local, check_name, check_overrides, check_server
 from assets.experiment.source import ExperimentSource, read_experiment
@@ -102,15 +102,15 @@ def evaluated_policies(  # pyright: ignore[reportUnknownParameterType]
     try:
         target = target_of(opened, policy, source.experiment.named_servers if source else ())
         scores = read_scores(opened, target.dataset, target.generation)
+        headlines = scores_headlines(finished.report["metrics"], opened, target.dataset, target.generation)
     except TbrmError as error:
         raise Failure(f"the scores cannot be read back: {error}", allow_retries=False) from error
     return MaterializeResult(
         asset_key=EVALUATED_KEY,
         metadata={
-            **finished.metadata(),
+            **finished.metadata(headlines, {"benchmarks": scores_markdown(scores, opened.root)}),
             "policy": policy,
             "policy_id": target.policy.policy_id,
-            "benchmarks": MetadataValue.md(scores_markdown(scores, opened.root)),
         },
     )
 
@@ -193,10 +193,9 @@ def logged_trajectories(  # pyright: ignore[reportUnknownParameterType]
     return MaterializeResult(
         asset_key=LOGGED_KEY,
         metadata={
-            **finished.metadata(),
+            **finished.metadata(page={"sample_responses": samples}),
             "dagster/row_count": manifest.rows,
             "manifest_hash": manifest.hash,
-            "sample_responses": MetadataValue.md(samples),
         },
         data_version=DataVersion(data_version_of(manifests)),
     )

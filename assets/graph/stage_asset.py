@@ -28,18 +28,18 @@ from dagster import (
 )
 
 from assets.experiment.checks import BLOCKING, Verdict
-from assets.experiment.pages import COLUMN_MEANINGS
 from assets.experiment.run_config import check_overrides
 from assets.experiment.source import ExperimentSource, read_experiment
 from assets.experiment.stages import Stage
 from assets.graph.forms import StageConfig, form_of, overrides_of
 from assets.graph.history import EXPERIMENT_TAG, end_backfill, report_published
-from assets.graph.step import StoreLocation, in_the_ui, run_command
+from assets.graph.step import Finished, StoreLocation, in_the_ui, run_command
 from assets.processes.cluster import launcher_of
 from assets.processes.launcher import Launcher
 from pipeline.config import Experiment, changed_experiment
 from pipeline.errors import TbrmError
 from pipeline.store import SCHEMAS, Store, open_store
+from pipeline.store.schema import MEANINGS
 
 
 def stage_asset(
@@ -156,19 +156,14 @@ def _run_stage(
     try:
         found = verdicts(stage, store, experiment, generation)
         version = stage.data_version(store, experiment.name, generation)
-        described = table_metadata(stage, store, experiment, generation)
+        described = result_metadata(stage, finished, store, experiment, generation)
     except TbrmError as error:
         raise Failure(f"the result cannot be read back: {error}", allow_retries=False) from error
     if stage.publishes is not None:
         report_published(context.instance, store, experiment, generation + stage.publishes)
     return MaterializeResult(
         asset_key=[source.name, stage.name],
-        metadata={
-            **finished.metadata(),
-            **described,
-            "configuration": MetadataValue.path(run.path),
-            **_left_out(found),
-        },
+        metadata={**described, "configuration": MetadataValue.path(run.path), **_left_out(found)},
         check_results=list(check_results([source.name, stage.name], found)),
         data_version=DataVersion(version) if version else None,
     )
@@ -205,28 +200,29 @@ def column_schema(table: str) -> TableSchema:
     """Columns of a table of the store, as Dagster's pages show them."""
     return TableSchema(
         [
-            TableColumn(f.name, str(f.type), COLUMN_MEANINGS.get(f.name), TableColumnConstraints(nullable=f.nullable))
+            TableColumn(f.name, str(f.type), MEANINGS[f.name], TableColumnConstraints(nullable=f.nullable))
             for f in SCHEMAS[table]
         ]
     )
 
 
-def table_metadata(stage: Stage, store: Store, experiment: Experiment, generation: int) -> dict[str, Any]:
-    """What the store says of a stage's result: columns, rows, bytes and manifest of its table; and its page."""
-    generation += stage.offset
-    page = {name: MetadataValue.md(text) for name, text in stage.page(store, experiment.name, generation).items()}
+def result_metadata(
+    stage: Stage, finished: Finished, store: Store, experiment: Experiment, generation: int
+) -> dict[str, Any]:
+    """Numbers and page of a stage's result, and of a table also its columns, rows, place and hash."""
+    of = generation + stage.offset
+    headlines = stage.headlines(finished.report["metrics"], store, experiment.name, of)
+    page = stage.page(store, experiment.name, of)
     if stage.table is None:
-        return dict(page)
-    partition = store.partition(experiment.name, stage.table, generation)
+        return finished.metadata(headlines, page)
+    partition = store.partition(experiment.name, stage.table, of)
     manifest = partition.manifest()
     return {
+        **finished.metadata(headlines, page, {"bytes": manifest.bytes, "shards": len(manifest.shards)}),
         "dagster/column_schema": column_schema(stage.table),
         "dagster/row_count": manifest.rows,
         "dagster/uri": partition.path,
-        "bytes": manifest.bytes,
-        "shards": len(manifest.shards),
         "manifest_hash": manifest.hash,
-        **page,
     }
 
 

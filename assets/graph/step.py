@@ -1,10 +1,13 @@
 """One `tbrm` command run for a Dagster step: what the step is given, the command's report, its own error message."""
 
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dagster import (
@@ -22,9 +25,11 @@ from dagster import (
 )
 from pydantic import Field
 
-from assets.experiment.pages import fenced
+from assets.experiment.headlines import Headline, headlines_table, rounded
+from assets.experiment.pages import Page, fenced
 from assets.processes.child import PROGRESS_EVERY_S
 from assets.processes.launcher import Ended, Launcher, Process
+from pipeline.run.resumable import Metric
 from pipeline.store import Store, open_store
 
 # Only a process that was killed (by a full memory, with its machine) is started again; a wrong input stays wrong. A
@@ -32,8 +37,13 @@ from pipeline.store import Store, open_store
 _RETRIES = 1
 _RETRY_AFTER_S = 5.0
 _LINES_SAID = 3
-_FIELDS = {"Add --replace": "Set `replace: true`", "--replace": "`replace: true`", "--set '": "`overrides`: '"}
-"""What an option of the command line is in a run's form."""
+_EXACT = 6
+"""Significant digits of what is not a headline."""
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+NUMBERS = "numbers"
+"""Entry of a materialization: its headlines with intervals and units, as a table."""
+ALL_NUMBERS = "all_numbers"
+"""Entry of a materialization: everything that its command reported, as JSON, which Dagster does not plot."""
 PROGRESS_TAG = "tbrm/progress_every_s"
 """Run tag: seconds between progress lines. `tbrm run` asks for more of them where it shows a bar."""
 
@@ -76,16 +86,36 @@ class Finished:
     ended: Ended
     wall_s: float
 
-    def metadata(self) -> dict[str, Any]:
-        """Metrics, rows, seconds, the seconds beyond the command's own work, the command and its log."""
+    def metadata(
+        self, headlines: Sequence[Headline] = (), page: Page = _NOTHING, more: Mapping[str, Metric] = _NOTHING
+    ) -> dict[str, Any]:
+        """What the asset's page shows, in this order: its numbers, the first entry of its page, then the rest.
+
+        Dagster plots every number that is an entry of its own: only the headlines are. All that the command reported,
+        `more` beside it, stands in the entry ALL_NUMBERS.
+        """
+        told = [headline for headline in headlines if math.isfinite(headline.value)]
+        shown = {name: MetadataValue.md(text) for name, text in page.items()}
+        first = dict(islice(shown.items(), 1))
+        return {
+            **({NUMBERS: MetadataValue.md(headlines_table(told))} if told else {}),
+            **first,
+            **{headline.label: MetadataValue.float(rounded(headline.value)) for headline in told},
+            **shown,
+            ALL_NUMBERS: MetadataValue.json({name: _plain(value) for name, value in self._numbers(more).items()}),
+            **_traces(self.arguments, self.ended.log),
+        }
+
+    def _numbers(self, more: Mapping[str, Metric]) -> dict[str, Metric]:
+        """Metrics, rows, seconds, the seconds beyond the command's own work, and whether nothing was left to do."""
         skipped = bool(self.report["skipped"])
         return {
             **self.report["metrics"],
+            **more,
             "rows": self.report["rows"],
             "seconds": self.report["seconds"],
-            "overhead_seconds": 0.0 if skipped else round(self.wall_s - self.report["seconds"], 3),
+            "overhead_seconds": 0.0 if skipped else self.wall_s - self.report["seconds"],
             "skipped": skipped,
-            **_traces(self.arguments, self.ended.log),
         }
 
     def refused(self, reason: str) -> Failure:
@@ -138,6 +168,13 @@ def in_the_ui(message: str) -> str:
     ):
         message = message.replace(option, field)
     return f"{message}. Here: materialize `branches`" if "--fork-from" in message else message
+
+
+def _plain(value: Metric) -> Metric | None:
+    """The number as JSON has it: without digits that only rounding made, and None for what is not finite."""
+    if not isinstance(value, float):
+        return value
+    return rounded(value, _EXACT) if math.isfinite(value) else None
 
 
 def _traces(arguments: Sequence[str], log: Path) -> dict[str, MetadataValue[Any]]:

@@ -1,12 +1,14 @@
 """`tbrm study`: one claim tested, and its page written."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import store_options
-from pipeline.run.threads import usable_cores
-from pipeline.store import Store
+from pipeline.cli.options import json_option, print_json, store_options
+
+if TYPE_CHECKING:
+    from pipeline.store import Store
 
 
 @click.command("study")
@@ -19,30 +21,31 @@ from pipeline.store import Store
 )
 @click.option("--workers", type=click.IntRange(min=1), default=None, help="Runs at a time.  [default: one a core]")
 @store_options
-def study(name: str, size: str, out: Path, workers: int | None, store: Store) -> None:
+@json_option
+def study(name: str, size: str, out: Path, workers: int | None, store: "Store", as_json: bool) -> None:
     """Run the study NAME, or `list` what there is, what it costs and how much of it is finished.
 
     An interrupted study goes on where it was; finished runs are reused by the hash of their settings.
     """
-    from assets.studies.registry import find, names, run_study
+    from assets.studies.registry import costs, names, run_study
+    from pipeline.run.threads import usable_cores
 
+    workers = workers or usable_cores()
     if name == "list":
-        for known in names():
-            for line in _lines(known, store):
-                click.echo(line)
+        every = [cost for known in names() for cost in costs(known, store, workers)]
+        if as_json:
+            print_json([cost.to_json() for cost in every])
+            return
+        for cost in every:
+            click.echo(f"{cost.study:14} {cost.size:6} {cost}")
         return
-    find(name)
-    for path in run_study(name, size, store, out, workers or usable_cores(), click.echo):
-        click.echo(path)
+    chosen = [cost for cost in costs(name, store, workers) if cost.size == size]
+    for cost in chosen:
+        _say(f"{name} {size}: {cost}")
+    files = [str(path) for path in run_study(name, size, store, out, workers, _say)]
+    document: dict[str, Any] = {"study": name, "size": size, "files": files}
+    print_json(document) if as_json else click.echo("\n".join(files))
 
 
-def _lines(name: str, store: Store) -> list[str]:
-    from assets.studies.loop import finished_runs
-    from assets.studies.registry import find
-
-    halves = find(name)
-    lines = [f"{name:14} tiny   tables only: about two minutes of one core"] if halves.exact is not None else []
-    for size, settings in (halves.policies.sizes if halves.policies is not None else {}).items():
-        done, every = finished_runs(settings, store), settings.seeds * len(settings.arms)
-        lines.append(f"{name:14} {size:6} {done} of {every} runs. {settings.cost}")
-    return lines
+def _say(line: str) -> None:
+    click.echo(line, err=True)

@@ -145,16 +145,17 @@ def _quiet() -> None:
     logging.disable(logging.WARNING)
 
 
-def finished_runs(size: Size, store: Store) -> int:
-    """How many of the size's runs are there."""
-    found = 0
+def finished_runs(size: Size, store: Store) -> list[float]:
+    """Processor seconds of each of the size's runs that are there."""
+    found: list[float] = []
     for seed in range(size.seeds):
         names = {base: base_experiment(size, base, seed).name for base in size.bases}
         there = {b: name for b, name in names.items() if store.fs.exists(pointer_path(store, name, 0))}
         bases = {base: resolve_published(store, name, 0) for base, name in there.items()}
         arms = [arm for arm in size.arms if base_of(size, arm) in bases]
         runs = (arm_experiment(size, arm, seed, bases[base_of(size, arm)]).name for arm in arms)
-        found += sum(store.fs.exists(_result_path(store, name)) for name in runs)
+        paths = [path for name in runs if store.fs.exists(path := _result_path(store, name))]
+        found += [float(json.loads(store.read_bytes(path))["cpu_seconds"]) for path in paths]
     return found
 
 

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from assets.studies.iteration import ITERATION
-from assets.studies.loop import run_arms
+from assets.studies.loop import finished_runs, run_arms
 from assets.studies.pages import (
     ExactStudy,
     agreement,
@@ -24,8 +25,10 @@ from assets.studies.spec import Size, Study, load_study, studies_folder
 from assets.studies.theory import THEORY
 from pipeline.config.training import OBJECTIVE_NEEDS
 from pipeline.errors import ConfigError, did_you_mean
+from pipeline.run.progress import duration
 from pipeline.store import Store
 
+_DISK = "Of a finished run only its numbers are kept on disk."
 EXACT: dict[str, ExactStudy] = {study.name: study for study in (THEORY, ITERATION)}
 
 
@@ -51,6 +54,45 @@ def find(name: str) -> Halves:
 def names() -> list[str]:
     """Every study, by name."""
     return sorted({*EXACT, *(p.stem for p in studies_folder().glob("*.yaml"))})
+
+
+@dataclass(frozen=True)
+class StudyCost:
+    """What a size of a study takes: `cost` as its file says it, and what its finished runs say of the others.
+
+    `seconds_left` is None where no run is finished yet, and for the half on tables, which has no runs.
+    """
+
+    study: str
+    size: str
+    finished: int
+    runs: int
+    seconds_left: float | None
+    cost: str
+
+    def __str__(self) -> str:
+        if not self.runs:
+            return self.cost
+        done = f"{self.finished} of {self.runs} runs are finished"
+        if self.finished == self.runs:
+            return f"{done}. {self.cost}"
+        if self.seconds_left is None:
+            return f"{done}, so how long they take here is not known yet. {self.cost} {_DISK}"
+        return f"{done}, about {duration(self.seconds_left)} left. {self.cost} {_DISK}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def costs(name: str, store: Store, workers: int) -> list[StudyCost]:
+    """What each size of a study takes, with `workers` runs at a time. Raises ConfigError for a study that is none."""
+    halves = find(name)
+    found = [StudyCost(name, "tiny", 0, 0, None, "tables only: about two minutes of one core")] if halves.exact else []
+    for size, settings in (halves.policies.sizes if halves.policies is not None else {}).items():
+        taken, every = finished_runs(settings, store), settings.seeds * len(settings.arms)
+        left = mean(taken) * (every - len(taken)) / workers if taken else None
+        found.append(StudyCost(name, size, len(taken), every, left, settings.cost))
+    return found
 
 
 def run_study(

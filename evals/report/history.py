@@ -69,7 +69,7 @@ def _record(experiment: Experiment, store: Store, generation: int) -> Generation
     scores = read_scores(store, experiment.name, generation) if "scores" in manifests else {}
     return GenerationRecord(
         generation=generation,
-        reward=_reward(store, experiment.name, generation) if "rewards" in manifests else None,
+        reward=sampled_reward(store, experiment.name, generation) if "rewards" in manifests else None,
         accuracy={name: accuracy_interval(found.correct) for name, found in scores.items()},
         sampling=manifests["rollouts"].stats if "rollouts" in manifests else {},
         kl=float(reference["behaviour_kl"]) if "behaviour_kl" in reference else None,
@@ -93,7 +93,7 @@ def _seconds(
     return seconds
 
 
-def _reward(store: Store, dataset: str, generation: int) -> Interval:
+def sampled_reward(store: Store, dataset: str, generation: int) -> Interval:
     """Mean reward with its 95% interval over prompts, whose responses are alike."""
     rewards, prompts = store.partition(dataset, "rewards", generation), list[str]()
     values: list[float] = []

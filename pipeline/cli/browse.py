@@ -1,14 +1,12 @@
 """The commands that look into the store, and let others look: `tbrm inspect`, `show`, `sql`, `lineage`, `delta`."""
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import json_option, store_options
+from pipeline.cli.options import json_option, print_json, store_options
 from pipeline.errors import StoreError, TbrmError
-from pipeline.store import Store
 from pipeline.terminal import visible
 
 if TYPE_CHECKING:
@@ -16,13 +14,14 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from pipeline.browse.lineage import Node
+    from pipeline.store import Store
 
 
 @click.command()
 @click.argument("dataset", required=False)
 @store_options
 @json_option
-def inspect(dataset: str | None, store: Store, as_json: bool) -> None:
+def inspect(dataset: str | None, store: "Store", as_json: bool) -> None:
     """What the store holds of DATASET (an experiment, or logged/NAME): tables, rows, tokens, rewards, lengths.
 
     Without DATASET: one line for each. Where several versions of a label exist, it says how often they agree.
@@ -31,17 +30,17 @@ def inspect(dataset: str | None, store: Store, as_json: bool) -> None:
 
     if dataset is None:
         found = overview(store)
-        click.echo(json.dumps(found)) if as_json else print_overview(found)
+        print_json(found) if as_json else print_overview(found)
         return
     one = inspect_dataset(store, dataset)
-    click.echo(json.dumps(one)) if as_json else print_inspection(one)
+    print_json(one) if as_json else print_inspection(one)
 
 
 @click.command()
 @click.argument("trajectory_id")
 @store_options
 @json_option
-def show(trajectory_id: str, store: Store, as_json: bool) -> None:
+def show(trajectory_id: str, store: "Store", as_json: bool) -> None:
     """Print one trajectory: prompt, response, rewards, reference log-prob, and where it came from.
 
     The response's words are coloured by log π_ref of their tokens (green: expected, red: surprising) as far as
@@ -53,7 +52,7 @@ def show(trajectory_id: str, store: Store, as_json: bool) -> None:
     if found is None:
         raise TbrmError(f"there is no trajectory {trajectory_id!r} in {store.root}; `tbrm sql` lists trajectory_ids")
     if as_json:
-        click.echo(json.dumps(found, default=str))
+        print_json(found)
         return
     _print_trajectory(found)
 
@@ -92,7 +91,7 @@ def _print_trajectory(found: dict[str, Any]) -> None:
 @click.option("--limit", type=click.IntRange(min=1), default=1_000, show_default=True, help="Rows to print.")
 @store_options
 @json_option
-def sql(query: str, limit: int, store: Store, as_json: bool) -> None:
+def sql(query: str, limit: int, store: "Store", as_json: bool) -> None:
     """Run a DuckDB QUERY over the store's tables.
 
     Views: prompts, rollouts, rewards, ref_logprobs, responses, scores, quarantine, each with the columns dataset,
@@ -103,8 +102,7 @@ def sql(query: str, limit: int, store: Store, as_json: bool) -> None:
 
     names, rows = run_sql(store, query, limit)
     if as_json:
-        for row in rows:
-            click.echo(json.dumps(dict(zip(names, row, strict=True)), default=str))
+        print_json([dict(zip(names, row, strict=True)) for row in rows])
         return
     from rich.table import Table
 
@@ -125,7 +123,7 @@ def _cell(value: object) -> str:
 @click.argument("policy_or_score")
 @store_options
 @json_option
-def lineage(policy_or_score: str, store: Store, as_json: bool) -> None:
+def lineage(policy_or_score: str, store: "Store", as_json: bool) -> None:
     """Walk from a score or policy back to its training data, shards and behaviour policies.
 
     POLICY_OR_SCORE is EXPERIMENT:GENERATION (its scores where there are any, else the policy), a policy_id, a policy
@@ -138,7 +136,7 @@ def lineage(policy_or_score: str, store: Store, as_json: bool) -> None:
 
     found = trace(store, policy_or_score)
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=1))
+        print_json(found.to_json())
         return
     tree = Tree(_label(found))
     _grow(tree, found)
@@ -166,7 +164,7 @@ def _label(node: "Node") -> "Text":
 @click.argument("tables", nargs=-1)
 @store_options
 @json_option
-def delta(dataset: str, tables: tuple[str, ...], store: Store, as_json: bool) -> None:
+def delta(dataset: str, tables: tuple[str, ...], store: "Store", as_json: bool) -> None:
     """Let readers of Delta tables read TABLES of DATASET (all without TABLES) where they lie: no file is copied.
 
     Each call adds a version to a log in the table's folder, with what was written or replaced since the last call.
@@ -178,7 +176,7 @@ def delta(dataset: str, tables: tuple[str, ...], store: Store, as_json: bool) ->
     if not done:
         raise StoreError(f"{dataset} has no committed table in {store.root}: `tbrm inspect` lists what there is")
     if as_json:
-        click.echo(json.dumps([asdict(one) for one in done]))
+        print_json([asdict(one) for one in done])
         return
     for one in done:
         changed = f"{one.added:,} files added, {one.removed:,} removed"

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
-import yaml
 
-from pipeline.cli.options import json_option, set_option
-from pipeline.config import load_experiment
+from pipeline.cli.options import json_option, no_root_option, print_json, set_option
 from pipeline.errors import ConfigError
 
 
@@ -21,12 +19,17 @@ def config() -> None:
 @config.command()
 @click.argument("name")
 @set_option
+@no_root_option
 @json_option
 def show(name: str, overrides: Sequence[str], as_json: bool) -> None:
     """Print the resolved experiment NAME (or path) with every default."""
+    import yaml
+
+    from pipeline.config import load_experiment
+
     experiment = load_experiment(name, overrides)
     if as_json:
-        click.echo(experiment.model_dump_json(indent=1))
+        print_json(experiment.model_dump(mode="json"))
     else:
         click.echo(yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
 
@@ -34,12 +37,14 @@ def show(name: str, overrides: Sequence[str], as_json: bool) -> None:
 @config.command()
 @click.argument("path")
 @set_option
+@no_root_option
 @json_option
 def validate(path: str, overrides: Sequence[str], as_json: bool) -> None:
     """Check the experiment at PATH (or NAME); exit status 1 and a list of what is wrong when it cannot be used.
 
     Its models must exist and what it asks for be installed on this machine; `tbrm doctor` looks at the rest.
     """
+    from pipeline.config import load_experiment
     from pipeline.run.requirements import check_models, missing_requirements
 
     experiment = load_experiment(path, overrides)
@@ -48,11 +53,15 @@ def validate(path: str, overrides: Sequence[str], as_json: bool) -> None:
         raise ConfigError(f"{path} asks for what is not there:\n" + "\n".join(f"  {line}" for line in missing))
     for told in unknown:
         click.echo(f"not checked: {told}", err=True)
-    click.echo(f'{{"valid": true, "name": "{experiment.name}"}}' if as_json else f"{path}: valid ({experiment.name})")
+    if as_json:
+        print_json({"valid": True, "name": experiment.name, "not_checked": list(unknown)})
+        return
+    click.echo(f"{path}: valid ({experiment.name})")
 
 
 @config.command()
 @click.argument("field", default="")
+@no_root_option
 @json_option
 def explain(field: str, as_json: bool) -> None:
     """Say what FIELD is (`training.beta`, a part such as `replay`, or a field's bare name). Without one: list all."""
@@ -60,7 +69,7 @@ def explain(field: str, as_json: bool) -> None:
 
     found = explaining.explain(field) if field else explaining.explained_fields()
     if as_json:
-        click.echo(json.dumps([asdict(one) for one in found], ensure_ascii=False, indent=1))
+        print_json([asdict(one) for one in found])
         return
     if not field:
         for one in found:
@@ -74,8 +83,11 @@ def explain(field: str, as_json: bool) -> None:
 
 
 @config.command()
-def schema() -> None:
+@no_root_option
+@json_option
+def schema(as_json: bool) -> None:
     """Print the JSON Schema of an experiment's YAML, for editors: `# yaml-language-server: $schema=PATH`."""
     from pipeline.config.explain import json_schema
 
-    click.echo(json.dumps(json_schema(), ensure_ascii=False, indent=1))
+    found = json_schema()
+    print_json(found) if as_json else click.echo(json.dumps(found, ensure_ascii=False, indent=1))

@@ -1,19 +1,19 @@
 """`tbrm contamination`: which training prompts are benchmark problems."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.options import json_option, set_option, store_options
-from pipeline.config import load_experiment
-from pipeline.config.prompts import Columns
+from pipeline.cli.options import json_option, print_json, set_option, store_options
 from pipeline.errors import ConfigError
-from pipeline.prompts.problems import Problem, file_problems
-from pipeline.store import Store
 from pipeline.terminal import visible
+
+if TYPE_CHECKING:
+    from pipeline.prompts.problems import Problem
+    from pipeline.store import Store
 
 
 @click.command()
@@ -34,7 +34,7 @@ def contamination(
     names: Sequence[str],
     show: int,
     overrides: Sequence[str],
-    store: Store,
+    store: "Store",
     as_json: bool,
 ) -> None:
     """Find training prompts that are benchmark problems: equal texts, and at least half of the 13-grams shared.
@@ -42,6 +42,7 @@ def contamination(
     One of --experiment, --prompts and --logged says which prompts. `prompts.exclude_overlap` of an experiment leaves
     such prompts out.
     """
+    from pipeline.config import load_experiment
     from pipeline.prompts.contamination import benchmark_folder, find_pairs, load_benchmarks
 
     if sum(choice is not None for choice in (name, file, logged)) != 1:
@@ -58,7 +59,7 @@ def contamination(
     pairs = list(find_pairs(_problems(name, file, logged, overrides, store), known))
     summary = known.summary(pairs)
     if as_json:
-        click.echo(json.dumps({"benchmarks": [asdict(s) for s in summary], "pairs": [asdict(p) for p in pairs]}))
+        print_json({"benchmarks": [asdict(s) for s in summary], "pairs": [asdict(p) for p in pairs]})
         return
     for found in summary:
         share = (found.exact + found.near) / max(1, found.problems)
@@ -77,9 +78,12 @@ def contamination(
 
 
 def _problems(
-    name: str | None, file: str | None, logged: str | None, overrides: Sequence[str], store: Store
-) -> Iterator[Problem]:
+    name: str | None, file: str | None, logged: str | None, overrides: Sequence[str], store: "Store"
+) -> "Iterator[Problem]":
+    from pipeline.config import load_experiment
+    from pipeline.config.prompts import Columns
     from pipeline.prompts.generation import load_problems, table_problems
+    from pipeline.prompts.problems import file_problems
 
     if file is not None:
         yield from file_problems(Path(file), Columns())

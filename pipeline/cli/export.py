@@ -1,13 +1,14 @@
 """`tbrm export`."""
 
-import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import json_option, store_options
-from pipeline.store import Store
+from pipeline.cli.options import json_option, print_json, store_options
 from pipeline.terminal import visible
+
+if TYPE_CHECKING:
+    from pipeline.store import Store
 
 
 @click.command()
@@ -26,7 +27,7 @@ from pipeline.terminal import visible
 @click.option("--least-reward", type=float, help="sft: at least this reward; unpaired: from here on good (else 0.5).")
 @store_options
 @json_option
-def export(dataset: str, folder: str, store: Store, as_json: bool, **settings: Any) -> None:
+def export(dataset: str, folder: str, store: "Store", as_json: bool, **settings: Any) -> None:
     """Write trajectories of DATASET (logged/NAME or an experiment) to FOLDER, with a dataset card.
 
     FOLDER is what `datasets.load_dataset` and the hub take. As `dataset` it holds every column; `tbrm import` gives the
@@ -36,7 +37,7 @@ def export(dataset: str, folder: str, store: Store, as_json: bool, **settings: A
 
     done = run_export(ExportSettings(dataset, folder, **settings), store)
     if as_json:
-        click.echo(json.dumps({"rows": done.rows, "left_out": dict(done.left_out), "folder": folder}))
+        print_json({"rows": done.rows, "left_out": dict(done.left_out), "folder": folder})
         return
     click.echo(f"{done.rows:,} rows in {visible(folder)}; its README.md has licences to fill in")
     for why, count in done.left_out.items():

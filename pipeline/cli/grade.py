@@ -6,11 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
-from pipeline.config import load_experiment
-from pipeline.config.experiment import declared_rewards
-from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardsConfig
+from pipeline.cli.options import json_option, no_root_option, print_json
 from pipeline.errors import ConfigError, TbrmError
 
 _FIELDS = {"response": str, "answer": str}
@@ -31,19 +28,28 @@ _FIELDS = {"response": str, "answer": str}
 @click.option("--timeout-s", type=float, help="Wall-clock seconds for one response.")
 @click.option("--memory-mb", type=int, help="Address space for one response, MiB.")
 @click.option("--workers", type=int, help="Verifier processes. 0: one for each core.")
+@no_root_option
+@json_option
 def grade(
     file: Iterable[str],
     name: str | None,
     verifier: str | None,
     allow: Sequence[str],
     tasks: Sequence[str],
+    as_json: bool,
     **limits: float | int | None,
 ) -> None:
     """Grade JSONL rows {"response", "answer", "verifier"?, "extra"?} from FILE or standard input.
 
-    Every row comes back in order, with reward, status, extracted_answer and detail. A row may name only a verifier or
-    task that --verifier, --allow, --task or the experiment names.
+    Every row comes back in order, with reward, status, extracted_answer and detail: a line each as it is graded, with
+    --json one list at the end. A row may name only a verifier or task that --verifier, --allow, --task or the
+    experiment names.
     """
+    from pydantic import ValidationError
+
+    from pipeline.config import load_experiment
+    from pipeline.config.experiment import declared_rewards
+    from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardsConfig
     from pipeline.rewards.grader import Grader
 
     base = declared_rewards(load_experiment(name)) if name else RewardsConfig()
@@ -58,6 +64,7 @@ def grade(
     except ValidationError as error:
         raise ConfigError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from error
     rows: deque[dict[str, Any]] = deque()  # read, not graded yet: the Grader reads ahead by a bounded number
+    graded: list[dict[str, Any]] = []
     with Grader(config) as grader:
         for label in grader.grade(_items(file, getattr(file, "name", "input"), rows)):
             result = {
@@ -66,7 +73,10 @@ def grade(
                 "extracted_answer": label.extracted_answer,
                 "detail": label.detail,
             }
-            click.echo(json.dumps(rows.popleft() | result))
+            row = rows.popleft() | result
+            graded.append(row) if as_json else click.echo(json.dumps(row))
+    if as_json:
+        print_json(graded)
 
 
 def _items(lines: Iterable[str], where: str, rows: deque[dict[str, Any]]) -> Iterator[Any]:

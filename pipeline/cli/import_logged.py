@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.options import json_option, print_report, replace_option, store_options
 from pipeline.errors import ConfigError
-from pipeline.run.resumable import StageReport
-from pipeline.store import Manifest, Store
 from pipeline.terminal import visible
+
+if TYPE_CHECKING:
+    from pipeline.run.resumable import StageReport
+    from pipeline.store import Manifest, Store
 
 
 @click.command("import")
@@ -79,11 +81,11 @@ def import_logged(
     rewards: Sequence[str],
     where: Sequence[str],
     max_row_mb: float,
-    store: Store,
+    store: "Store",
     replace: bool,
     as_json: bool,
     **settings: Any,
-) -> StageReport:
+) -> "StageReport":
     """Import logged trajectories of any behaviour policy as data set logged/NAME.
 
     FILES are JSONL, JSON, CSV, Parquet, Arrow (also .gz and .zst) or folders, such as `datasets` saves them. Logs of
@@ -91,6 +93,7 @@ def import_logged(
     `quarantine` with file, row, field and reason.
     """
     from pipeline.logged.importer import ImportSettings, run_import
+    from pipeline.run.resumable import StageReport
 
     imported = run_import(
         ImportSettings(
@@ -126,7 +129,7 @@ def import_logged(
     return print_report(report, as_json)
 
 
-def _not_understood(store: Store, manifest: Manifest) -> dict[str, str]:
+def _not_understood(store: "Store", manifest: "Manifest") -> dict[str, str]:
     """Gold answers of the imported prompts that verifiers of mathematics will not be able to compare."""
     from pipeline.rewards.golds import not_understood
 

@@ -12,7 +12,7 @@ from pipeline.run.threads import settle
 from pipeline.terminal import visible
 
 COMMANDS = {
-    "base-policy": "trainer.stages.base_policy:base_policy",
+    "base-policy": "trainer.stages.cli:base_policy",
     "benchmarks": "evals.cli:benchmarks",
     "compare": "evals.cli:compare",
     "config": "pipeline.cli.config:config",
@@ -38,12 +38,20 @@ COMMANDS = {
     "run": "assets.app.cli:run",
     "show": "pipeline.cli.browse:show",
     "sql": "pipeline.cli.browse:sql",
+    "status": "assets.experiment.cli:status",
     "study": "assets.studies.cli:study",
     "train": "trainer.stages.cli:train",
     "ui": "assets.app.cli:ui",
 }
 """Where each command is: `module:function`. Names, not imports: commands of the rooms above stand here too."""
 EXIT_USER_ERROR = 1
+EXIT_CODES = {
+    0: "The command did what it says, or had nothing to do.",
+    EXIT_USER_ERROR: "It could not: standard error says what is wrong, where, and what to do next. Also `tbrm doctor` "
+    "where something would stop a run, and `tbrm run` that was interrupted: the same command goes on from there.",
+    2: "The command line is wrong: a command, option or value that there is not, or one that is missing.",
+}
+"""What a command ends with. 128 + n: signal n ended its process."""
 
 
 def load_command(name: str) -> click.Command:

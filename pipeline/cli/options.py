@@ -1,24 +1,35 @@
-"""Options and printing that several commands share."""
+"""Options and printing that several commands share.
 
+Every command's help imports this module, so it imports neither the configuration nor the store: see the functions.
+"""
+
+import contextlib
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+import os
+import sys
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from pipeline.config import Experiment, load_experiment
-from pipeline.config.experiment import check_generation
-from pipeline.config.replay import checked_label
 from pipeline.errors import ConfigError, StoreError
-from pipeline.run.resumable import StageReport
-from pipeline.store import Store, open_store
 from pipeline.terminal import visible
 
+if TYPE_CHECKING:
+    from pipeline.config import Experiment
+    from pipeline.run.resumable import StageReport
+    from pipeline.store import Store
+
 Command = Callable[..., Any]
+_STDOUT = 1
+_documents: TextIO | None = None
+"""Where the one document of a command with --json goes; None: to standard output, as everything."""
 
 root_option = click.option("--root", help="Store root: a path or fsspec URL. Default: $TBRM_ROOT, else ./data.")
+no_root_option = click.option(
+    "--root", expose_value=False, help="Accepted as by every command; this one reads nothing from the store."
+)
 set_option = click.option(
     "--set",
     "overrides",
@@ -26,12 +37,64 @@ set_option = click.option(
     metavar="PATH=VALUE",
     help="Override a field, e.g. training.beta=0.01. Repeatable.",
 )
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON for programs instead of text for people."
-)
 replace_option = click.option(
     "--replace", is_flag=True, help="Write a committed partition anew; the old one is kept beside it."
 )
+
+
+def json_option(command: Command) -> Command:
+    """Adds --json; the command receives `as_json`, and gives its one document to `print_json`.
+
+    With it, everything else that the command and its libraries write to standard output goes to standard error.
+    """
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document; everything else: standard error.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, as_json: bool, **kwargs: Any) -> Any:
+        with _only_documents() if as_json else contextlib.nullcontext():
+            return command(*args, as_json=as_json, **kwargs)
+
+    return wrapped
+
+
+def print_json(tree: Any) -> None:
+    """Print the document of a command with --json: everything that JSON has no form for as its text."""
+    click.echo(json.dumps(tree, ensure_ascii=False, default=str), file=_documents)
+
+
+@contextlib.contextmanager
+def _only_documents() -> Generator[None]:
+    """Send standard output to standard error, descriptor included, and what `print_json` prints to standard output."""
+    global _documents
+    before, real = _documents, sys.stdout
+    with contextlib.ExitStack() as stack:
+        _documents = stack.enter_context(_moved(real)) if _is_descriptor(real) else real
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                yield
+        finally:
+            _documents = before
+
+
+def _is_descriptor(stream: TextIO) -> bool:
+    """Whether what is written to the stream goes to descriptor 1, as what libraries and child processes write does."""
+    try:
+        return stream.fileno() == _STDOUT
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _moved(stdout: TextIO) -> Generator[TextIO]:
+    """Descriptor 1 becomes descriptor 2; gives a stream to what was standard output."""
+    stdout.flush()
+    with os.fdopen(os.dup(_STDOUT), "w", encoding=stdout.encoding) as saved:
+        os.dup2(sys.stderr.fileno(), _STDOUT)
+        try:
+            yield saved
+        finally:
+            saved.flush()
+            os.dup2(saved.fileno(), _STDOUT)
 
 
 def store_options(command: Command) -> Command:
@@ -40,6 +103,8 @@ def store_options(command: Command) -> Command:
     @root_option
     @functools.wraps(command)
     def wrapped(*args: Any, root: str | None, **kwargs: Any) -> Any:
+        from pipeline.store import open_store
+
         return command(*args, store=open_store(root), **kwargs)
 
     return wrapped
@@ -83,6 +148,8 @@ def experiment_options(command: Command) -> Command:
     @store_options
     @functools.wraps(command)
     def wrapped(*args: Any, experiment: str, overrides: Sequence[str], **kwargs: Any) -> Any:
+        from pipeline.config import load_experiment
+
         return command(*args, experiment=load_experiment(experiment, overrides), **kwargs)
 
     return wrapped
@@ -152,13 +219,15 @@ def labelling_options(command: Command) -> Command:
 
 
 def places(
-    ctx: click.Context, store: Store, experiment: Experiment, logged: str | None, generation: int | None
+    ctx: click.Context, store: "Store", experiment: "Experiment", logged: str | None, generation: int | None
 ) -> tuple[str, list[int]]:
     """(the data set to label, its generations): the given one, or every partition of a logged data set.
 
     Raises MissingParameter for an experiment's own rollouts without a generation, ConfigError for a generation that the
     experiment does not have, StoreError for an unknown data set.
     """
+    from pipeline.config.experiment import check_generation
+
     dataset = f"logged/{logged}" if logged else experiment.name
     if logged is None and generation is not None:
         check_generation(experiment, generation)
@@ -177,16 +246,20 @@ def places(
 
 
 def _label(_ctx: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    from pipeline.config.replay import checked_label
+
     try:
         return checked_label(value)
     except ValueError as error:
         raise ConfigError(f"--label: {error}") from error
 
 
-def print_report(report: StageReport, as_json: bool) -> StageReport:
+def print_report(report: "StageReport", as_json: bool) -> "StageReport":
     """Print what a stage did; returns the report, so that a calling program has it too."""
     if as_json:
-        click.echo(json.dumps(report.to_json()))
+        print_json(report.to_json())
         return report
     what = "was already there" if report.skipped else f"{report.rows:,} rows in {report.seconds:.1f} s"
     click.echo(f"{report.dataset} {report.stage} generation {report.generation}: {what}")
@@ -195,12 +268,12 @@ def print_report(report: StageReport, as_json: bool) -> StageReport:
     return report
 
 
-def print_reports(reports: Iterator[StageReport], as_json: bool) -> StageReport:
-    """Print the report of each partition as it is done; returns one for all of them."""
-    printed = [print_report(report, as_json) for report in reports]
-    return replace(
-        printed[-1],
-        rows=sum(report.rows for report in printed),
-        seconds=sum(report.seconds for report in printed),
-        skipped=all(report.skipped for report in printed),
-    )
+def print_reports(reports: "Iterable[StageReport]", as_json: bool) -> "StageReport":
+    """Print the report of each partition as it is done; returns one for all, which JSON has with those `partitions`."""
+    from pipeline.run.resumable import merged
+
+    printed = [report if as_json else print_report(report, as_json) for report in reports]
+    whole = merged(printed)
+    if as_json:
+        print_json({**whole.to_json(), "partitions": [report.to_json() for report in printed]})
+    return whole

@@ -1,8 +1,8 @@
 """The stages that sample, label and score as commands, and the engine that may stay warm between generations."""
 
-import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,17 +14,21 @@ from pipeline.cli.options import (
     json_option,
     labelling_options,
     places,
+    print_json,
     print_report,
     print_reports,
     replace_option,
+    root_option,
     set_option,
     split_target,
     store_options,
 )
-from pipeline.config import Experiment, changed_experiment, load_experiment
-from pipeline.run.resumable import StageReport
-from pipeline.store import Store
 from pipeline.terminal import visible
+
+if TYPE_CHECKING:
+    from pipeline.config import Experiment
+    from pipeline.run.resumable import StageReport
+    from pipeline.store import Store
 
 
 @click.command()
@@ -36,9 +40,10 @@ from pipeline.terminal import visible
 @replace_option
 @json_option
 def rollouts(
-    experiment: Experiment, store: Store, generation: int, engine: str | None, replace: bool, as_json: bool
-) -> StageReport:
+    experiment: "Experiment", store: "Store", generation: int, engine: str | None, replace: bool, as_json: bool
+) -> "StageReport":
     """Sample the trajectories of one generation from policy[g]."""
+    from pipeline.config import changed_experiment
     from pipeline.sampling.rollouts import run_rollouts
 
     if engine and experiment.rollouts:
@@ -48,7 +53,8 @@ def rollouts(
 
 @click.command("rollout-service")
 @experiment_options
-def rollout_service(experiment: Experiment, store: Store) -> None:
+@json_option
+def rollout_service(experiment: "Experiment", store: "Store", as_json: bool) -> None:
     """Keep one vLLM engine for all generations of an experiment with `rollouts.warm`, until this command is ended.
 
     `tbrm run` does this by itself; beside `tbrm ui`, run this command on the machine where the stages run.
@@ -59,13 +65,15 @@ def rollout_service(experiment: Experiment, store: Store) -> None:
 
     path = socket_path(store.root_for_workers, experiment.name)
     sys.stderr.write(f"rollout service of {experiment.name} at {path}\n")
+    if as_json:
+        print_json({"experiment": experiment.name, "socket": str(path)})
     serve(path)
 
 
 @click.command("logged-labels")
 @experiment_options
 @json_option
-def logged_labels(experiment: Experiment, store: Store, as_json: bool) -> StageReport:
+def logged_labels(experiment: "Experiment", store: "Store", as_json: bool) -> "StageReport":
     """Give the logged data sets of `replay.logged` the rewards and reference log-probs that they still lack."""
     from pipeline.logged.labels import run_logged_labels
 
@@ -80,14 +88,14 @@ def logged_labels(experiment: Experiment, store: Store, as_json: bool) -> StageR
 @click.pass_context
 def ref_logprobs(
     ctx: click.Context,
-    experiment: Experiment,
-    store: Store,
+    experiment: "Experiment",
+    store: "Store",
     generation: int | None,
     logged: str | None,
     label: str | None,
     replace: bool,
     as_json: bool,
-) -> StageReport:
+) -> "StageReport":
     """Score trajectories under the experiment's reference policy, with the trainer's own scoring.
 
     Those of a logged data set are kept under a version named after the reference policy, unless --label names another:
@@ -120,7 +128,7 @@ class _ExperimentOrSubcommand(click.Group):
 @click.option("--verifier", help="Grade every row with this verifier, whatever its prompt names.")
 @replace_option
 @set_option
-@store_options
+@root_option
 @json_option
 @click.pass_context
 def rewards(
@@ -132,17 +140,19 @@ def rewards(
     verifier: str | None,
     replace: bool,
     overrides: Sequence[str],
-    store: Store,
+    root: str | None,
     as_json: bool,
-) -> StageReport | None:
+) -> "StageReport | None":
     """Label trajectories with the experiment's verifier."""
     if ctx.invoked_subcommand:
         return None
     if named is None:  # the group cannot require it: its subcommands bring their own
         raise click.MissingParameter(ctx=ctx, param_type="argument", param_hint="'EXPERIMENT[:GENERATION]'")
+    from pipeline.config import load_experiment
     from pipeline.rewards.stage import run_rewards
+    from pipeline.store import open_store
 
-    experiment = load_experiment(named, overrides)
+    experiment, store = load_experiment(named, overrides), open_store(root)
     dataset, found = places(ctx, store, experiment, logged, generation)
     reports = (run_rewards(experiment, store, g, dataset, label, verifier, replace) for g in found)
     return print_reports(reports, as_json)
@@ -168,18 +178,19 @@ def audit(
     sample: int,
     show: int,
     overrides: Sequence[str],
-    store: Store,
+    store: "Store",
     as_json: bool,
 ) -> None:
     """Grade a sample of EXPERIMENT's labels again by an independent method and list where the two differ.
 
     Rewarded responses that the second method calls wrong come first: they are what a policy would learn to exploit.
     """
+    from pipeline.config import load_experiment
     from pipeline.rewards.audit import audit_experiment
 
     audits = audit_experiment(load_experiment(experiment, overrides), store, generations, dataset, sample)
     if as_json:
-        click.echo(json.dumps([found.to_json() for found in audits]))
+        print_json([found.to_json() for found in audits])
         return
     for found in audits:
         click.echo(

@@ -17,6 +17,17 @@ def send_progress_to(sink: Sink | None, every_s: float = _LINE_EVERY_S) -> None:
     _sink, _line_every_s = sink, every_s
 
 
+def duration(seconds: float) -> str:
+    """A time as one says it, in at most two units: `42 s`, `3 min`, `14 h 11 min`, `2 d 5 h`."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    larger, smaller, units = (*divmod(minutes, 60), ("h", "min")) if hours < 48 else (*divmod(hours, 24), ("d", "h"))
+    return f"{larger} {units[0]} {smaller} {units[1]}" if smaller else f"{larger} {units[0]}"
+
+
 class Task:
     """One stage under way. `advance(n)` after each finished piece of work; `note(text)` for a word beside the bar.
 

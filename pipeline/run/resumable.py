@@ -10,7 +10,7 @@ failure.
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from time import monotonic
 from typing import Self
 
@@ -50,6 +50,16 @@ class StageReport:
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
+
+
+def merged(reports: Sequence[StageReport]) -> StageReport:
+    """One report of a stage that was run for several partitions: rows and seconds of all, the figures of the last."""
+    return replace(
+        reports[-1],
+        rows=sum(report.rows for report in reports),
+        seconds=sum(report.seconds for report in reports),
+        skipped=all(report.skipped for report in reports),
+    )
 
 
 @dataclass(frozen=True)

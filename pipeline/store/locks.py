@@ -45,6 +45,19 @@ def exclusive(folder: str) -> Generator[None]:
         os.close(handle)
 
 
+def written_by(store: Files, folder: str) -> str | None:
+    """Who holds the folder's lock or lease now, as far as this machine can see. No lock is touched."""
+    here = os.uname().nodename
+    if not store.is_local:
+        found = _read(store, f"{folder}/_lock")
+        return f"process {found['pid']} on {found['host']}" if found and not _abandoned(found) else None
+    path = Path(folder, "_lock")
+    if not path.is_file():
+        return None
+    writer = path.read_text(encoding="utf-8", errors="replace").strip()
+    return writer if writer == f"process {_locked_by(path.stat().st_ino)} on {here}" else None
+
+
 def open_lock(path: str) -> int:
     """Descriptor of a file to lock, made with its folder where it is missing. Raises StoreError where it cannot be."""
     with _named_errors(path):

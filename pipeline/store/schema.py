@@ -183,6 +183,48 @@ SCHEMAS: dict[str, pa.Schema] = {
 are null where the policy is a server that does not tell them."""
 
 
+MEANINGS = {
+    "prompt_id": "identifier of the prompt within its data set",
+    "prompt_text": "the prompt as text, template included",
+    "prompt_token_ids": "what the policy saw; token ids are the truth, text is for people",
+    "answer": "the gold answer",
+    "verifier": "who grades it; of a prompt: empty where the experiment's does",
+    "source": "where the prompt comes from, such as a task",
+    "extra": "what its verifier needs beside the answer, as JSON",
+    "trajectory_id": "hash of data set, generation, prompt_id and sample_index: a repeated run makes the same",
+    "sample_index": "number of the response to its prompt, from 0",
+    "response_token_ids": "actions a_1..a_H; null where a server does not tell them",
+    "response_text": "the response as text, for people",
+    "response_tokens": "how many tokens the response has",
+    "response_mask": "false: the token was written by the environment, not by the policy; null: all by the policy",
+    "finish_reason": "stop, length (cut at the limit), or what a log says",
+    "policy_id": "content hash of the sampling policy's weights and tokenizer",
+    "generation": "generation that sampled it",
+    "sampling": "temperature, top_p, max_tokens, seed of the request, engine and its version",
+    "behavior_logprobs": "log π_b(a_h | s_h) in nats; TBRM does not need it",
+    "reward": "r(τ)",
+    "status": "ok, wrong_format, timeout, memory or error",
+    "verifier_version": "its version: another one may judge otherwise",
+    "extracted_answer": "the answer that the verifier found; null: none",
+    "detail": "what the verifier says about its verdict",
+    "components": "unweighted value of each reward component, by name",
+    "token_rewards": "reward of each response token; null: the outcome alone is rewarded",
+    "ref_logprob_sum": "Σ_h log π_ref(a_h | s_h) in nats",
+    "ref_token_logprobs": "log π_ref(a_h | s_h) in nats, one a response token",
+    "ref_value_first": "V_ref(s_1) = log Σ_a exp logit(s_1, a), in nats",
+    "ref_policy_id": "content hash of the reference policy",
+    "benchmark": "name of the benchmark entry",
+    "problem_id": "identifier of the problem within its benchmark",
+    "correct": "verdict in [0, 1]",
+    "file": "file of the log",
+    "row": "row of that file, from 1",
+    "field": "field that is wrong; empty: the row as a whole",
+    "reason": "what is wrong with it",
+    "value": "the beginning of the value that was refused",
+}
+"""What each column holds; the same name means the same in every table."""
+
+
 def schema_of(table: str) -> pa.Schema:
     """Schema of a table; a version after `@` (a re-labelled sidecar) does not change it. Raises StoreError."""
     name = table.partition("@")[0]

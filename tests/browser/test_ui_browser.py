@@ -95,11 +95,11 @@ def test_materialize_by_clicking_and_see_the_numbers(ui: Ui, page: "Page", pictu
     page.screenshot(path=pictures / "ui-graph.png")
 
     page.goto(f"{ui.url}/assets/tiny/rewards?view=overview")
-    page.get_by_text("reward_mean").first.scroll_into_view_if_needed()
+    page.get_by_text("sampled reward, %").first.scroll_into_view_if_needed()
     page.screenshot(path=pictures / "ui-metadata.png")
     page.get_by_text("Plots", exact=True).first.click()
     page.locator("canvas").first.wait_for()
-    page.get_by_text("reward_mean").first.scroll_into_view_if_needed()
+    page.get_by_text("sampled reward, %").first.scroll_into_view_if_needed()
     page.wait_for_timeout(1_000)
     page.screenshot(path=pictures / "ui-plots.png")
 

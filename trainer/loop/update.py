@@ -191,11 +191,11 @@ def _critic_values(models: Models, batch: PackedBatch, clock: Clock) -> torch.Te
 def _per_trajectory(scores: Scores, batch: PackedBatch, info: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """[B] quantities by name: the objective's own, and what is reported of every objective.
 
-    `logratio` is Σ(lp - ref) of a response, `kl` the sum of the k3 estimator exp(ref - lp) - (ref - lp) - 1, in nats.
-    On trajectories of another policy than θ their means are not estimates of θ's KL to the reference.
+    `logratio` is Σ(lp - ref) of a response, in nats. On trajectories of another policy than θ its mean is no estimate
+    of θ's KL to the reference: that is `behaviour_kl`, which `ref_logprobs` measures on a policy's own samples.
     """
     ratio = (scores.logprob.detach() - batch.ref_logprobs).double()
-    common = {"logratio": batch.per_trajectory(ratio), "kl": batch.per_trajectory(torch.expm1(-ratio) + ratio)}
+    common = {"logratio": batch.per_trajectory(ratio)}
     if scores.value_first is not None:
         common["value_first"] = scores.value_first.detach()
     return {**common, **info}

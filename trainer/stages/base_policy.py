@@ -5,9 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
-
-from pipeline.cli.options import experiment_options, json_option, print_report
 from pipeline.config import Experiment, stage_hash
 from pipeline.config.policy import PolicyConfig
 from pipeline.errors import StoreError
@@ -123,11 +120,3 @@ def _imitated(
         return out, 0, {}
     report = run_imitation(experiment, store, base, out, warm, {CONFIG: config_hash})
     return out, report.rows, dict(report.metrics)
-
-
-@click.command("base-policy")
-@experiment_options
-@json_option
-def base_policy(experiment: Experiment, store: Store, as_json: bool) -> StageReport:
-    """Prepare the base model (warm-started if the experiment says so) and publish it as policy[0]."""
-    return print_report(run_base_policy(experiment, store), as_json)

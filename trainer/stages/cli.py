@@ -1,11 +1,25 @@
-"""`tbrm train`."""
+"""`tbrm base-policy` and `tbrm train`."""
+
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.options import experiment_options, generation_option, json_option, print_report, replace_option
-from pipeline.config import Experiment
-from pipeline.run.resumable import StageReport
-from pipeline.store import Store
+
+if TYPE_CHECKING:
+    from pipeline.config import Experiment
+    from pipeline.run.resumable import StageReport
+    from pipeline.store import Store
+
+
+@click.command("base-policy")
+@experiment_options
+@json_option
+def base_policy(experiment: "Experiment", store: "Store", as_json: bool) -> "StageReport":
+    """Prepare the base model (warm-started if the experiment says so) and publish it as policy[0]."""
+    from trainer.stages.base_policy import run_base_policy
+
+    return print_report(run_base_policy(experiment, store), as_json)
 
 
 @click.command()
@@ -13,7 +27,7 @@ from pipeline.store import Store
 @generation_option
 @replace_option
 @json_option
-def train(experiment: Experiment, store: Store, generation: int, replace: bool, as_json: bool) -> StageReport:
+def train(experiment: "Experiment", store: "Store", generation: int, replace: bool, as_json: bool) -> "StageReport":
     """Train one generation on its replay mix and commit the new policy.
 
     A killed run goes on from its newest good checkpoint. The policy is a Hugging Face folder with policy.json,

@@ -1,5 +1,6 @@
 """`tbrm run`: the loop through the assets, whole, killed and resumed."""
 
+import json
 import os
 import signal
 import time
@@ -8,8 +9,11 @@ from pathlib import Path
 
 import pytest
 from dagster import AssetCheckKey, AssetKey, AssetRecordsFilter, DagsterInstance, DagsterRunStatus
+from starlette.testclient import TestClient
 
+from assets.definitions import load_definitions
 from pipeline.store import open_store
+from tests.support.dagster_app import dagster_app
 from tests.support.tiny import finish, tbrm, write_tiny
 
 pytestmark = pytest.mark.xdist_group("headless")
@@ -84,8 +88,9 @@ def test_metadata_can_be_plotted(instance: DagsterInstance) -> None:
     assert event
     assert event.asset_materialization
     metadata = {key: value.value for key, value in event.asset_materialization.metadata.items()}
+    assert next(iter(metadata)) == "numbers", "Dagster keeps the order"
     assert metadata["dagster/row_count"] == 32
-    assert 0.0 <= float(str(metadata["reward_mean"])) <= 1.0
+    assert 0.0 <= float(str(metadata["sampled reward, %"])) <= 100.0
     assert "| prompt | response |" in str(metadata["sample_trajectories"])
 
 
@@ -114,9 +119,35 @@ def test_policies_name_their_parents(instance: DagsterInstance) -> None:
     assert "tiny/policy/generation=0001" in str(metadata["parents"].value)
 
 
+SHOWN = """{ runsOrError { ... on Runs { results { jobName status repositoryOrigin {
+      repositoryName repositoryLocationName } } } }
+  repositoryOrError(repositorySelector: {repositoryLocationName: "assets.definitions",
+    repositoryName: "__repository__"}) { ... on Repository { jobs { name runs(limit: 5) { status } } } } }"""
+"""What the overview asks for: a row of the timeline and a status bar for each job of the code location."""
+
+
+def test_the_first_screen_of_the_ui_shows_the_runs(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+    for name in ("DAGSTER_HOME", "TBRM_ROOT"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr("assets.definitions.defs", load_definitions(finished / "experiments"))
+    with dagster_app(finished / "data") as served:
+        answer = TestClient(served.app).post("/graphql", json={"query": SHOWN}).json()
+    assert "errors" not in answer
+    runs = answer["data"]["runsOrError"]["results"]
+    here = {"repositoryName": "__repository__", "repositoryLocationName": "assets.definitions"}
+    assert [run["repositoryOrigin"] for run in runs] == [here] * 3
+    bars = {job["name"]: job["runs"] for job in answer["data"]["repositoryOrError"]["jobs"]}
+    assert bars["tiny_base_policy"] == [{"status": "SUCCESS"}]
+    assert bars["tiny_generation"] == [{"status": "SUCCESS"}] * 2
+
+
 def test_a_finished_run_has_nothing_left_to_do(finished: Path, instance: DagsterInstance) -> None:
     before = len(instance.get_runs())
-    finish(tbrm(finished, "run", "tiny"))
+    told = finish(tbrm(finished, "run", "tiny", "--json")).splitlines()  # what tests start has one stream for both
+    assert "tiny: everything is finished" in told
+    document = json.loads(next(line for line in told if line.startswith("{")))
+    assert (document["run"], document["status"]["finished"], document["status"]["to_do"]) == (None, 2, 0)
     assert len(instance.get_runs()) == before
 
 

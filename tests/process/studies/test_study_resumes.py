@@ -44,8 +44,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def study(folder: Path, root: str, workers: int) -> subprocess.Popen[bytes]:
-    words = ["study", "mini", "--root", root, "--out", f"{root}_page", "--workers", str(workers)]
-    return subprocess.Popen([sys.executable, "-c", "from pipeline.cli.main import main; main()", *words], cwd=folder)
+    words = ["study", "mini", "--root", root, "--out", f"{root}_page", "--workers", str(workers), "--json"]
+    command = [sys.executable, "-c", "from pipeline.cli.main import main; main()", *words]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE)
 
 
 def numbers(folder: Path, root: str) -> list[Any]:
@@ -81,5 +82,7 @@ def test_killed_and_started_again(folder: Path) -> None:
     assert len(kept) == 1, "the run under way ended with its study"
     assert study(folder, "killed", 2).wait() == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished runs are not run again"
-    assert study(folder, "whole", 2).wait() == 0
+    document, _ = (whole := study(folder, "whole", 2)).communicate()
+    assert whole.returncode == 0
+    assert {Path(path).name for path in json.loads(document)["files"]} == {"mini.json", "mini.md", "mini.png"}
     assert numbers(folder, "killed") == numbers(folder, "whole")

@@ -58,7 +58,6 @@ def _say_nothing_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_at_the_reference_the_log_ratio_vanishes(make_job: MakeJob) -> None:
     first = train_policy(make_job(updates=1)).metrics[0]
     assert abs(first["logratio"]) < 1e-4
-    assert first["kl"] < 1e-8
 
 
 def test_tbrm_lowers_its_loss_and_raises_the_preferred_responses(make_job: MakeJob) -> None:

@@ -91,7 +91,7 @@ def test_any_policy_is_evaluated_by_hand(ui: Ui) -> None:
     run = ui.launch("evaluate_a_policy", selection, "whole:1", {"ops": {"evaluated_policies": {"config": config}}})
     assert ui.wait(run) == "SUCCESS", failures(ui, run)
     entries = {e["label"]: e for e in materialized(ui, ["evaluated_policies"])[0]["metadataEntries"]}
-    assert 0.0 <= entries["heldout_first_8_accuracy"]["floatValue"] <= 1.0
+    assert 0.0 <= entries["accuracy heldout_first_8, %"]["floatValue"] <= 100.0
     assert entries["policy"]["text"] == "whole:1"
     assert "| heldout_first_8 |" in entries["benchmarks"]["mdStr"]
     add_partition(ui, "evaluated_policies", "whole:7")

@@ -51,11 +51,11 @@ def test_inspect_counts_and_compares_label_versions(root: str) -> None:
 
 
 def test_sql_joins_what_belongs_together_and_touches_nothing_else(root: str) -> None:
-    lines = call(root, "sql", "select answer, reward, label from trajectories order by sample_index", "--json")
-    rows = [json.loads(line) for line in lines.splitlines()]
+    asked = call(root, "sql", "select answer, reward, label from trajectories order by sample_index", "--json")
+    rows = json.loads(asked)
     assert [(row["answer"], row["reward"]) for row in rows] == [(r["answer"], r["reward"]) for r in ROWS]
     versions = call(root, "sql", "select label, count(*) as n from rewards group by 1 order by 1", "--json")
-    assert [json.loads(line) for line in versions.splitlines()] == [{"label": "", "n": 12}, {"label": "ours", "n": 12}]
+    assert json.loads(versions) == [{"label": "", "n": 12}, {"label": "ours", "n": 12}]
     for query in (
         "select * from read_text('/etc/hostname')",
         "copy rewards to '/tmp/x.csv'",
@@ -67,7 +67,7 @@ def test_sql_joins_what_belongs_together_and_touches_nothing_else(root: str) -> 
 
 def test_show_finds_a_trajectory_and_disarms_its_text(root: str) -> None:
     line = call(root, "sql", "select trajectory_id from rollouts where sample_index = 7", "--json")
-    trajectory = json.loads(line)["trajectory_id"]
+    trajectory = json.loads(line)[0]["trajectory_id"]
     shown = call(root, "show", trajectory)
     assert "What is 7?" in shown
     assert "other" in shown

@@ -1,5 +1,6 @@
 """One grammar: EXPERIMENT[:GENERATION] is an argument of every command that takes one, and -e and -g say the same."""
 
+import json
 from collections.abc import Iterator
 
 import click
@@ -47,6 +48,40 @@ def test_what_takes_an_experiment_takes_it_in_both_ways() -> None:
         if any(word.startswith("EXPERIMENT") for word in words):
             assert "-e" in options, name
             assert any("[:GENERATION]" in word for word in words) == ("-g" in options), name
+
+
+def test_every_command_takes_a_root_and_gives_json() -> None:
+    for name, command in commands():
+        if isinstance(command, click.Group) and not command.invoke_without_command:
+            continue  # its subcommands do
+        options = {word for parameter in command.params for word in parameter.opts}
+        assert {"--root", "--json"} <= options, name
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("config", "schema"),
+        ("config", "show", "arith_tiny"),
+        ("config", "explain", "beta"),
+        ("config", "validate", "arith_tiny"),
+        ("benchmarks",),
+        ("status", "arith_tiny", "--root", "memory://empty"),
+    ],
+)
+def test_the_document_is_all_of_standard_output(words: tuple[str, ...]) -> None:
+    done = run(*words, "--json", "--root", "memory://empty")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) is not None
+
+
+def test_rows_are_graded_line_by_line_or_as_one_list() -> None:
+    rows = [{"response": "4", "answer": "4"}, {"response": "5", "answer": "4"}]
+    given = "".join(json.dumps(row) + "\n" for row in rows)
+    lines = CliRunner().invoke(tbrm, ["grade", "--verifier", "plain"], input=given).stdout.splitlines()
+    whole = json.loads(CliRunner().invoke(tbrm, ["grade", "--verifier", "plain", "--json"], input=given).stdout)
+    assert [json.loads(line) for line in lines] == whole
+    assert [row["answer"] for row in whole] == ["4", "4"]
 
 
 def test_every_option_has_its_line() -> None:

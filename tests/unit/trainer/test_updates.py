@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from assets.experiment.meanings import metric_meaning
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 from pipeline.errors import TbrmError
 from pipeline.policies.load_save import load_model
@@ -108,10 +109,8 @@ def plain_loop(job: TrainJob) -> Plain:
         done.losses.append(float(loss.detach()) / terms)
         done.batches.append(batch)
         ratio = (scores.logprob.detach() - packed.ref_logprobs).double()
-        k3 = torch.exp(-ratio) + ratio - 1
         done.columns.append(
-            {"logratio": packed.per_trajectory(ratio).numpy(), "kl": packed.per_trajectory(k3).numpy()}
-            | {name: column.numpy() for name, column in info.items()}
+            {"logratio": packed.per_trajectory(ratio).numpy()} | {name: column.numpy() for name, column in info.items()}
         )
     done.weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     return done
@@ -141,6 +140,7 @@ def test_packs_and_deepspeed_change_nothing(make_job: MakeJob, objective: str, o
     job = make_job(updates=UPDATES, objective=objective, **options)
     plain, rows = plain_loop(job), train_policy(job).metrics
     assert [row["update"] for row in rows] == [1, 2, 3]
+    assert [name for name in rows[0] if metric_meaning(name) is None] == [], "the reference has a line for each"
     assert [row["loss"] for row in rows] == pytest.approx(plain.losses, rel=1e-4)
     assert [row["grad_norm"] for row in rows] == pytest.approx(plain.norms, rel=1e-3)
     assert [row["learning_rate"] for row in rows] == pytest.approx(rates(job.training, UPDATES), rel=1e-9)
@@ -163,7 +163,7 @@ def test_a_row_of_metrics_describes_its_batch(make_job: MakeJob) -> None:
         assert row["reward"] == pytest.approx(rewards.mean())
         assert row["response_tokens"] == pytest.approx(lengths.mean())
         assert row["truncated"] == pytest.approx(np.mean([t.truncated for t in batch]))
-        for name in ("kl", "logratio", "value_first"):
+        for name in ("logratio", "value_first"):
             assert row[name] == pytest.approx(columns[name].mean(), rel=1e-4), name
         assert row["residual_mean"] == pytest.approx(residual.mean(), rel=1e-4)
         assert row["residual_abs"] == pytest.approx(np.abs(residual).mean(), rel=1e-4)
@@ -200,7 +200,7 @@ def test_a_stages_figures_are_means_and_sums_of_its_updates(make_job: MakeJob) -
     assert figures["updates"] == 3
     assert figures["tokens"] == sum(row["tokens"] for row in result.metrics)
     assert (figures["loss_first"], figures["loss_last"]) == (result.metrics[0]["loss"], result.metrics[2]["loss"])
-    for name in ("loss", "kl", "reward", "grad_norm", "seconds", "tokens_per_second"):
+    for name in ("loss", "logratio", "reward", "grad_norm", "seconds", "tokens_per_second"):
         assert figures[name] == pytest.approx(np.mean([row[name] for row in result.metrics])), name
     assert (figures["seconds_rollout"], figures["seconds_other"]) == (2.5, 1.0)
     assert not {"by_source", "by_lag", "update"} & set(figures)
