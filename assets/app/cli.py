@@ -34,7 +34,7 @@ def run(experiment: str, root: str | None, overrides: Sequence[str], name: str |
     from assets.experiment.source import read_experiment
     from assets.graph.step import StoreLocation
     from assets.processes.launcher import LocalLauncher
-    from evals.report.history import summarize
+    from evals.report.summary import summarize
     from pipeline.run.configurations import fork_experiment
 
     if fork_from is not None and name is None:

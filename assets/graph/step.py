@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,18 @@ from dagster import (
     MetadataValue,
     OutputContext,
     PipesEnvContextInjector,
+    PipesMessageHandler,
     PipesTempFileMessageReader,
     RetryRequested,
     open_pipes_session,
 )
+from dagster_pipes import PipesMessage
 from pydantic import Field
 
 from assets.experiment.pages import fenced
 from assets.processes.child import PROGRESS_EVERY_S
 from assets.processes.launcher import Ended, Launcher, Process
+from pipeline.run.progress import Progress, pass_on
 from pipeline.store import Store, open_store
 
 # Only a process that was killed (by a full memory, with its machine) is started again; a wrong input stays wrong. A
@@ -33,7 +37,7 @@ _RETRIES = 1
 _RETRY_AFTER_S = 5.0
 _LINES_SAID = 3
 PROGRESS_TAG = "tbrm/progress_every_s"
-"""Run tag: seconds between progress lines. `tbrm run` asks for more of them where it shows a bar."""
+"""Run tag: seconds between two messages of progress. `tbrm run` asks for more of them where it shows a bar."""
 
 
 class StoreLocation(ConfigurableResource[Any]):
@@ -98,12 +102,17 @@ def run_command(
 
     Raises Failure with the command's own message; RetryRequested, once, when its process was killed.
     """
+
+    def told(progress: Progress) -> None:
+        context.log.info(str(progress))
+        pass_on(progress)
+
     started = time.monotonic()
     context.log.info(f"tbrm {' '.join(arguments)}")
     with open_pipes_session(
         context=context,
         context_injector=PipesEnvContextInjector(),
-        message_reader=PipesTempFileMessageReader(),
+        message_reader=_Messages(told),
         extras={PROGRESS_EVERY_S: float(context.run.tags.get(PROGRESS_TAG, "5"))},
     ) as session:
         ended = launcher.run(
@@ -123,6 +132,36 @@ def run_command(
     if ended.code or report is None:
         raise _failure(arguments, messages, ended)
     return Finished(report, arguments, ended, time.monotonic() - started)
+
+
+class _Messages(PipesTempFileMessageReader):
+    """Dagster's reader of a step's messages, but progress is told as it comes, and not kept."""
+
+    def __init__(self, told: Callable[[Progress], None]) -> None:
+        super().__init__()
+        self._told = told
+
+    @contextmanager
+    def read_messages(self, handler: PipesMessageHandler) -> Generator[dict[str, Any]]:
+        with super().read_messages(_Handler(handler, self._told)) as params:
+            yield dict(params)
+
+
+class _Handler(PipesMessageHandler):
+    """Before the handler of the session: takes what is progress, leaves it the rest."""
+
+    def __init__(self, handler: PipesMessageHandler, told: Callable[[Progress], None]) -> None:
+        self._handler, self._told = handler, told
+
+    def handle_message(self, message: PipesMessage) -> None:
+        payload = (message["params"] or {}).get("payload")
+        if message["method"] == "report_custom_message" and isinstance(payload, dict) and "progress" in payload:
+            self._told(Progress(**payload["progress"]))
+        else:
+            self._handler.handle_message(message)
+
+    def report_pipes_framework_exception(self, origin: str, exc_info: Any) -> None:
+        self._handler.report_pipes_framework_exception(origin, exc_info)
 
 
 def _traces(arguments: Sequence[str], log: Path) -> dict[str, MetadataValue[Any]]:
