@@ -175,7 +175,8 @@ class TrainingConfig(Config):
     """Processes on each machine, one for each GPU."""
     sequence_parallel: DecidesNothing[int] = Field(default=1, gt=0)
     """Processes that share the tokens of one pack (DeepSpeed-Ulysses), for responses that do not fit one GPU. It must
-    divide the processes and the model's heads; not for objectives with a critic."""
+    divide the processes and the model's heads; where the model has fewer key-value heads, it must be a multiple of
+    them. Not for objectives with a critic."""
     machines: DecidesNothing[int] = Field(default=1, gt=0)
     """Machines that train together, `processes` on each, with one torchrun agent a machine. They share the file system
     of the store, or of this user's cache of an object store."""
