@@ -4,7 +4,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -17,6 +17,7 @@ from pipeline.store import Store, open_store
 from pipeline.terminal import visible
 
 Command = Callable[..., Any]
+R = TypeVar("R")
 
 root_option = click.option("--root", help="Store root: a path or fsspec URL. Default: $TBRM_ROOT, else ./data.")
 set_option = click.option(
@@ -83,7 +84,8 @@ def experiment_options(command: Command) -> Command:
     @store_options
     @functools.wraps(command)
     def wrapped(*args: Any, experiment: str, overrides: Sequence[str], **kwargs: Any) -> Any:
-        return command(*args, experiment=load_experiment(experiment, overrides), **kwargs)
+        found = load_experiment(experiment, overrides)
+        return tracked_report(found, kwargs["store"], command(*args, experiment=found, **kwargs))
 
     return wrapped
 
@@ -181,6 +183,15 @@ def _label(_ctx: click.Context, _option: click.Parameter, value: str | None) -> 
         return checked_label(value)
     except ValueError as error:
         raise ConfigError(f"--label: {error}") from error
+
+
+def tracked_report(experiment: Experiment, store: Store, result: R) -> R:
+    """What a command returns, whose numbers the experiment's tracker gets where it is the report of a stage."""
+    if experiment.tracker != "none" and isinstance(result, StageReport):
+        from pipeline.run.tracking import track_stage
+
+        track_stage(experiment, store, result)
+    return result
 
 
 def print_report(report: StageReport, as_json: bool) -> StageReport:

@@ -20,6 +20,7 @@ from pipeline.cli.options import (
     set_option,
     split_target,
     store_options,
+    tracked_report,
 )
 from pipeline.config import Experiment, changed_experiment, load_experiment
 from pipeline.run.resumable import StageReport
@@ -145,7 +146,7 @@ def rewards(
     experiment = load_experiment(named, overrides)
     dataset, found = places(ctx, store, experiment, logged, generation)
     reports = (run_rewards(experiment, store, g, dataset, label, verifier, replace) for g in found)
-    return print_reports(reports, as_json)
+    return tracked_report(experiment, store, print_reports(reports, as_json))
 
 
 @rewards.command()

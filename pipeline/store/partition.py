@@ -425,7 +425,9 @@ class Store(Files):
             f"logged/{path.rsplit('/', 1)[-1]}" for path in self.files(f"{self.base}/logged") if self.fs.isdir(path)
         ]
         return sorted(
-            name for name in top if name not in ("logged", "evaluated", "dagster_home") and PART.fullmatch(name)
+            name
+            for name in top
+            if name not in ("logged", "evaluated", "dagster_home", "tracked") and PART.fullmatch(name)
         ) + sorted(logged)
 
     def tables(self, dataset: str) -> list[str]:

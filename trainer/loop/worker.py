@@ -18,6 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from pipeline.errors import TbrmError
 from pipeline.run.progress import track
+from pipeline.run.tracking import Log
 from pipeline.sandbox.kernel import die_with_parent
 from trainer.data.trajectories import TrajectoryTable, batch_rows
 from trainer.engine.checkpoint import (
@@ -104,7 +105,6 @@ def _work(job: TrainJob, world: World) -> None:
     if checkpoint is not None:
         load_models(models, checkpoint, world, job, fresh)
     before = checkpoint.total_updates - start if checkpoint is not None and not fresh else 0
-    metrics = MetricsFile(job.state / METRICS_FILE, start, world.leader)
 
     def save(update: int) -> None:
         write_checkpoint(
@@ -123,7 +123,8 @@ def _work(job: TrainJob, world: World) -> None:
         if world.leader:
             prune(job.state, job.training.keep_checkpoints)
 
-    with _stop_requests() as stop, _progress(job, world) as report:
+    with _stop_requests() as stop, _progress(job, world) as report, _tracked(job, world) as log:
+        metrics = MetricsFile(job.state / METRICS_FILE, start, world.leader, log, job.updates_before)
         report(start, "")
         for update in range(start, job.updates):
             rows = rows_of(update)
@@ -133,7 +134,7 @@ def _work(job: TrainJob, world: World) -> None:
                 with clock.time("diagnostics"):
                     cosine = control_cosine(job.training, models, world, batch)
             row = update_once(job, models, world, batch, clock, update, before + update)
-            metrics.add(row if cosine is None else row | {"control_cosine": cosine}, models.policy)
+            metrics.add(row if cosine is None else row | {"control_cosine": cosine})
             report(1, _note(row))
             stopped = _anyone(stop.is_set(), world)
             if stopped or (update + 1) % job.training.checkpoint_every == 0 or update + 1 == job.updates:
@@ -213,6 +214,16 @@ def _progress(job: TrainJob, world: World) -> Generator[Callable[[int, str], Non
             task.advance(updates)
 
         yield report
+
+
+@contextmanager
+def _tracked(job: TrainJob, world: World) -> Generator[Log | None]:
+    """What logs the numbers of an update in the experiment's tracker, on rank 0 where there is one."""
+    if job.tracked is None or not world.leader:
+        yield None
+        return
+    with job.tracked.open("update", "update") as log:
+        yield log
 
 
 @contextmanager
