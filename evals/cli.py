@@ -15,6 +15,7 @@ from pipeline.cli.options import (
     replace_option,
     set_option,
     store_options,
+    tracked_report,
 )
 from pipeline.errors import TbrmError
 
@@ -101,6 +102,8 @@ def evaluate(
     target = target_of(store, str(policy), setting.experiment.named_servers if setting.experiment else ())
     entries = plan_entries(setting, names_of(benchmarks), source)
     report = run(setting, store, target, entries, replace)
+    if setting.experiment is not None and generation is not None:
+        tracked_report(setting.experiment, store, report)
     if as_json:
         return print_report(report, as_json)
     what = "was already there" if report.skipped else f"{report.rows:,} responses in {report.seconds:.1f} s"

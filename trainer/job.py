@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from pipeline.config.policy import PolicyConfig
 from pipeline.config.training import TrainingConfig
 from pipeline.errors import TbrmError
+from pipeline.run.tracking import Tracked
 from pipeline.store.files import from_json
 
 JOB_FILE, METRICS_FILE, RESULT_FILE, ERROR_FILE = "job.json", "metrics.jsonl", "result.json", "error.txt"
@@ -38,6 +39,10 @@ class TrainJob:
     """Decides the order of the data."""
     config_hash: str
     """Checkpoints of another hash are refused."""
+    tracked: Tracked | None = None
+    """Where the numbers of each update go besides metrics.jsonl."""
+    updates_before: int = 0
+    """Updates of the generations before this one."""
     carry: Path | None = None
     """Checkpoint of the generation before, whose optimizer state and master weights are continued."""
 

@@ -37,7 +37,7 @@ def run(
     from assets.experiment.status import status_of
     from assets.graph.step import StoreLocation
     from assets.processes.launcher import LocalLauncher
-    from evals.report.history import summarize
+    from evals.report.summary import summarize
     from pipeline.store import exclusive, open_store
 
     if fork_from is not None and name is None:

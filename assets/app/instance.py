@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Generator
@@ -13,7 +12,7 @@ from dagster import DagsterInstance
 from pipeline.config.load import DEFAULTS
 from pipeline.errors import TbrmError
 from pipeline.store import Store
-from pipeline.store.locks import open_lock
+from pipeline.store.locks import locked
 
 POSTGRES_URL = "TBRM_POSTGRES_URL"
 _TABLES_LOCK = 0x7462726D
@@ -93,9 +92,5 @@ def _alone(home: Path) -> Generator[None]:
             connection.execute(select(func.pg_advisory_xact_lock(_TABLES_LOCK)))
             yield
     else:
-        handle = open_lock(str(home / "_opening"))
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locked(str(home / "_opening")):
             yield
-        finally:
-            os.close(handle)

@@ -1,7 +1,6 @@
 """What `tbrm run` shows: a bar for the stage under way, a line for each stage that is done."""
 
 import os
-import re
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -9,12 +8,10 @@ from typing import Any, cast
 
 from dagster import DagsterEventType, EventLogEntry
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from assets.graph.step import ALL_NUMBERS
+from pipeline.run.progress import Bar, Progress, send_progress_to
 
-# A line of pipeline.run.progress: "label: 3/10 unit, 1.2 unit/s, 6 s left note"
-_PROGRESS = re.compile(r"^(?P<label>[^:]+): (?P<done>\d+)/(?P<total>\d+) (?P<rest>.*)$")
 _NUMBERS_SHOWN = 4
 
 
@@ -24,9 +21,7 @@ class Terminal:
     def __init__(self, console: Console | None = None) -> None:
         # A descriptor of our own, because Dagster captures descriptors 1 and 2 while stages run.
         self.console = console or Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1))
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        self._stage = ""
+        self._bar: Bar | None = None
 
     @property
     def is_live(self) -> bool:
@@ -43,38 +38,37 @@ class Terminal:
     @contextmanager
     def stages(self) -> Generator[None]:
         """While a run executes: only this object writes to the terminal; the stages' output goes to Dagster's logs."""
-        with _silenced(), self._live_bar():
-            yield
+        with _silenced():
+            send_progress_to(self.progress)
+            try:
+                if not self.is_live:
+                    yield
+                    return
+                with Bar(self.console, transient=True) as self._bar:
+                    yield
+            finally:
+                send_progress_to(None)
+                self._bar = None
 
     def show(self, entry: EventLogEntry) -> None:
         """Listener of a run's events."""
         event = entry.dagster_event
         if event is None:
-            self._progress(entry.user_message)
-        elif event.event_type == DagsterEventType.STEP_START:
-            self._stage = _stage_of(event.step_key)
-            if self._bar is not None and self._task is not None:
-                self._bar.reset(self._task, total=None, description=self._stage, note="starting")
+            return
+        if event.event_type == DagsterEventType.STEP_START and self._bar is not None:
+            self._bar.start(_stage_of(event.step_key))
         elif event.event_type == DagsterEventType.ASSET_MATERIALIZATION:
             metadata = event.step_materialization_data.materialization.metadata
             self._done(event.asset_key.path[-1] if event.asset_key else "", {k: v.value for k, v in metadata.items()})
         elif event.event_type == DagsterEventType.STEP_RESTARTED:
             self.console.print(f"  {_stage_of(event.step_key)} was killed; started again")
 
-    def _progress(self, line: str) -> None:
-        found = _PROGRESS.match(line)
-        if not found:
-            return
-        if self._bar is not None and self._task is not None:
-            self._bar.update(
-                self._task,
-                total=int(found["total"]),
-                completed=int(found["done"]),
-                description=f"{self._stage}: {found['label']}" if found["label"] != self._stage else self._stage,
-                note=f"{found['done']}/{found['total']} {found['rest']}",
-            )
+    def progress(self, progress: Progress) -> None:
+        """How far the stage under way is."""
+        if self._bar is not None:
+            self._bar.show(progress)
         else:
-            self.console.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
+            self.console.print(f"    {progress}", markup=False, highlight=False, soft_wrap=True)
 
     def _done(self, stage: str, metadata: dict[str, object]) -> None:
         numbers = [(k, v) for k, v in metadata.items() if isinstance(v, float)]
@@ -87,27 +81,6 @@ class Terminal:
             else f"{rows:>7,} rows {seconds:>6.1f} s + {overhead:.1f} s start"
         )
         self.console.print(f"  {stage:16} {took}  {shown}", markup=False, highlight=False, soft_wrap=True)
-
-    @contextmanager
-    def _live_bar(self) -> Generator[None]:
-        if not self.is_live:
-            yield
-            return
-        columns = (
-            SpinnerColumn(),
-            TextColumn("  {task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(
-            *columns, console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False
-        ) as self._bar:
-            self._task = self._bar.add_task("", total=None, note="starting")
-            try:
-                yield
-            finally:
-                self._bar = self._task = None
 
 
 def _worded(label: str, value: float) -> str:

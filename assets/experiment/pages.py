@@ -5,14 +5,14 @@ Nothing here imports Dagster, and matplotlib is imported only to draw.
 """
 
 import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from evals.report.chart import Chart, Point, Series, panels, png
 from evals.report.leaderboard import scores_markdown
 from evals.statistics.scores import read_scores
+from pipeline.markdown import markdown_table
 from pipeline.store import Store
 from pipeline.store.partition import MANIFEST, parse_manifest
 from trainer.diagnostics.numbers import PLOT_FILE, markdown, read_diagnostics
@@ -32,16 +32,6 @@ _STYLE: Any = {
     **{f"{part}color": _INK for part in ("text.", "axes.label", "axes.edge", "xtick.", "ytick.")},
 }
 _ACCURACY = "_accuracy"
-
-
-@dataclass(frozen=True)
-class Value:
-    """A number of one generation with the ends of its 95% interval; without an interval all three are equal."""
-
-    generation: int
-    value: float
-    low: float
-    high: float
 
 
 def empty_page(_store: Store, _name: str, _generation: int) -> Page:
@@ -85,11 +75,14 @@ def sample_responses(store: Store, dataset: str, generation: int) -> str:
     columns = ["prompt_id", "response_text", "response_token_ids", "finish_reason"]
     rollouts = store.partition(dataset, "rollouts", generation).read_shard(0, columns).slice(0, _SAMPLE_ROWS)
     text_of = _prompt_texts(store, dataset, generation)
-    lines = ["| prompt | response | tokens | ended by |", "|---|---|---|---|"]
-    for row in rollouts.to_pylist():
-        prompt, response = _cell(text_of.get(row["prompt_id"], "")), _cell(row["response_text"])
-        lines.append(f"| {prompt} | {response} | {len(row['response_token_ids'])} | {_cell(row['finish_reason'])} |")
-    return "\n".join(lines)
+    rows = (
+        [
+            *(_cell(text_of.get(row["prompt_id"], "")), _cell(row["response_text"])),
+            *(str(len(row["response_token_ids"])), _cell(row["finish_reason"])),
+        ]
+        for row in rollouts.to_pylist()
+    )
+    return markdown_table(["prompt", "response", "tokens", "ended by"], rows)
 
 
 def _prompt_texts(store: Store, dataset: str, generation: int) -> dict[str, str]:
@@ -103,14 +96,15 @@ def sample_trajectories(store: Store, dataset: str, generation: int) -> str:
     text_of = _prompt_texts(store, dataset, generation)
     rollouts = store.partition(dataset, "rollouts", generation).read_shard(0, ["prompt_id", "response_text"])
     rewards = store.partition(dataset, "rewards", generation).read_shard(0, ["reward", "status", "extracted_answer"])
-    lines = ["| prompt | response | answer found | reward | status |", "|---|---|---|---|---|"]
-    for rollout, label in zip(
-        rollouts.slice(0, _SAMPLE_ROWS).to_pylist(), rewards.slice(0, _SAMPLE_ROWS).to_pylist(), strict=True
-    ):
-        prompt, response = (_cell(t) for t in (text_of.get(rollout["prompt_id"], ""), rollout["response_text"]))
-        answer = _cell(label["extracted_answer"] or "")
-        lines.append(f"| {prompt} | {response} | {answer} | {label['reward']:g} | {label['status']} |")
-    return "\n".join(lines)
+    pairs = zip(rollouts.slice(0, _SAMPLE_ROWS).to_pylist(), rewards.slice(0, _SAMPLE_ROWS).to_pylist(), strict=True)
+    rows = (
+        [
+            *(_cell(t) for t in (text_of.get(rollout["prompt_id"], ""), rollout["response_text"])),
+            *(_cell(label["extracted_answer"] or ""), f"{label['reward']:g}", label["status"]),
+        ]
+        for rollout, label in pairs
+    )
+    return markdown_table(["prompt", "response", "answer found", "reward", "status"], rows)
 
 
 def fenced(text: str) -> str:
@@ -132,26 +126,26 @@ def training_plot(store: Store, name: str, generation: int) -> str:
     """Markdown image of sampled reward, |residual|, V(s_1), KL and the cosine up to trained_policy[`generation`]."""
     training = _stats(store, name, "trained_policy", generation)
     references = _stats(store, name, "ref_logprobs", generation)
-    panels = [
-        ("sampled reward", "mean r(τ)", _rewards(store, name, generation)),
-        ("|Bellman residual|", "nats", _plain(training, "residual_abs")),
-        ("soft value V(s₁)", "nats", _plain(training, "value_first")),
-        ("KL to the reference", "nats a response", _plain(references, "behaviour_kl")),
-        ("gradient against imitation's", "cosine", _plain(training, "control_cosine")),
+    charts = [
+        _chart("sampled reward", "mean r(τ)", _rewards(store, name, generation)),
+        _chart("|Bellman residual|", "nats", _plain(training, "residual_abs")),
+        _chart("soft value V(s₁)", "nats", _plain(training, "value_first")),
+        _chart("KL to the reference", "nats a response", _plain(references, "behaviour_kl")),
+        _chart("gradient against imitation's", "cosine", _plain(training, "control_cosine")),
     ]
-    return _drawn([panel for panel in panels if panel[2]], "reward, residual, V and KL over generations")
+    return _drawn([chart for chart in charts if not chart.is_empty], "reward, residual, V and KL over generations")
 
 
 def accuracy_plot(store: Store, name: str, generation: int) -> str:
     """Markdown image of each benchmark's accuracy with its 95% interval, up to policy[`generation`]."""
-    series: dict[str, list[Value]] = {}
+    points: dict[str, list[Point]] = {}
     for number, stats in _stats(store, name, "scores", generation).items():
         for key in stats:
             if key.endswith(_ACCURACY):
                 ends = (100.0 * float(stats[part]) for part in (key, f"{key}_low", f"{key}_high"))
-                series.setdefault(key.removesuffix(_ACCURACY), []).append(Value(number, *ends))
-    panels = [(benchmark, "accuracy, %", values) for benchmark, values in series.items()]
-    return _drawn(panels, "accuracy over generations")
+                points.setdefault(key.removesuffix(_ACCURACY), []).append(Point(number, *ends))
+    charts = [_chart(benchmark, "accuracy, %", values) for benchmark, values in points.items()]
+    return _drawn(charts, "accuracy over generations")
 
 
 def _stats(store: Store, name: str, table: str, last: int) -> dict[int, Stats]:
@@ -164,61 +158,34 @@ def _stats(store: Store, name: str, table: str, last: int) -> dict[int, Stats]:
     return found
 
 
-def _rewards(store: Store, name: str, last: int) -> list[Value]:
+def _rewards(store: Store, name: str, last: int) -> list[Point]:
     """Mean reward; the interval counts prompts, as if all responses to one prompt were the same: rather too wide."""
-    found: list[Value] = []
+    found: list[Point] = []
     for generation, stats in _stats(store, name, "rewards", last).items():
         mean, spread = float(stats["reward_mean"]), float(stats["reward_std"])
         prompts = store.partition(name, "prompts", generation)
         half = _Z95 * spread / math.sqrt(max(prompts.manifest().rows, 1)) if prompts.is_committed() else 0.0
-        found.append(Value(generation, mean, mean - half, mean + half))
+        found.append(Point(generation, mean, mean - half, mean + half))
     return found
 
 
-def _plain(by_generation: Mapping[int, Stats], name: str) -> list[Value]:
-    return [
-        Value(generation, *[float(stats[name])] * 3) for generation, stats in by_generation.items() if name in stats
-    ]
+def _plain(by_generation: Mapping[int, Stats], name: str) -> list[Point]:
+    return [Point(generation, float(stats[name])) for generation, stats in by_generation.items() if name in stats]
 
 
-def _drawn(panels: Sequence[tuple[str, str, Sequence[Value]]], shows: str) -> str:
-    """Markdown image of (title, unit, values) panels: two in a row are as wide as a dialog of the UI."""
+def _chart(title: str, unit: str, points: Sequence[Point]) -> Chart:
+    return Chart(title, unit, [Series(title, points)])
+
+
+def _drawn(charts: Sequence[Chart], shows: str) -> str:
+    """Markdown image of the charts: two in a row are as wide as a dialog of the UI."""
     from matplotlib import rc_context
 
+    if not charts:
+        return ""
     with rc_context(_STYLE):
-        return _image(_png(panels), shows)
+        return _image(png(panels(charts, min(len(charts), 2), (3.3, 2.7))), shows)
 
 
-def _png(panels: Sequence[tuple[str, str, Sequence[Value]]]) -> bytes:
-    from matplotlib.figure import Figure  # without pyplot: no global state, no display
-
-    columns = min(max(len(panels), 1), 2)
-    rows = max(1, math.ceil(len(panels) / columns))
-    figure = Figure(figsize=(3.3 * columns, 2.7 * rows), dpi=90, layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
-    for axis, (title, unit, values) in zip(axes, panels, strict=False):
-        _draw(axis, values)
-        axis.set_title(title, fontsize=9)
-        axis.set_ylabel(unit, fontsize=8)
-        axis.set_xlabel("generation", fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.25)
-    for axis in axes[len(panels) :]:
-        axis.set_axis_off()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _image(png: bytes, shows: str) -> str:
-    return f"![{shows}](data:image/png;base64,{base64.b64encode(png).decode()})"
-
-
-def _draw(axis: Any, values: Sequence[Value]) -> None:
-    errors = ([max(0.0, v.value - v.low) for v in values], [max(0.0, v.high - v.value) for v in values])
-    xs, ys = [v.generation for v in values], [v.value for v in values]
-    if any(end > 0 for ends in errors for end in ends):
-        axis.errorbar(xs, ys, yerr=errors, marker="o", ms=3, capsize=2)
-    else:
-        axis.plot(xs, ys, marker="o", ms=3)
+def _image(content: bytes, shows: str) -> str:
+    return f"![{shows}](data:image/png;base64,{base64.b64encode(content).decode()})"

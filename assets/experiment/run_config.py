@@ -17,7 +17,7 @@ from pipeline.config.prompts import ArithmeticConfig, Columns, OverlapConfig, Pr
 from pipeline.config.replay import Filters, LoggedSource, ReplayConfig
 from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardComponents, RewardConventions, RewardsConfig
 from pipeline.config.rollouts import AgreementConfig, RolloutsConfig
-from pipeline.config.training import LoraConfig, MonitorConfig, TrainingConfig
+from pipeline.config.training import LoraConfig, TrainingConfig
 from pipeline.errors import TbrmError
 from pipeline.sampling.endpoint import is_named
 
@@ -65,7 +65,7 @@ path, unless it stands in the YAML.
 """
 
 ONLY_THE_YAML_SETS: Mapping[type[BaseModel], str] = {
-    Experiment: "name servers ray launch",
+    Experiment: "name servers ray launch tracker",
     PolicyConfig: "base revision",
     WarmStart: "logged",
     ReferenceConfig: "policy revision",
@@ -76,8 +76,7 @@ ONLY_THE_YAML_SETS: Mapping[type[BaseModel], str] = {
     RewardsConfig: "user_verifiers row_verifiers reasoning_gym_tasks tasks_whose_scorer_runs_answers_as_code",
     RayConfig: "address stages workers cpus gpus attempts straggler_factor",
     LaunchConfig: "by stages address",
-    TrainingConfig: "machines machines_by monitor",
-    MonitorConfig: "tensorboard csv wandb_project",
+    TrainingConfig: "machines machines_by",
     EvaluationConfig: "source pinned schedule",
 }
 """Code, hosts, folders, hub repositories, jobs of a cluster, and where results go."""

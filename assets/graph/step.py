@@ -3,7 +3,8 @@
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,16 +20,19 @@ from dagster import (
     MetadataValue,
     OutputContext,
     PipesEnvContextInjector,
+    PipesMessageHandler,
     PipesTempFileMessageReader,
     RetryRequested,
     open_pipes_session,
 )
+from dagster_pipes import PipesMessage
 from pydantic import Field
 
 from assets.experiment.headlines import Headline, headlines_table, rounded
 from assets.experiment.pages import Page, fenced
 from assets.processes.child import PROGRESS_EVERY_S
 from assets.processes.launcher import Ended, Launcher, Process
+from pipeline.run.progress import Progress, pass_on
 from pipeline.run.resumable import Metric
 from pipeline.store import Store, open_store
 
@@ -45,7 +49,7 @@ NUMBERS = "numbers"
 ALL_NUMBERS = "all_numbers"
 """Entry of a materialization: everything that its command reported, as JSON, which Dagster does not plot."""
 PROGRESS_TAG = "tbrm/progress_every_s"
-"""Run tag: seconds between progress lines. `tbrm run` asks for more of them where it shows a bar."""
+"""Run tag: seconds between two messages of progress. `tbrm run` asks for more of them where it shows a bar."""
 
 
 class StoreLocation(ConfigurableResource[Any]):
@@ -130,12 +134,17 @@ def run_command(
 
     Raises Failure with the command's own message; RetryRequested, once, when its process was killed.
     """
+
+    def told(progress: Progress) -> None:
+        context.log.info(str(progress))
+        pass_on(progress)
+
     started = time.monotonic()
     context.log.info(f"tbrm {' '.join(arguments)}")
     with open_pipes_session(
         context=context,
         context_injector=PipesEnvContextInjector(),
-        message_reader=PipesTempFileMessageReader(),
+        message_reader=_Messages(told),
         extras={PROGRESS_EVERY_S: float(context.run.tags.get(PROGRESS_TAG, "5"))},
     ) as session:
         ended = launcher.run(
@@ -175,6 +184,36 @@ def _plain(value: Metric) -> Metric | None:
     if not isinstance(value, float):
         return value
     return rounded(value, _EXACT) if math.isfinite(value) else None
+
+
+class _Messages(PipesTempFileMessageReader):
+    """Dagster's reader of a step's messages, but progress is told as it comes, and not kept."""
+
+    def __init__(self, told: Callable[[Progress], None]) -> None:
+        super().__init__()
+        self._told = told
+
+    @contextmanager
+    def read_messages(self, handler: PipesMessageHandler) -> Generator[dict[str, Any]]:
+        with super().read_messages(_Handler(handler, self._told)) as params:
+            yield dict(params)
+
+
+class _Handler(PipesMessageHandler):
+    """Before the handler of the session: takes what is progress, leaves it the rest."""
+
+    def __init__(self, handler: PipesMessageHandler, told: Callable[[Progress], None]) -> None:
+        self._handler, self._told = handler, told
+
+    def handle_message(self, message: PipesMessage) -> None:
+        payload = (message["params"] or {}).get("payload")
+        if message["method"] == "report_custom_message" and isinstance(payload, dict) and "progress" in payload:
+            self._told(Progress(**payload["progress"]))
+        else:
+            self._handler.handle_message(message)
+
+    def report_pipes_framework_exception(self, origin: str, exc_info: Any) -> None:
+        self._handler.report_pipes_framework_exception(origin, exc_info)
 
 
 def _traces(arguments: Sequence[str], log: Path) -> dict[str, MetadataValue[Any]]:

@@ -4,6 +4,7 @@
 so a stage does the same whoever starts it. This module does not import Dagster.
 """
 
+import dataclasses
 import math
 import sys
 import traceback
@@ -14,12 +15,12 @@ from dagster_pipes import PipesContext, open_dagster_pipes
 
 from pipeline.cli.main import tbrm
 from pipeline.errors import TbrmError
-from pipeline.run.progress import send_progress_to
+from pipeline.run.progress import Progress, send_progress_to
 from pipeline.run.resumable import Metric, StageReport
 from pipeline.run.threads import settle
 
 PROGRESS_EVERY_S = "progress_every_s"
-"""Pipes extra: seconds between progress lines."""
+"""Pipes extra: seconds between two messages of progress."""
 
 
 def plain_metrics(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
@@ -29,7 +30,11 @@ def plain_metrics(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
 
 def run_command(arguments: list[str], context: PipesContext) -> int:
     """Run a `tbrm` command; its StageReport, or its error message, goes to Dagster. Returns the exit status."""
-    send_progress_to(context.log.info, float(context.extras[PROGRESS_EVERY_S]))
+
+    def tell(progress: Progress) -> None:
+        context.report_custom_message({"progress": dataclasses.asdict(progress)})
+
+    send_progress_to(tell, float(context.extras[PROGRESS_EVERY_S]))
     try:
         report = tbrm.main(["--errors-raised", *arguments], prog_name="tbrm", standalone_mode=False)
     except (TbrmError, click.ClickException) as error:

@@ -15,10 +15,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from assets.studies.pages import ExactStudy, markdown_table, over_seeds
+from assets.studies.pages import ExactStudy, over_seeds
 from assets.studies.tabular import Cells, Tree, cells, scores_at, trajectories, weighted
 from assets.studies.theory import BETA, problem
+from evals.report.chart import Point, Series, plot
 from pipeline.config.training import ObjectiveName, TrainingConfig
+from pipeline.markdown import markdown_table
 from pipeline.scoring.batch import PackedBatch, lay_out
 from trainer.objectives import get
 
@@ -293,19 +295,12 @@ def _figure(results: dict[str, Any]) -> Figure:
     shown = (r for r in results["bandit"] if r["refresh"] != 10 and (r["class"] == "table" or r["objective"] != "tbrm"))
     for color, row in enumerate(shown):
         name = "tbrm, line and table" if row["objective"] == "tbrm" else f"{row['objective']}, {row['class']}"
-        left.plot(results["steps"], row["exact"], "o-", ms=3, color=f"C{color}", label=name)
+        plot(left, Series(name, [Point(*at) for at in zip(results["steps"], row["exact"], strict=True)]), color)
         left.plot(results["steps"], [x["mean"] for x in row["sampled"]], ":", color=f"C{color}")
     for color, row in enumerate(r for r in results["layered"] if r["refresh"] != 10 and not r["sampled"]):
-        means = [x["mean"] for x in row["left"]]
-        right.plot(results["steps"], means, "o-", ms=3, color=f"C{color}", label=row["objective"])
-        right.fill_between(
-            results["steps"],
-            [max(x["low"], 1e-7) for x in row["left"]],
-            [x["high"] for x in row["left"]],
-            color=f"C{color}",
-            alpha=0.15,
-            lw=0,
-        )
+        pairs = zip(results["steps"], row["left"], strict=True)
+        points = [Point(step, x["mean"], max(x["low"], 1e-7), x["high"]) for step, x in pairs]
+        plot(right, Series(row["objective"], points), color, band=True)
     left.set(title="bandit (dotted: drawn arms)", ylabel="J(π*) - J(π)", ylim=(1e-8, 1))
     right.set(title="layered MDPs, exact gradients", ylabel="part of the gap left", ylim=(1e-6, 2))
     for axis in (left, right):

@@ -11,7 +11,9 @@ from typing import Any, cast
 import numpy as np
 from matplotlib.figure import Figure
 
+from evals.report.chart import Chart, Point, Series, panels
 from evals.statistics.intervals import mean_interval
+from pipeline.markdown import markdown_table
 
 Told = Callable[[str], None]
 SEGMENTS = {
@@ -67,12 +69,6 @@ def draw_page(study: ExactStudy, folder: Path) -> None:
         study.tables(results),
     ]
     (folder / f"{study.name}.md").write_text("\n\n".join(text).rstrip() + "\n", encoding="utf-8")
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def rounded(value: Any) -> Any:
@@ -152,21 +148,28 @@ def arms_table(results: dict[str, Any], compare: str | None, needs: Mapping[str,
 def arms_figure(results: dict[str, Any]) -> Figure:
     """Mean reward by generation, with the interval over seeds, of every arm."""
     bases = list(dict.fromkeys(arm["base"] for arm in results["arms"]))
-    figure = Figure(figsize=(5.5 * len(bases), 4), dpi=100, layout="constrained")
-    for axis, base in zip(figure.subplots(1, len(bases), squeeze=False)[0], bases, strict=True):
-        for color, arm in enumerate(a for a in results["arms"] if a["base"] == base):
-            counts = [len(run["generations"]) for run in arm["runs"]]
-            stats = [over_seeds(_rewards(arm, g)) for g in range(min(counts))]
-            xs, means = list(range(len(stats))), [s["mean"] for s in stats]
-            style = "o-" if color < 10 else "s--"
-            axis.plot(xs, means, style, ms=3, color=f"C{color % 10}", label=arm["arm"])
-            low, high = ([s[side] if math.isfinite(s[side]) else s["mean"] for s in stats] for side in ("low", "high"))
-            axis.fill_between(xs, low, high, color=f"C{color % 10}", alpha=0.12, lw=0)
-        axis.set(xlabel="generation", ylabel="sampled reward", ylim=(0, 1), title=base if len(bases) > 1 else "")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.25)
-        axis.legend(fontsize=7, ncols=1 + len(results["arms"]) // 8)
-    return figure
+    charts = [
+        Chart(
+            base if len(bases) > 1 else "",
+            "sampled reward",
+            [Series(arm["arm"], _course(arm)) for arm in results["arms"] if arm["base"] == base],
+            floor=0.0,
+            ceiling=1.0,
+        )
+        for base in bases
+    ]
+    return panels(charts, len(charts), (5.5, 4), bands=True)
+
+
+def _course(arm: dict[str, Any]) -> list[Point]:
+    """Mean reward by generation, as far as every run of the arm came."""
+    last = min(len(run["generations"]) for run in arm["runs"])
+    return [point_of(g, over_seeds(_rewards(arm, g))) for g in range(last)]
+
+
+def point_of(x: float, stats: dict[str, float]) -> Point:
+    """What `over_seeds` found, at `x`."""
+    return Point(x, stats["mean"], stats["low"], stats["high"])
 
 
 def _rewards(arm: dict[str, Any], generation: int) -> list[float]:

@@ -14,9 +14,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from assets.studies.identities import largest_errors, random_ratios
-from assets.studies.pages import ExactStudy, markdown_table, over_seeds, shown
+from assets.studies.pages import ExactStudy, over_seeds, shown
 from assets.studies.tabular import Cells, Layered, cells, random_layered, scores_at, weighted
+from evals.report.chart import Point, Series, plot
 from pipeline.config.training import TrainingConfig
+from pipeline.markdown import markdown_table
 from pipeline.scoring.batch import PackedBatch
 from trainer.objectives import get
 
@@ -287,18 +289,15 @@ def _line(
     label: str,
     along: str = "n",
 ) -> None:
-    """Geometric means over seeds with their standard errors, of gap and bound."""
+    """Geometric means over seeds of the gap, within two standard errors, and of the bound."""
     groups = [[r for r in fits if r[along] == value and all(r[k] == v for k, v in where.items())] for value in values]
     xs = [float(np.exp(np.mean(np.log([r[x] for r in g])))) for g in groups]
-    for name, style in (("gap", "o-"), ("bound", ":")):
-        logs = [np.log([r[name] for r in g]) for g in groups]
-        middle = [float(np.exp(v.mean())) for v in logs]
-        axis.plot(xs, middle, style, ms=3, color=f"C{color}", label=label if name == "gap" else None)
-        if name == "gap":
-            error = [float(v.std(ddof=1) / np.sqrt(len(v))) for v in logs]
-            low = [m * np.exp(-2 * e) for m, e in zip(middle, error, strict=True)]
-            high = [m * np.exp(2 * e) for m, e in zip(middle, error, strict=True)]
-            axis.fill_between(xs, low, high, color=f"C{color}", alpha=0.15, lw=0)
+    gaps = [np.log([r["gap"] for r in g]) for g in groups]
+    means, errors = [v.mean() for v in gaps], [v.std(ddof=1) / np.sqrt(len(v)) for v in gaps]
+    ends = ([float(np.exp(m + k * e)) for k in (0, -2, 2)] for m, e in zip(means, errors, strict=True))
+    plot(axis, Series(label, [Point(x, *of) for x, of in zip(xs, ends, strict=True)]), color, band=True)
+    bounds = [float(np.exp(np.mean(np.log([r["bound"] for r in g])))) for g in groups]
+    axis.plot(xs, bounds, ":", color=f"C{color}")
 
 
 def _mean(fits: list[dict[str, Any]], name: str, share: float, size: int) -> float:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.markdown import markdown_table
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- benchmarks.gpu: begin -->", "<!-- benchmarks.gpu: end -->"
@@ -116,8 +118,8 @@ def _updates(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A Markdown table of the columns that any row has."""
     shown = [name for name in columns if any(row.get(name) is not None for row in rows)]
-    head = [f"| {' | '.join(name.replace('_', ' ') for name in shown)} |", f"|{'---|' * len(shown)}"]
-    return [*head, *(f"| {' | '.join(_number(row.get(name)) for name in shown)} |" for row in rows), ""]
+    cells = ([_number(row.get(name)) for name in shown] for row in rows)
+    return [markdown_table([name.replace("_", " ") for name in shown], cells), ""]
 
 
 def _number(value: Any) -> str:

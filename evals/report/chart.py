@@ -1,8 +1,10 @@
-"""Line charts as geometry: data in, places in a fixed picture out. The template draws them as inline SVG."""
+"""Curves with their intervals: as inline SVG of the report (`draw`), or as a figure of matplotlib (`panels`)."""
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 WIDTH, HEIGHT = 420, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 8, 10, 38
@@ -18,6 +20,13 @@ class Point:
     y: float
     low: float | None = None
     high: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Its ends, where both are there and finite."""
+        if self.low is None or self.high is None or not math.isfinite(self.low + self.high):
+            return None
+        return self.low, self.high
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,57 @@ def draw(chart: Chart) -> Drawing:
     )
 
 
+def panels(
+    charts: Sequence[Chart], columns: int, size: tuple[float, float], title: str = "", bands: bool = False
+) -> Any:
+    """A matplotlib Figure with one panel of `size` inches a chart, `columns` in a row; `bands`: see `plot`."""
+    from matplotlib.figure import Figure  # without pyplot: no global state, no display
+
+    rows = math.ceil(len(charts) / columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), dpi=100, layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, chart in zip(axes, charts, strict=False):
+        colour = -1
+        for one in chart.series:
+            colour += not one.faint or colour < 0
+            plot(axis, one, colour, bands)
+        for end in (chart.floor, chart.ceiling):
+            if end is not None:
+                axis.axhline(end, lw=0)
+        axis.set_title(chart.title, fontsize=10)
+        axis.set(xlabel=chart.x_label, ylabel=chart.unit)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.25)
+        if len(chart.series) > 1:
+            axis.legend(fontsize=7, ncols=1 + len(chart.series) // 8)
+    for axis in axes[len(charts) :]:
+        axis.set_axis_off()
+    return figure
+
+
+def plot(axis: Any, series: Series, colour: int, band: bool = False) -> None:
+    """Draw a series on an axis of matplotlib; its intervals as bars, or as a band where there are many points."""
+    shown = _finite(series.points)
+    xs, ys, look = [p.x for p in shown], [p.y for p in shown], f"C{colour % 10}"
+    if series.faint:
+        axis.plot(xs, ys, color=look, lw=0.6, alpha=0.5, label=series.name, zorder=1)
+        return
+    axis.plot(xs, ys, "o-" if colour < 10 else "s--", ms=3, color=look, label=series.name)
+    lows, highs = zip(*(p.interval or (p.y, p.y) for p in shown), strict=True) if shown else ((), ())
+    if band:
+        axis.fill_between(xs, lows, highs, color=look, alpha=0.12, lw=0)
+    else:
+        axis.vlines(xs, lows, highs, color=look)
+
+
+def png(figure: Any) -> bytes:
+    """The file of a figure: the same figure gives the same bytes, since the library's version is not in it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def nice_ticks(low: float, high: float, wanted: int = 5, whole: bool = False) -> list[float]:
     """Round numbers that enclose [low, high], about `wanted` of them; `whole` ones only where asked for."""
     if high - low < 1e-12 * max(abs(low), abs(high), 1e-300):
@@ -150,10 +210,12 @@ def thinned(points: Sequence[Point], limit: int = 300) -> list[Point]:
 
 def _mark(point: Point, name: str, x: float, y_at: Callable[[float], float], bottom: float, top: float) -> Mark:
     label = f"{name}, {short(point.x)}: {short(point.y)}"
-    if point.low is None or point.high is None or not math.isfinite(point.low + point.high):
+    if point.interval is None:
         return Mark(x, y_at(point.y), None, None, label)
-    ends = f"{label} [{short(point.low)}, {short(point.high)}]"
-    return Mark(x, y_at(point.y), y_at(min(point.high, top)), y_at(max(point.low, bottom)), ends)
+    low, high = point.interval
+    return Mark(
+        x, y_at(point.y), y_at(min(high, top)), y_at(max(low, bottom)), f"{label} [{short(low)}, {short(high)}]"
+    )
 
 
 def _heights(series: Series) -> list[float]:

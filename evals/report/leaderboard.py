@@ -7,6 +7,7 @@ from evals.run.targets import evaluated
 from evals.statistics.intervals import Interval, accuracy_interval
 from evals.statistics.metrics import summarize
 from evals.statistics.scores import Scores, read_scores
+from pipeline.markdown import markdown_table
 from pipeline.store import Store
 
 COLUMNS: tuple[str, ...] = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench")
@@ -101,19 +102,19 @@ def _mean(standing: Standing) -> float:
 
 def scores_markdown(scores: Mapping[str, Scores], root: str) -> str:
     """A table of one policy's accuracies with 95% intervals; below it the paper's figures of the same benchmarks."""
-    lines = [
-        "| benchmark | accuracy % | problems | protocol | cut % | without answer % | tokens | responses |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    head = ("benchmark", "accuracy %", "problems", "protocol", "cut %", "without answer %", "tokens", "responses")
+    rows = list[list[str]]()
     for name, one in scores.items():
         found = summarize(one)
         tokens = found.response_tokens
-        lines.append(
-            f"| {name} | **{found.accuracy.percent()}** | {found.problems} | {describe_protocol(one)} "
-            f"| {found.truncated.percent()} | {found.unparsed.percent()} "
-            f"| {tokens.value:.0f} [{tokens.low:.0f}, {tokens.high:.0f}] | `{root}/{one.responses}` |"
+        rows.append(
+            [
+                *(name, f"**{found.accuracy.percent()}**", str(found.problems), describe_protocol(one)),
+                *(found.truncated.percent(), found.unparsed.percent()),
+                *(f"{tokens.value:.0f} [{tokens.low:.0f}, {tokens.high:.0f}]", f"`{root}/{one.responses}`"),
+            ]
         )
-    return "\n".join(lines) + paper_markdown(list(scores))
+    return markdown_table(head, rows) + paper_markdown(list(scores))
 
 
 def paper_markdown(names: list[str]) -> str:
@@ -127,8 +128,6 @@ def paper_markdown(names: list[str]) -> str:
         if not shown:
             continue
         parts += ["", f"arXiv 2505.15311, {title}, accuracy in percent (stated without intervals):", ""]
-        parts += [f"| | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
-        for row, values in table.items():
-            cells = dict(zip(columns, values, strict=True))
-            parts.append(f"| {row} | {' | '.join(f'{cells[column]:g}' for column in shown)} |")
+        cells = {row: dict(zip(columns, values, strict=True)) for row, values in table.items()}
+        parts.append(markdown_table(["", *shown], [[row, *(f"{of[c]:g}" for c in shown)] for row, of in cells.items()]))
     return "\n".join(["", *parts]) if parts else ""

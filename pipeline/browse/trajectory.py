@@ -18,10 +18,16 @@ def find_trajectory(store: Store, trajectory_id: str) -> dict[str, Any] | None:
     `labels` lists every reward and reference log-prob of it, all versions. `residual` is not among them: it depends on
     a policy; training reports it.
     """
-    for dataset in store.datasets():
-        for generation in store.generations(dataset, "rollouts"):
-            partition = store.partition(dataset, "rollouts", generation)
-            for shard, ids in partition.iter_shards(["trajectory_id"]):
+    everywhere = [
+        store.partition(dataset, "rollouts", generation)
+        for dataset in store.datasets()
+        for generation in store.generations(dataset, "rollouts")
+    ]
+    # First the ids alone, which are a hundredth of a shard; what is shown is then read whole and compared with its
+    # checksum. Where no id fits, a damaged shard may hold it: so all are read again, and damage is named.
+    for ids_of in (Partition.glance, Partition.iter_shards):
+        for partition in everywhere:
+            for shard, ids in ids_of(partition, ["trajectory_id"]):
                 row = pc.index(ids["trajectory_id"], trajectory_id).as_py()
                 if row >= 0:
                     return _described(store, partition, shard, row)

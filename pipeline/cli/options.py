@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.store import Store
 
 Command = Callable[..., Any]
+R = TypeVar("R")
 _STDOUT = 1
 _documents: TextIO | None = None
 """Where the one document of a command with --json goes; None: to standard output, as everything."""
@@ -150,7 +151,8 @@ def experiment_options(command: Command) -> Command:
     def wrapped(*args: Any, experiment: str, overrides: Sequence[str], **kwargs: Any) -> Any:
         from pipeline.config import load_experiment
 
-        return command(*args, experiment=load_experiment(experiment, overrides), **kwargs)
+        found = load_experiment(experiment, overrides)
+        return tracked_report(found, kwargs["store"], command(*args, experiment=found, **kwargs))
 
     return wrapped
 
@@ -254,6 +256,17 @@ def _label(_ctx: click.Context, _option: click.Parameter, value: str | None) -> 
         return checked_label(value)
     except ValueError as error:
         raise ConfigError(f"--label: {error}") from error
+
+
+def tracked_report(experiment: "Experiment", store: "Store", result: R) -> R:
+    """What a command returns, whose numbers the experiment's tracker gets where it is the report of a stage."""
+    from pipeline.run.resumable import StageReport
+
+    if experiment.tracker != "none" and isinstance(result, StageReport):
+        from pipeline.run.tracking import track_stage
+
+        track_stage(experiment, store, result)
+    return result
 
 
 def print_report(report: "StageReport", as_json: bool) -> "StageReport":

@@ -22,6 +22,7 @@ from pipeline.cli.options import (
     set_option,
     split_target,
     store_options,
+    tracked_report,
 )
 from pipeline.terminal import visible
 
@@ -155,7 +156,7 @@ def rewards(
     experiment, store = load_experiment(named, overrides), open_store(root)
     dataset, found = places(ctx, store, experiment, logged, generation)
     reports = (run_rewards(experiment, store, g, dataset, label, verifier, replace) for g in found)
-    return print_reports(reports, as_json)
+    return tracked_report(experiment, store, print_reports(reports, as_json))
 
 
 @rewards.command()

@@ -1,6 +1,7 @@
 """The whole of an experiment: one YAML file, one tree, every field documented under it."""
 
 import re
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,8 +16,9 @@ from pipeline.config.rollouts import RolloutsConfig
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 from pipeline.errors import ConfigError
 
+TrackerName = Literal["none", "tensorboard", "wandb", "trackio"]
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
-RESERVED_NAMES = ("logged", "evaluated", "dagster_home")
+RESERVED_NAMES = ("logged", "evaluated", "dagster_home", "tracked")
 
 
 class Experiment(Config):
@@ -46,6 +48,10 @@ class Experiment(Config):
     """Shards of sampling and labelling on a Ray cluster. None: on the machine of the stage."""
     large_model_on_cpu: DecidesNothing[bool] = False
     """Sample, score and train a model of more than 200M parameters although there is no GPU: hours for minutes."""
+    tracker: DecidesNothing[TrackerName] = "none"
+    """Where the numbers of every stage and update go besides the store, as one run of the experiment: `tensorboard`
+    (event files in the folder `tracked` of the store), `wandb` or `trackio` (extra `trackers`; keys are read from the
+    environment as usual)."""
     launch: DecidesNothing[LaunchConfig | None] = None
     """Stages as jobs of Slurm or of Ray's job server. None: all on Dagster's machine."""
 

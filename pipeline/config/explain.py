@@ -5,6 +5,7 @@ import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -14,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pipeline.config.base import mark_of, model_in
 from pipeline.config.experiment import Experiment
 from pipeline.errors import ConfigError, did_you_mean
+from pipeline.markdown import markdown_table
 
 PAGES = {
     "policy": "data.md",
@@ -81,17 +83,20 @@ def json_schema() -> dict[str, Any]:
 def configuration_page() -> str:
     """docs/configuration.md."""
     lines = [_INTRODUCTION]
-    section = None
-    for field in explained_fields():
-        part = field.path.partition(".")[0]
-        own_section = part if part in PAGES else "experiment"
-        if own_section != section:
-            section = own_section
-            page = f" Explained in [{PAGES[section][:-3]}]({PAGES[section]})." if section in PAGES else ""
-            lines += [f"\n## {section}\n", *([page.strip() + "\n"] if page else []), _HEAD]
-        default = "required" if field.default is None else f"`{field.default}`"
-        lines.append(f"| `{field.path}` | {_cell(field.type)} | {default} | {field.decides} | {_cell(field.about)} |")
+    for section, fields in groupby(explained_fields(), _section):
+        page = f"Explained in [{PAGES[section][:-3]}]({PAGES[section]}).\n" if section in PAGES else ""
+        rows = (
+            [f"`{f.path}`", f.type, "required" if f.default is None else f"`{f.default}`", f.decides, f.about]
+            for f in fields
+        )
+        table = markdown_table(("field", "type", "default", "decides", "what it is"), rows)
+        lines += [f"\n## {section}\n", *([page] if page else []), table]
     return "\n".join(lines) + "\n"
+
+
+def _section(field: ExplainedField) -> str:
+    part = field.path.partition(".")[0]
+    return part if part in PAGES else "experiment"
 
 
 def _fields(model: type[BaseModel], above: str, decided: str | None = None) -> Iterator[ExplainedField]:
@@ -168,11 +173,6 @@ def _plain(path: str) -> str:
     return path.replace("[]", "").replace(".<name>", "")
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-_HEAD = "| field | type | default | decides | what it is |\n|---|---|---|---|---|"
 _INTRODUCTION = """# Configuration
 
 Every field of an experiment's YAML. This page is written by `scripts/write-configuration` from the configuration's own

@@ -1,7 +1,7 @@
 """How a generation is trained: the objective, the updates, and how the job uses the machine."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -69,17 +69,6 @@ def _known(name: str) -> str:
 
 
 ObjectiveName = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": list(OBJECTIVE_NEEDS)})]
-
-
-class MonitorConfig(Config):
-    """Where DeepSpeed's monitor writes the metrics, besides `metrics.jsonl` in the policy's folder."""
-
-    tensorboard: str | None = None
-    """Folder for TensorBoard event files."""
-    csv: str | None = None
-    """Folder for CSV files, one metric each."""
-    wandb_project: str | None = None
-    """Weights & Biases project; the key is read from the environment as usual."""
 
 
 class LoraConfig(Config):
@@ -175,7 +164,8 @@ class TrainingConfig(Config):
     """Processes on each machine, one for each GPU."""
     sequence_parallel: DecidesNothing[int] = Field(default=1, gt=0)
     """Processes that share the tokens of one pack (DeepSpeed-Ulysses), for responses that do not fit one GPU. It must
-    divide the processes and the model's heads; not for objectives with a critic."""
+    divide the processes and the model's heads; where the model has fewer key-value heads, it must be a multiple of
+    them. Not for objectives with a critic."""
     machines: DecidesNothing[int] = Field(default=1, gt=0)
     """Machines that train together, `processes` on each, with one torchrun agent a machine. They share the file system
     of the store, or of this user's cache of an object store."""
@@ -205,8 +195,6 @@ class TrainingConfig(Config):
     needs memory for two more gradients; 0: never. Not measured at `zero_stage: 3` or with `sequence_parallel`."""
     control_sample: DecidesNothing[int] = Field(default=32, gt=0)
     """Trajectories of the batch that `control_cosine` is measured on."""
-    monitor: DecidesNothing[MonitorConfig] = MonitorConfig()
-    """Further places for the metrics; all off."""
 
     @property
     def needs(self) -> ObjectiveNeeds:
@@ -217,6 +205,16 @@ class TrainingConfig(Config):
     def looks_back(self) -> bool:
         """Whether the objective needs the scores of θ_t, the policy at the start of the generation: V or log-probs."""
         return self.needs.frozen_target or (self.needs.behavior_logprobs and self.old_logprobs == "recomputed")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_monitor(cls, tree: object) -> object:
+        """Stores that an earlier version wrote keep a field `monitor`, which said nothing where all of it was off."""
+        if isinstance(tree, dict) and "monitor" in tree:
+            given = dict(cast(dict[str, Any], tree))
+            if not any((given.pop("monitor") or {}).values()):
+                return given
+        return tree
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import TbrmError
+from pipeline.markdown import markdown_table
 from pipeline.store import Manifest, Partition, Store, code_version
 
 Kind = Literal["dataset", "sft", "unpaired", "preference", "verl"]
@@ -259,7 +260,7 @@ def _card(settings: ExportSettings, manifest: Manifest, rewards: Partition | Non
     mean = sum(done.rewards) / len(done.rewards) if done.rewards else None
     policies = [f"- `{name}`: {count:,} trajectories" for name, count in done.policies.most_common(_MOST_POLICIES)]
     parents = [f"- {name}: `{hash_}`" for name, hash_ in sorted(manifest.parents.items())]
-    schema = [f"| `{column.name}` | {column.type} |" for column in COLUMNS] if settings.kind == "dataset" else []
+    schema = markdown_table(["column", "type"], ([f"`{column.name}`", str(column.type)] for column in COLUMNS))
     lines = [
         *("---", "license: other  # fill in: the licences of the prompts, of the policies and of their outputs"),
         *("license_name: unknown", "configs:", "- config_name: default", f"  data_files: {files}", "---", ""),
@@ -268,7 +269,7 @@ def _card(settings: ExportSettings, manifest: Manifest, rewards: Partition | Non
         *("", "## Rewards", ""),
         "none" if mean is None else f"{rewards.name if rewards else ''}: mean {mean:.4f} of {len(done.rewards):,}",
         *("", "## Behaviour policies", "", *policies, ""),
-        *(["## Columns", "", "| column | type |", "|---|---|", *schema, ""] if schema else []),
+        *(["## Columns", "", schema, ""] if settings.kind == "dataset" else []),
         *(
             ["## Left out", "", *(f"- {count:,} {why}" for why, count in done.left_out.items()), ""]
             if done.left_out

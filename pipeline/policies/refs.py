@@ -8,7 +8,6 @@ folder is uploaded once it is finished, with `policy.json` last, and fetched whe
 under way stay in the mirror of the machine that trains.
 """
 
-import fcntl
 import hashlib
 import itertools
 import json
@@ -26,7 +25,7 @@ from pipeline.policies.hub import commit_of, local_folder
 from pipeline.policies.load_save import load_tokenizer, tokenizer_info
 from pipeline.store import Store, TokenizerInfo, sync_folder, text_hash
 from pipeline.store.files import from_json
-from pipeline.store.locks import open_lock
+from pipeline.store.locks import locked
 
 POLICY_JSON = "policy.json"
 """The file that completes a policy folder; it names the hash of the others."""
@@ -70,12 +69,8 @@ def fetch(store: Store, folder: Path) -> Path:
     """
     if store.is_local or not store.fs.exists(f"{_remote(store, folder)}/{POLICY_JSON}") or _same(store, folder):
         return folder
-    handle = open_lock(str(folder.with_name(f"_{folder.name}.lock")))
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with locked(str(folder.with_name(f"_{folder.name}.lock"))):
         return folder if _same(store, folder) else _download(store, folder)
-    finally:
-        os.close(handle)
 
 
 def _download(store: Store, folder: Path) -> Path:

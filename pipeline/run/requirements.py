@@ -60,12 +60,12 @@ def _missing(experiment: Experiment) -> Iterator[str]:
             yield f"rollouts.engine: vllm is not installed: {_VLLM}; or set rollouts.engine: transformers"
         elif rollouts.adapter or rollouts.stop:
             yield f"rollouts.adapter and rollouts.stop need vLLM, which is not installed: {_VLLM}"
-    gym, monitor = _gym_field(experiment), training.monitor
+    gym, tracker = _gym_field(experiment), experiment.tracker
     by_ray = launch is not None and launch.by == "ray_job"
     for asked, extra, field, package, module in (
         (training.lora is not None, "lora", "training.lora", "peft", "peft"),
-        (bool(monitor.tensorboard), "trackers", "training.monitor.tensorboard", "TensorBoard", "tensorboard"),
-        (bool(monitor.wandb_project), "trackers", "training.monitor.wandb_project", "wandb", "wandb"),
+        (tracker != "none", "trackers", f"tracker: {tracker}", tracker, tracker),
+        (tracker != "none", "trackers", f"tracker: {tracker}", "accelerate", "accelerate"),
         (bool(gym), "gym", gym, "reasoning-gym", "reasoning_gym"),
         (experiment.policy.base.startswith(PACKAGE), "gguf", "policy.base", "gguf", "gguf"),
         (experiment.ray is not None, "ray", "ray", "Ray", "ray"),

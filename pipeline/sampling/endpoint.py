@@ -7,11 +7,13 @@ import asyncio
 import functools
 import os
 import re
-import ssl
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
-from typing import Any, TypeVar
+from http.cookiejar import DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,12 +22,17 @@ from pipeline.config.policy import ServerModel
 from pipeline.errors import TbrmError
 from pipeline.policies.refs import ServedPolicy
 
+if TYPE_CHECKING:
+    import httpx
+
 API_KEY = "OPENAI_API_KEY"
 """Environment variable of the server's key, where it wants one."""
 _TIMEOUT_S = 3_600.0
 """Longest that one request may take, from the connection to the last byte of the answer."""
 _TRIES = 6
 _FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 60.0
+"""A server may ask for as much by its header `Retry-After`."""
 _NO_ENTRY = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _TRY_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _LARGEST_ANSWER = 1 << 20
@@ -49,6 +56,7 @@ class _Models(Answered):
     data: list[_Model] = []
 
 
+T = TypeVar("T")
 Reply = TypeVar("Reply", bound=Answered)
 _ORIGIN = re.compile(r"(https?)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?(?=[/?#]|$)")
 
@@ -91,17 +99,18 @@ def call(
     """GET, or POST of a JSON body; the answer as `form`. `tokens` of text, prompt included, bound its size.
 
     The key goes along only where `url` is at one of `named`, the servers that the experiment's YAML names.
-    A broken connection, half an answer and an overloaded server are asked again, with pauses. Raises TbrmError after
-    the last try, and at once for a redirect and for an answer of another form or size.
+    A broken connection, half an answer and an overloaded server are asked again, with pauses that grow, and that are
+    as long as the server asks for. Raises TbrmError after the last try, and at once for a redirect and for an answer of
+    another form or size.
     """
     key = _authorization() if is_named(url, named) else {}
     largest = _LARGEST_ANSWER + _BYTES_PER_TOKEN * tokens
-    reason = ""
+    reason, asked = "", 0.0
     for attempt in range(_TRIES):
         if attempt:
-            time.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1))
+            time.sleep(max(_FIRST_PAUSE_S * 2 ** (attempt - 1), asked))
         try:
-            status, data = asyncio.run(_exchange(url, body, largest, key))
+            status, data, asked = _connections(os.getpid()).run(partial(_exchange, url, body, largest, key))
         except TimeoutError:  # whoever held on for so long may do it every time
             reason = f"no whole answer within {_TIMEOUT_S:g} s"
             break
@@ -128,10 +137,42 @@ def call(
     raise TbrmError(f"{url}: {reason.rstrip('.')}. Correct it and run again: finished shards are kept")
 
 
+class _Connections:
+    """The connections of this process, each used for one request after another.
+
+    They live in a loop of their own thread, since only a task can be ended at its time whatever a server sends.
+    """
+
+    def __init__(self) -> None:
+        import httpx
+
+        self._loop = asyncio.new_event_loop()
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        self._client = httpx.AsyncClient(timeout=None, follow_redirects=False, limits=limits)
+        self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
+        threading.Thread(target=self._loop.run_forever, daemon=True, name="servers").start()
+
+    def run(self, exchange: "Callable[[httpx.AsyncClient], Coroutine[Any, Any, T]]") -> T:
+        """The result of `exchange`; where this thread is interrupted, it is ended."""
+        future = asyncio.run_coroutine_threadsafe(exchange(self._client), self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+
+@functools.cache
+def _connections(_process: int) -> _Connections:
+    """A fork has none of the threads that it was forked from, and must not use their connections."""
+    return _Connections()
+
+
 async def _exchange(
-    url: str, body: Mapping[str, Any] | None, largest: int, key: Mapping[str, str]
-) -> tuple[int, bytes]:
-    """(status, body) of one request. Raises ConnectionError where it breaks, TimeoutError after `_TIMEOUT_S`.
+    url: str, body: Mapping[str, Any] | None, largest: int, key: Mapping[str, str], client: "httpx.AsyncClient"
+) -> tuple[int, bytes, float]:
+    """(status, body, seconds to wait before another try) of one request.
+
+    Raises ConnectionError where it breaks, TimeoutError after `_TIMEOUT_S`.
 
     Raises TbrmError for a redirect, which is not followed: the key and the prompts would go to a host that the
     experiment does not name. And for a body of more than `largest` bytes: it is asked for as it is, since a compressed
@@ -140,13 +181,9 @@ async def _exchange(
     import httpx
 
     headers = {"Accept-Encoding": "identity", **key}
-    client = httpx.AsyncClient(verify=_certificates(), timeout=None, follow_redirects=False)
+    method = "GET" if body is None else "POST"
     try:
-        async with (
-            asyncio.timeout(_TIMEOUT_S),
-            client,
-            client.stream("GET" if body is None else "POST", url, json=body, headers=headers) as reply,
-        ):
+        async with asyncio.timeout(_TIMEOUT_S), client.stream(method, url, json=body, headers=headers) as reply:
             if reply.is_redirect:
                 there = urljoin(url, reply.headers.get("Location", ""))
                 raise TbrmError(
@@ -158,7 +195,9 @@ async def _exchange(
                 data += piece
                 if len(data) > largest:
                     raise TbrmError(f"{url} answers with more than {largest:,} bytes: the request needs less")
-            return reply.status_code, bytes(data)
+            asked = reply.headers.get("Retry-After", "")
+            pause = min(float(asked), _LONGEST_PAUSE_S) if asked.isdecimal() else 0.0
+            return reply.status_code, bytes(data), pause
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise TbrmError(f"{url} is no address of a server: {error}") from error
     except httpx.HTTPError as error:
@@ -178,12 +217,6 @@ def _authorization() -> dict[str, str]:
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise TbrmError(f"{API_KEY} holds a blank, a line break or a character beyond ASCII: set it to the key alone")
     return {"Authorization": f"Bearer {key}"}
-
-
-@functools.cache
-def _certificates() -> ssl.SSLContext:
-    """Made once: reading the machine's certificates takes longer than a request."""
-    return ssl.create_default_context()
 
 
 def _shown(data: bytes) -> str:

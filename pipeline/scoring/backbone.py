@@ -12,6 +12,7 @@ the heads.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -58,10 +59,10 @@ def check_heads(config: Any, share: Share) -> None:
     """Raises TbrmError for a model whose heads cannot be divided."""
     heads = config.num_attention_heads
     shared = getattr(config, "num_key_value_heads", None) or heads
-    if heads % share.size or shared % share.size:
+    if heads % share.size or (shared % share.size and share.size % shared):
         raise TbrmError(
-            f"training.sequence_parallel: {share.size} does not divide the model's {heads} attention heads and "
-            f"{shared} key-value heads"
+            f"training.sequence_parallel: {share.size} does not divide the model's {heads} attention heads, or neither "
+            f"divides its {shared} key-value heads nor is a multiple of them"
         )
 
 
@@ -246,12 +247,20 @@ def _blockwise_attention(
     if blocks is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     tokens = [part[0].transpose(0, 1) for part in (query, key, value)]  # each [N, heads, D]
+    attention: Any = module
     if share is not None:
+        groups = query.shape[1] // key.shape[1]
+        if (copies := share.size // key.shape[1]) > 1:  # fewer key-value heads than processes: several have the same
+            tokens = [tokens[0], *(part.repeat_interleave(copies, 1) for part in tokens[1:])]
+            groups //= copies
+        attention = SimpleNamespace(num_key_value_groups=groups)
         tokens = [to_heads(part, share, len(blocks.order)) for part in tokens]
     outputs: list[Tensor] = []
     for rows in blocks.rows:
         parts = [t.index_select(0, rows.flatten()).unflatten(0, rows.shape).transpose(1, 2) for t in tokens]
-        output, _ = sdpa_attention_forward(module, parts[0], parts[1], parts[2], None, dropout, scaling, is_causal=True)
+        output, _ = sdpa_attention_forward(
+            attention, parts[0], parts[1], parts[2], None, dropout, scaling, is_causal=True
+        )
         outputs.append(output.flatten(0, 1))
     attended = torch.cat(outputs).index_select(0, blocks.order)
     return (attended if share is None else to_tokens(attended, share))[None], None

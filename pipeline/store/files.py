@@ -69,6 +69,8 @@ def text_hash(text: str) -> str:
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 """By protocol: the extra that installs its file system."""
+_EXCLUSIVE = frozenset({*_EXTRAS, "memory"})
+"""Protocols whose file systems create a file for one of several writers only: `mode="create"` is a conditional put."""
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
 
 
@@ -87,6 +89,12 @@ class Files:
         self.fs: Any = fs  # fsspec ships no types
         self.base = str(base).rstrip("/")
         self.is_local = isinstance(fs, LocalFileSystem)
+        protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+        if not self.is_local and not protocols & _EXCLUSIVE:
+            raise StoreError(
+                f"{root}: {type(fs).__name__} does not promise that of two writers of a file one fails, so two runs "
+                "could spoil each other's tables. Use a folder, s3://, gs:// or abfs://"
+            )
 
     def join(self, *parts: str) -> str:
         """Path inside the root, for `fs`. Raises StoreError for a part that would leave it."""

@@ -6,7 +6,7 @@ chosen by measurement: docs/data.md, "Files".
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,10 +47,10 @@ def encode(rows: pa.Table, config_hash: str) -> bytes:
     return buffer.getvalue()
 
 
-def decode(data: bytes, columns: Sequence[str] | None, where: str) -> pa.Table:
+def decode(data: bytes | IO[bytes], columns: Sequence[str] | None, where: str) -> pa.Table:
     """Rows of a Parquet file, `columns` in that order. Raises StoreError for bytes that are no such file."""
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
+        file = pq.ParquetFile(pa.BufferReader(data) if isinstance(data, bytes) else data)
         rows = file.read(columns=list(columns) if columns is not None else None)
         return rows if columns is None else rows.select(list(columns))
     except (pa.ArrowInvalid, OSError, KeyError) as error:

@@ -49,7 +49,7 @@ def audit(root: str) -> dict[str, object]:
                     digest[where] = parse_manifest(data.decode(errors="replace"), path).hash
                 except StoreError as error:
                     damage.append(str(error))
-            elif name not in LOGS and name != "_lock" and not name.startswith("_tmp."):  # of a killed writer, unread
+            elif name not in LOGS and not name.startswith(("_lock", "_tmp.")):  # of a killed writer, unread
                 digest[where] = hashlib.sha256(data).hexdigest()
     return {"digest": digest, "damage": damage, "duplicates": duplicates}
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from pipeline.errors import StoreError
+from pipeline.markdown import markdown_table
 from pipeline.store import Store, seed_of
 
 if TYPE_CHECKING:
@@ -195,8 +196,7 @@ def cells(source: SourceDiagnostics) -> list[str]:
 
 
 def markdown(sources: Sequence[SourceDiagnostics]) -> str:
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *(cells(source) for source in sources)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(COLUMNS, (cells(source) for source in sources))
 
 
 def draw(sources: Sequence[SourceDiagnostics], path: Path) -> None:

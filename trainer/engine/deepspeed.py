@@ -123,7 +123,7 @@ def leave_world(world: World) -> None:
 
 
 def deepspeed_config(
-    training: TrainingConfig, learning_rate: float, dtype: torch.dtype, label: str, universal: bool
+    training: TrainingConfig, learning_rate: float, dtype: torch.dtype, universal: bool
 ) -> dict[str, Any]:
     """DeepSpeed's configuration for one model of the job; `universal` reads a checkpoint of another world size."""
     gpu = torch.cuda.is_available()
@@ -138,7 +138,6 @@ def deepspeed_config(
         zero["offload_optimizer"] = place
     if training.offload == "all":
         zero["offload_param"] = place
-    monitor = training.monitor
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,  # the trainer marks the boundary itself: updates differ in packs
@@ -163,13 +162,6 @@ def deepspeed_config(
         },
         "steps_per_print": _QUIET_STEPS,
         "checkpoint": {"load_universal": universal},
-        "tensorboard": {
-            "enabled": bool(monitor.tensorboard),
-            "output_path": monitor.tensorboard or "",
-            "job_name": label,
-        },
-        "csv_monitor": {"enabled": bool(monitor.csv), "output_path": monitor.csv or "", "job_name": label},
-        "wandb": {"enabled": bool(monitor.wandb_project), "project": monitor.wandb_project or "", "group": label},
     }
 
 

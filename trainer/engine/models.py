@@ -120,8 +120,8 @@ def build_models(job: TrainJob, world: World, resume: Checkpoint | None) -> Mode
                 to_universal(resume.path, tag)
         torch.distributed.barrier()
 
-    def engine(module_of: Callable[[Any], torch.nn.Module], learning_rate: float, label: str) -> Any:
-        config = deepspeed_config(training, learning_rate, getattr(torch, job.model.dtype), label, universal)
+    def engine(module_of: Callable[[Any], torch.nn.Module], learning_rate: float) -> Any:
+        config = deepspeed_config(training, learning_rate, getattr(torch, job.model.dtype), universal)
         model = without_dropout(load_model(str(job.start), job.model).train())
         if training.activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -132,14 +132,12 @@ def build_models(job: TrainJob, world: World, resume: Checkpoint | None) -> Mode
             _share_head(module)
         return wrap(module, config)
 
-    policy = engine(lambda model: PolicyModule(model, training), training.learning_rate, job.label)
+    policy = engine(lambda model: PolicyModule(model, training), training.learning_rate)
     if training.zero_stage < 3:  # under ZeRO 3 no process holds a model that could run alone
         check_scorable(policy.module.model)
     value = None
     if training.needs.critic:
-        value = engine(
-            lambda model: CriticModule(model, training), training.critic_learning_rate, f"{job.label} critic"
-        )
+        value = engine(lambda model: CriticModule(model, training), training.critic_learning_rate)
     return Models(policy, value)
 
 

@@ -16,6 +16,7 @@ import torch
 
 from pipeline.config.training import TrainingConfig
 from pipeline.run.resumable import Metric
+from pipeline.run.tracking import Log
 from pipeline.scoring.batch import Trajectory
 from trainer.job import read_metrics
 
@@ -146,31 +147,25 @@ def peak_flops() -> float | None:
 
 
 class MetricsFile:
-    """The rows of a job's updates in metrics.jsonl, which rank 0 writes, and in DeepSpeed's monitor.
+    """The rows of a job's updates in metrics.jsonl, which rank 0 writes, and in the experiment's tracker by `log`.
 
-    Rows of updates after `start`, the update of the checkpoint that the job goes on from, are dropped.
+    Rows of updates after `start`, the update of the checkpoint that the job goes on from, are dropped. On the axis of
+    the tracker lie `before` updates of earlier generations.
     """
 
-    def __init__(self, path: Path, start: int, leader: bool) -> None:
-        self._path, self._leader = path, leader
+    def __init__(self, path: Path, start: int, leader: bool, log: Log | None = None, before: int = 0) -> None:
+        self._path, self._leader, self._log, self._before = path, leader, log, before
         if self._leader:
             kept = [json.dumps(row) + "\n" for row in read_metrics(path) if row["update"] <= start] if start else []
             path.write_text("".join(kept), encoding="utf-8")
 
-    def add(self, row: dict[str, Any], engine: Any) -> None:
+    def add(self, row: dict[str, Any]) -> None:
         if not self._leader:
             return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        if engine.monitor.enabled:
-            engine.monitor.write_events(_events(row))
-
-
-def _events(row: dict[str, Any]) -> list[tuple[str, float, int]]:
-    """(name, value, update) of the plain numbers of a row, for DeepSpeed's monitor."""
-    return [
-        (f"train/{k}", float(v), row["update"]) for k, v in row.items() if isinstance(v, float | int) and k != "update"
-    ]
+        if self._log is not None:
+            self._log({k: v for k, v in row.items() if k != "update"}, self._before + row["update"])
 
 
 def summary(metrics: Sequence[dict[str, Any]], seconds: dict[str, float]) -> dict[str, Metric]:

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from pipeline.errors import TbrmError
 from pipeline.run.progress import track
+from pipeline.run.tracking import Log
 from pipeline.sandbox.kernel import die_with_parent
 from trainer.data.trajectories import TrajectoryTable, batch_rows
 from trainer.engine.checkpoint import (
@@ -31,7 +33,7 @@ from trainer.engine.checkpoint import (
 from trainer.engine.deepspeed import World, full_weights, join_world, leave_world, total
 from trainer.engine.export import export_policy, merged, verify_forward
 from trainer.engine.models import PREFIX, Models, build_models, load_models, save_models
-from trainer.job import ERROR_FILE, METRICS_FILE, RESULT_FILE, TrainJob, TrainResult, read_metrics
+from trainer.job import METRICS_FILE, RESULT_FILE, TrainJob, TrainResult, read_metrics
 from trainer.launch.processes import run_processes
 from trainer.loop.metrics import Clock, MetricsFile
 from trainer.loop.scores import Batch, start_scores, write_diagnostics
@@ -103,7 +105,6 @@ def _work(job: TrainJob, world: World) -> None:
     if checkpoint is not None:
         load_models(models, checkpoint, world, job, fresh)
     before = checkpoint.total_updates - start if checkpoint is not None and not fresh else 0
-    metrics = MetricsFile(job.state / METRICS_FILE, start, world.leader)
 
     def save(update: int) -> None:
         write_checkpoint(
@@ -122,7 +123,8 @@ def _work(job: TrainJob, world: World) -> None:
         if world.leader:
             prune(job.state, job.training.keep_checkpoints)
 
-    with _stop_requests() as stop, _progress(job, world) as report:
+    with _stop_requests() as stop, _progress(job, world) as report, _tracked(job, world) as log:
+        metrics = MetricsFile(job.state / METRICS_FILE, start, world.leader, log, job.updates_before)
         report(start, "")
         for update in range(start, job.updates):
             rows = rows_of(update)
@@ -132,7 +134,7 @@ def _work(job: TrainJob, world: World) -> None:
                 with clock.time("diagnostics"):
                     cosine = control_cosine(job.training, models, world, batch)
             row = update_once(job, models, world, batch, clock, update, before + update)
-            metrics.add(row if cosine is None else row | {"control_cosine": cosine}, models.policy)
+            metrics.add(row if cosine is None else row | {"control_cosine": cosine})
             report(1, _note(row))
             stopped = _anyone(stop.is_set(), world)
             if stopped or (update + 1) % job.training.checkpoint_every == 0 or update + 1 == job.updates:
@@ -147,16 +149,10 @@ def _work(job: TrainJob, world: World) -> None:
     torch.distributed.barrier()
 
 
-def main(arguments: list[str]) -> int:
-    """Entry point of a launched process: `python -m trainer.loop.worker JOB_FILE`. Exit code 1 after an error."""
-    path = Path(next(a for a in arguments if not a.startswith("--local_rank")))
-    job = TrainJob.load(path)
-    try:
-        work(job)
-    except TbrmError as error:
-        path.with_name(ERROR_FILE).write_text(str(error), encoding="utf-8")
-        return 1
-    return 0
+@record
+def main(job_file: str) -> None:
+    """Entry point of a launched process, `python -m trainer.loop.worker JOB_FILE`; its agent is told its error."""
+    work(TrainJob.load(Path(job_file)))
 
 
 def _prompts(job: TrainJob, table: TrajectoryTable) -> Sequence[npt.NDArray[np.int64]]:
@@ -221,6 +217,16 @@ def _progress(job: TrainJob, world: World) -> Generator[Callable[[int, str], Non
 
 
 @contextmanager
+def _tracked(job: TrainJob, world: World) -> Generator[Log | None]:
+    """What logs the numbers of an update in the experiment's tracker, on rank 0 where there is one."""
+    if job.tracked is None or not world.leader:
+        yield None
+        return
+    with job.tracked.open("update", "update") as log:
+        yield log
+
+
+@contextmanager
 def _stop_requests() -> Generator[threading.Event]:
     """An event that SIGTERM or SIGUSR1 sets, so that the update under way ends with a checkpoint."""
     stop = threading.Event()
@@ -251,4 +257,4 @@ def _say(text: str) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1])

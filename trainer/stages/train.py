@@ -28,6 +28,7 @@ from pipeline.run.configurations import (
     listed,
 )
 from pipeline.run.resumable import StageReport
+from pipeline.run.tracking import tracked
 from pipeline.store import Manifest, Store, exclusive
 from trainer.data.trajectories import check_all_tokens_sampled, mix_tables, write_trajectories
 from trainer.job import TrainJob
@@ -98,6 +99,8 @@ def run_train(experiment: Experiment, store: Store, generation: int, replace: bo
             updates=experiment.training.updates_per_generation,
             seed=experiment.seed + generation,
             config_hash=config_hash,
+            tracked=tracked(experiment, store) if experiment.tracker != "none" else None,
+            updates_before=generation * training.updates_per_generation,
             carry=carry,
         )
         result = train_policy(job)

@@ -9,8 +9,8 @@ import yaml
 from click.testing import CliRunner
 
 from evals.patterns.rates import pattern_groups
-from evals.report.history import PICTURE, summarize
 from evals.report.page import render, write_report
+from evals.report.summary import PICTURE, summarize
 from pipeline.cli.main import tbrm
 from pipeline.config import Experiment, build_experiment
 from pipeline.errors import StoreError, TbrmError

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,12 +189,22 @@ def test_a_full_gpu_is_answered_with_the_settings_to_change(make_job: MakeJob, m
         train_policy(make_job())
 
 
-@pytest.mark.parametrize(("objective", "zero_stage"), [("tbrm", 1), ("brm", 3), ("sql_multi", 1)])
-def test_two_processes_share_each_pack(make_job: MakeJob, tmp_path: Path, objective: str, zero_stage: int) -> None:
+@pytest.mark.parametrize(
+    ("objective", "zero_stage", "key_value_heads"), [("tbrm", 1, 2), ("brm", 3, 1), ("sql_multi", 1, 1)]
+)
+def test_two_processes_share_each_pack(
+    make_job: MakeJob, policy: Path, tmp_path: Path, objective: str, zero_stage: int, key_value_heads: int
+) -> None:
     """Ulysses: an odd number of tokens, several sequences cut in the middle, the same numbers as one process."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shutil.copytree(policy, start := tmp_path / "start")
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(policy, num_key_value_heads=key_value_heads)
+    AutoModelForCausalLM.from_config(config).save_pretrained(start)
     given = {"objective": objective, "zero_stage": zero_stage, "micro_batch_tokens": 101}
-    one = train_policy(make_job("one", **given)).metrics
-    two = train_policy(make_job("two", processes=2, sequence_parallel=2, **given)).metrics
+    one = train_policy(replace(make_job("one", **given), start=start)).metrics
+    two = train_policy(replace(make_job("two", processes=2, sequence_parallel=2, **given), start=start)).metrics
     for name in ("loss", "grad_norm", "logratio", "reward", "tokens"):
         assert [r[name] for r in two] == pytest.approx([r[name] for r in one], rel=1e-4, abs=1e-6)
     figures = [json.loads((tmp_path / name / DIAGNOSTICS_FILE).read_text())["sources"] for name in ("one", "two")]

@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -123,15 +124,44 @@ def test_one_of_two_writers_wins_and_the_other_says_so(root: str) -> None:
         for index in range(SHARDS):
             writer.write(index, shard(index))
         # A writer that was stopped for longer than its lease wakes up beside the one that took over.
-        partition.store.fs.rm_file(f"{partition.path}/_lock")
+        partition.store.fs.rm_file(f"{partition.path}/_lock-000001")
         late = open_store(root).partition("exp", "rollouts", 0).writer(CONFIG, {})
         with late:
             assert all(late.is_done(index) for index in range(SHARDS))
             writer.commit(SHARDS)
             with pytest.raises(StoreError, match="committed by another writer meanwhile"):
                 late.commit(SHARDS, {"seconds": 1.0})
-    assert "_lock" not in names(partition.store, partition.path)
+    assert not [name for name in names(partition.store, partition.path) if "_lock" in name]
     assert partition.manifest().rows == 18
+
+
+def test_of_those_who_take_a_lease_over_at_once_one_has_it(root: str) -> None:
+    partition, inside, refused = open_store(root).partition("exp", "rollouts", 0), list[int](), list[str]()
+    for turn in range(3):
+        number = max((int(name[-6:]) for name in names(partition.store, partition.path)), default=0) + 1
+        gone = {"token": "gone", "pid": 1, "host": "elsewhere", "expires": 0}
+        partition.store.fs.pipe_file(f"{partition.path}/_lock-{number:06d}", json.dumps(gone).encode())
+        ready, seen = threading.Barrier(2), threading.Barrier(2)
+
+        def take(turn: int = turn, ready: threading.Barrier = ready, seen: threading.Barrier = seen) -> None:
+            store = open_store(root)
+            ready.wait()
+            try:
+                with locks.leased(store, partition.path):
+                    inside.append(turn)
+                    seen.wait()
+            except StoreError as error:
+                refused.append(str(error))
+                seen.wait()
+
+        threads = [threading.Thread(target=take) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(inside) == len(set(inside)) > 0, "two writers held the lease at once"
+    assert len(inside) + len(refused) == 6
+    assert all("is being written by process" in told for told in refused)
 
 
 def test_a_put_whose_answer_was_lost_is_not_taken_for_another_writer(root: str) -> None:
@@ -167,7 +197,7 @@ def test_a_killed_writer_is_followed_at_once_and_a_silent_one_when_its_lease_end
 ) -> None:
     assert subprocess.run([sys.executable, "-c", KILLED, root], check=False).returncode == -9
     partition = open_store(root).partition("exp", "rollouts", 0)
-    path = f"{partition.path}/_lock"
+    path = f"{partition.path}/_lock-000001"
     left = json.loads(partition.store.read_bytes(path))
     elsewhere = left | {"host": "another-machine"}
     partition.store.write_atomic(path, json.dumps(elsewhere).encode())
@@ -179,9 +209,10 @@ def test_a_killed_writer_is_followed_at_once_and_a_silent_one_when_its_lease_end
     partition.store.write_atomic(path, json.dumps(left).encode())
     monkeypatch.setattr(locks, "LEASE_S", 0.3)  # renewed every 0.1 s while it is held
     with partition.writer(CONFIG, {}) as writer:
-        first = json.loads(partition.store.read_bytes(path))
+        taken = path.replace("000001", "000002")
+        first = json.loads(partition.store.read_bytes(taken))
         assert writer.is_done(0)
-        while json.loads(partition.store.read_bytes(path))["expires"] == first["expires"]:
+        while json.loads(partition.store.read_bytes(taken))["expires"] == first["expires"]:
             pass
     assert write(partition) == [1, 2]
 

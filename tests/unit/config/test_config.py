@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.config import build_experiment, experiments_folder, load_experiment, stage_hash
+from pipeline.config.training import TrainingConfig
 from pipeline.errors import ConfigError
 
 TREE = {
@@ -136,3 +138,10 @@ def test_a_seed_that_no_generator_of_random_numbers_takes_is_refused(seed: int) 
 @pytest.mark.parametrize("seed", [0, 2**63 - 1])
 def test_the_first_and_the_last_seed_are_taken(seed: int) -> None:
     assert build_experiment(TREE | {"seed": seed}, "here.yaml").seed == seed
+
+
+def test_a_store_of_an_earlier_version_keeps_a_monitor_that_was_off() -> None:
+    off = {"tensorboard": None, "csv": None, "wandb_project": None}
+    assert TrainingConfig.model_validate({"monitor": off}) == TrainingConfig()
+    with pytest.raises(ValidationError, match="monitor"):
+        TrainingConfig.model_validate({"monitor": off | {"csv": "folder"}})

@@ -102,7 +102,7 @@ def test_what_a_field_decides_is_what_its_type_says() -> None:
     assert decides["training.beta"] == "every generation"
     assert decides["rollouts.engine"] == "its generation"
     assert decides["training.micro_batch_tokens"] == "nothing stored"
-    assert decides["training.monitor.csv"] == "nothing stored", "as the part that it belongs to"
+    assert decides["tracker"] == "nothing stored"
     assert decides["evaluation.protocols.<name>.samples"] == "its scores"
     assert Experiment.model_fields.keys() <= decides.keys()
 

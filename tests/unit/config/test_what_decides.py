@@ -36,7 +36,7 @@ OTHER: dict[str, Any] = {
     },
     "training": {
         **{"objective": "tbrm", "processes": 2, "zero_stage": 2, "residual_clip": 3.0, "lora": {"rank": 2}},
-        **{"monitor": {"csv": "x"}, "checkpoint_every": 2, "max_residual": 5.0},
+        **{"checkpoint_every": 2, "max_residual": 5.0},
     },
 }
 

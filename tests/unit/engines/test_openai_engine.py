@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -277,3 +279,45 @@ def test_a_list_of_models_is_checked_as_well(models: Any) -> None:
 def test_an_address_that_is_none_is_told(address: str) -> None:
     with pytest.raises(TbrmError):
         ask(endpoint_policy(ServerModel(f"{address}#model")).path.removesuffix("#model"))
+
+
+def test_a_server_is_asked_again_when_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = list[float]()
+    monkeypatch.setattr(endpoint.time, "sleep", pauses.append)
+    for asked in ("7", "99999999999", "soon", "-3"):
+        with raw_server(told(answered())) as server:
+            busy = [body(b"", "429 Too Many", Retry_After=asked), told(answered())]
+            server.answer = lambda write, answers=busy: answers.pop(0)(write)
+            ask(server.url)
+    assert pauses == [7.0, 60.0, 0.001, 0.001]
+
+
+def test_a_connection_serves_one_request_after_another_and_keeps_no_cookie() -> None:
+    connections, cookies = list[int](), list[str | None]()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            connections.append(1)
+            super().setup()
+
+        def do_GET(self) -> None:
+            cookies.append(self.headers.get("Cookie"))
+            data = json.dumps({"data": [{"id": "m"}]}).encode()
+            self.send_response(200)
+            self.send_header("Set-Cookie", "a=b")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: object) -> None:
+            del format, args
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        for _ in range(3):
+            endpoint_policy(ServerModel(f"http://127.0.0.1:{server.server_port}/v1"))
+        server.shutdown()
+    assert (len(connections), cookies) == (1, [None] * 3)

@@ -21,14 +21,14 @@ GYM_PROMPTS = "prompts={source: reasoning_gym, reasoning_gym: {tasks: [quantum_l
     [
         ("training.lora={rank: 4}", "peft", "training.lora: peft is not installed: `pip install 'tbrm[lora]'`"),
         (
-            "training.monitor.tensorboard=logs",
+            "tracker=tensorboard",
             "tensorboard",
-            "training.monitor.tensorboard: TensorBoard is not installed: `pip install 'tbrm[trackers]'`",
+            "tracker: tensorboard: tensorboard is not installed: `pip install 'tbrm[trackers]'`",
         ),
         (
-            "training.monitor.wandb_project=mine",
+            "tracker=wandb",
             "wandb",
-            "training.monitor.wandb_project: wandb is not installed: `pip install 'tbrm[trackers]'`",
+            "tracker: wandb: wandb is not installed: `pip install 'tbrm[trackers]'`",
         ),
         (
             GYM_PROMPTS,

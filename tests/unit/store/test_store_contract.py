@@ -1,8 +1,10 @@
 """What a store says of itself: names, listings, columns, identifiers, and who writes."""
 
 import dataclasses
+import errno
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from pipeline.store import (
     check_aligned,
     checksum,
     exclusive,
+    locks,
     open_store,
     schema_of,
     seed_of,
@@ -251,3 +254,39 @@ def test_one_holds_a_folder_and_the_next_is_told_who(tmp_path: Path) -> None:
     Path(folder, "_lock").write_text("x" * 200)  # a longer name than ours, left by a dead process
     with exclusive(folder):
         assert Path(folder, "_lock").read_text() == me
+
+
+def test_a_file_system_without_locks_holds_one_at_a_time_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NFS without its lock daemon, and Lustre mounted without `flock`."""
+
+    def refused(_handle: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", refused)
+    folder = str(tmp_path)
+    me = f"process {os.getpid()} on {os.uname().nodename}"
+    told = f"is being written by {me};.*has no locks: if that process is gone, delete {folder}/_lock.held"
+    with exclusive(folder), pytest.raises(StoreError, match=told), exclusive(folder):
+        pass
+    with exclusive(folder):
+        pass
+    dead = 2**22 + 1  # above the largest id that Linux gives
+    Path(folder, "_lock.held").write_text(f"{dead}\n{os.uname().nodename}\n")
+    with exclusive(folder):
+        pass
+    order, inside = list[int](), threading.Semaphore(1)
+
+    def one(number: int) -> None:
+        with locks.locked(f"{folder}/_wait"):
+            assert inside.acquire(blocking=False), "two at a time"
+            order.append(number)
+            inside.release()
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(order) == [0, 1, 2, 3]

@@ -30,13 +30,13 @@ def partition(store: Store) -> Partition:
 
 
 def holder(partition: Partition) -> dict[str, Any]:
-    return json.loads(partition.store.read_bytes(f"{partition.path}/_lock"))
+    return json.loads(partition.store.read_bytes(f"{partition.path}/_lock-000001"))
 
 
-def leave(partition: Partition, **fields: Any) -> None:
+def leave(partition: Partition, number: int = 1, **fields: Any) -> None:
     """A lease that some writer left behind; by default one of a machine elsewhere that still holds it."""
     given = {"token": "other", "pid": 1, "host": "elsewhere", "expires": time.time() + locks.LEASE_S}
-    partition.store.write_atomic(f"{partition.path}/_lock", json.dumps(given | fields).encode())
+    partition.store.write_atomic(f"{partition.path}/_lock-{number:06d}", json.dumps(given | fields).encode())
 
 
 def names(partition: Partition) -> list[str]:
@@ -65,7 +65,7 @@ def test_a_lease_names_its_holder_and_goes_with_it(partition: Partition) -> None
         with pytest.raises(StoreError, match=rf"is being written by process {os.getpid()} on .*ends in (2\d\d|300) s"):
             write(partition, "another")
         assert holder(partition) == found
-    assert "_lock" not in names(partition)
+    assert not [name for name in names(partition) if "_lock" in name]
 
 
 def test_a_lease_held_elsewhere_is_respected_until_it_ends(partition: Partition) -> None:
@@ -108,15 +108,56 @@ def test_a_held_lease_is_renewed_long_before_it_ends(partition: Partition, monke
 
 def test_who_took_a_lease_over_keeps_it(partition: Partition) -> None:
     with partition.writer(CONFIG, {}):
-        leave(partition)
-    assert holder(partition)["token"] == "other", "the slow holder deletes only its own lease"
+        leave(partition, number=2)
+    assert names(partition) == ["_lock-000002"], "the slow holder deletes only its own lease"
+    with pytest.raises(StoreError, match="by process 1 on elsewhere"):
+        write(partition)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_lease_made_while_another_one_looks_is_seen(
+    partition: Partition, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Whatever number the rival takes: that of the one left behind, which it deleted and made anew, or a later one."""
+    leave(partition, expires=0.0)
+    create = Store.create
+
+    def after_a_rival(store: Store, path: str, data: bytes) -> None:
+        leave(partition, number=number)
+        create(store, path, data)
+
+    monkeypatch.setattr(Store, "create", after_a_rival)
+    with pytest.raises(StoreError, match="by process 1 on elsewhere"):
+        write(partition)
+    assert f"_lock-{number:06d}" in names(partition)
+
+
+def test_a_server_that_writes_over_what_is_there_is_refused(
+    partition: Partition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = partition.store.fs.pipe_file
+
+    def put_over(path: str, data: bytes, mode: str = "overwrite") -> None:
+        del mode
+        put(path, data)
+
+    monkeypatch.setattr(partition.store.fs, "pipe_file", put_over)
+    with pytest.raises(StoreError, match=r"ignores If-None-Match.*nothing was written"):
+        write(partition)
+    assert names(partition) == []
+
+
+@pytest.mark.parametrize("root", ["http://127.0.0.1/data", "simplecache::memory://data"])
+def test_a_location_that_lets_two_create_a_file_is_refused(root: str) -> None:
+    with pytest.raises(StoreError, match=r"does not promise .* Use a folder, s3://"):
+        open_store(root)
 
 
 def test_of_two_who_believe_to_hold_it_one_commits(partition: Partition) -> None:
     with partition.writer(CONFIG, {}) as slow:
         for index in range(SHARDS):
             slow.write(index, shard(index))
-        partition.store.fs.rm_file(f"{partition.path}/_lock")
+        partition.store.fs.rm_file(f"{partition.path}/_lock-000001")
         with partition.writer(CONFIG, {}) as late:
             assert all(late.is_done(index) for index in range(SHARDS))
             slow.commit(SHARDS)

@@ -11,11 +11,13 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from assets.experiment.meanings import metric_meaning
 from pipeline.config.training import OBJECTIVE_NEEDS, TrainingConfig
 from pipeline.errors import TbrmError
 from pipeline.policies.load_save import load_model
+from pipeline.run.tracking import Tracked
 from pipeline.scoring.batch import Trajectory, lay_out, pair_units, unit_pairs
 from pipeline.scoring.scoring import score
 from tests.unit.trainer.jobs import BETA, MODEL, SEED, job_of, mix, policy_folder
@@ -236,16 +238,19 @@ def test_the_same_job_gives_the_same_bytes_and_another_seed_another_order(make_j
     assert train_policy(other).metrics[0]["loss"] != rows[0][0]["loss"]
 
 
-def test_the_monitor_gets_every_plain_number_of_every_update(make_job: MakeJob, tmp_path: Path) -> None:
-    job = make_job(updates=2, monitor={"csv": str(tmp_path / "csv")})
-    rows = train_policy(job).metrics
-    written = {path.stem: path.read_text().splitlines()[1:] for path in (tmp_path / "csv").rglob("*.csv")}
+def test_the_tracker_gets_every_plain_number_of_every_update(make_job: MakeJob, tmp_path: Path) -> None:
+    given = Tracked("tensorboard", "exp", "exp-0", str(tmp_path / "tracked"))
+    rows = train_policy(dataclasses.replace(make_job(updates=2), tracked=given, updates_before=6)).metrics
+    with given.open("rewards", "generation") as log:  # another stage, in a process of its own: the same run
+        log({"reward_mean": 0.5, "verifier": "plain", "odd": float("nan")}, 3)
+    found = EventAccumulator(str(tmp_path / "tracked" / "exp")).Reload()
     numbers = {name for name, value in rows[0].items() if isinstance(value, float | int)} - {"update"}
-    assert set(written) >= {f"train_{name}" for name in numbers}
+    assert set(found.Tags()["scalars"]) == {f"update/{name}" for name in numbers} | {"rewards/reward_mean"}
     for name in ("loss", "reward", "grad_norm"):
-        lines = [line.split(",") for line in written[f"train_{name}"]]
-        assert [int(line[0]) for line in lines] == [1, 2]
-        assert [float(line[1]) for line in lines] == pytest.approx([row[name] for row in rows])
+        events = found.Scalars(f"update/{name}")
+        assert [event.step for event in events] == [7, 8]
+        assert [event.value for event in events] == pytest.approx([row[name] for row in rows])
+    assert [(event.step, event.value) for event in found.Scalars("rewards/reward_mean")] == [(3, 0.5)]
 
 
 def test_the_residual_of_the_metrics_is_that_of_eq_4(make_job: MakeJob) -> None:
