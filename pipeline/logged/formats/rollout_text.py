@@ -4,7 +4,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.logged.formats.base import ABSENT, Fields, Format, Row, has, look_up, number, numbers
+import numpy as np
+
+from pipeline.logged.formats.base import ABSENT, Fields, Format, Row, has, listed, look_up, number, numbers
 from pipeline.logged.raw import BadField
 
 _ANSWERS = ("answer", "ground_truth", "gold", "gts", "target", "solution", "reference_answer")
@@ -136,7 +138,7 @@ def turned(row: Row) -> Iterator[Row | BadField]:
     if many is None:
         yield BadField("", "is one row, while the first line of the log has a column in each field")
         return
-    lists = {name: value for name, value in row.items() if isinstance(value, list)}
+    lists = {name: listed(name, value) for name, value in row.items() if isinstance(value, list | np.ndarray)}
     for name, value in lists.items():
         if len(value) != many:
             yield BadField(name, f"{len(value)} values in a line of {many} prompts", value[:3])

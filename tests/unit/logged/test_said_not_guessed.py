@@ -192,7 +192,7 @@ def test_between_two_formats_nothing_is_guessed() -> None:
     assert recognize(both, Directions(source="alpaca")).name == "alpaca"
     with pytest.raises(TbrmError, match="--from slime: the first row does not have its fields"):
         recognize(both, Directions(source="slime"))
-    with pytest.raises(TbrmError, match="--from nobody: the formats are verl, trl"):
+    with pytest.raises(TbrmError, match="--from nobody: The formats are verl, trl"):
         recognize(both, Directions(source="nobody"))
 
 
