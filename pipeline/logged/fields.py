@@ -244,7 +244,7 @@ def _candidate(raw: RawRow, sample: int, values: dict[str, Any], wants_reward: b
         tokenizer=_text_or_none("tokenizer", values.get("tokenizer")),
         verifier=_text_or_none("verifier", values.get("verifier")) or "",
         components=_components(values.get("components") or {}),
-        extra=_encodable("extra", json.dumps(extra or {}, sort_keys=True, default=_as_json)),
+        extra=_encodable("extra", json.dumps(extra, sort_keys=True, default=_as_json)) if extra else "{}",
         version=_text_or_none("policy", values.get("version")),
         tools=_tools(values.get("tools")),
     )

@@ -1,6 +1,8 @@
 """Token ids as text, at the speed of a copy where the tokenizer's tokens are bytes."""
 
 import json
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,16 +30,21 @@ class Spelling:
     def by_bytes(self) -> bool:
         return self._tables is not None
 
+    def texts(self, rows: Sequence[npt.NDArray[np.int32]], skip_special_tokens: bool = False) -> list[str]:
+        """The text of each row, out of one look-up for all of them. Ids must lie within the vocabulary."""
+        if self._tables is None or not rows:
+            return [self.text(ids, skip_special_tokens) for ids in rows]
+        taken = self._tables[skip_special_tokens].take(pa.array(np.concatenate(rows), pa.int32()))
+        offsets, data = taken.buffers()[1:]
+        ends = np.frombuffer(offsets, np.int32)[np.cumsum([0, *map(len, rows)])].tolist()
+        view = memoryview(data if data is not None else b"")
+        return [str(view[begin:end], "utf-8", "replace") for begin, end in pairwise(ends)]
+
     def text(self, ids: npt.NDArray[np.int32], skip_special_tokens: bool = False) -> str:
         """`ids` must lie within the vocabulary."""
         if self._tables is None:
             return self._tokenizer.decode(ids.tolist(), skip_special_tokens=skip_special_tokens)
-        taken = self._tables[skip_special_tokens].take(pa.array(ids, pa.int32()))
-        ends, data = taken.buffers()[1:]
-        if data is None:
-            return ""
-        end = int(np.frombuffer(ends, np.int32)[len(ids)])
-        return str(memoryview(data)[:end], "utf-8", "replace")
+        return self.texts([ids], skip_special_tokens)[0]
 
     def _agrees(self) -> bool:
         """Whether the tokenizer itself spells some sequences of any of its ids in the same way."""

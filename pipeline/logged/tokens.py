@@ -72,6 +72,12 @@ class _Plan:
     candidate: Candidate
     prompt: str | None
     segments: list[Segment]
+    prompt_ids: Tokens | None
+    """Those of the log, where the prompt is no text."""
+    response_ids: Tokens | None
+    prompt_text: str = ""
+    response_text: str = ""
+    """What the ids spell, without special tokens."""
 
 
 def tokenize(found: Sequence[Candidate | Bad], settings: TokenSettings) -> list[Tokenized | Bad]:
@@ -82,8 +88,22 @@ def tokenize(found: Sequence[Candidate | Bad], settings: TokenSettings) -> list[
         if isinstance(plan, _Plan):
             texts += [plan.prompt] if plan.prompt is not None else []
             texts += [segment.text for segment in plan.segments]
+    known = [plan for plan in plans if isinstance(plan, _Plan)]
+    _spell(known, settings.spelling)
     encoded = _encode(list(dict.fromkeys(texts)), settings)
     return [plan if isinstance(plan, Bad) else _finish(plan, encoded, settings) for plan in plans]
+
+
+def _spell(plans: Sequence[_Plan], spelling: Spelling) -> None:
+    """Fill in the texts of what was logged as ids."""
+    untold = [plan for plan in plans if plan.prompt_ids is not None and not isinstance(plan.candidate.prompt, str)]
+    texts = spelling.texts([plan.prompt_ids for plan in untold if plan.prompt_ids is not None])
+    for plan, text in zip(untold, texts, strict=True):
+        plan.prompt_text = text
+    said = [plan for plan in plans if plan.response_ids is not None]
+    texts = spelling.texts([plan.response_ids for plan in said if plan.response_ids is not None], True)
+    for plan, text in zip(said, texts, strict=True):
+        plan.response_text = text
 
 
 def _bad(candidate: Candidate, error: BadField) -> Bad:
@@ -93,11 +113,14 @@ def _bad(candidate: Candidate, error: BadField) -> Bad:
 def _plan(candidate: Candidate, settings: TokenSettings) -> _Plan | Bad:
     try:
         prompt, segments = _texts(candidate, settings)
+        asked = None if prompt is not None else _within_vocabulary("prompt_token_ids", candidate.prompt_ids, settings)
+        said = candidate.response_ids
+        said = None if said is None else _within_vocabulary("response_token_ids", said, settings)
     except BadField as error:
         return _bad(candidate, error)
     except RecursionError:
         return Bad(candidate.file, candidate.row, "messages", "values are nested too deeply")
-    return _Plan(candidate, prompt, segments)
+    return _Plan(candidate, prompt, segments, asked, said)
 
 
 def _texts(candidate: Candidate, settings: TokenSettings) -> tuple[str | None, list[Segment]]:
@@ -214,15 +237,16 @@ def _tokenized(plan: _Plan, encoded: dict[str, Tokens | None], settings: TokenSe
         prompt_ids = _decodable(encoded, plan.prompt, "prompt")
         prompt_text = plan.prompt
     else:
-        prompt_ids = _within_vocabulary("prompt_token_ids", candidate.prompt_ids, settings)
-        prompt_text = candidate.prompt if isinstance(candidate.prompt, str) else settings.spelling.text(prompt_ids)
+        assert plan.prompt_ids is not None
+        prompt_ids = plan.prompt_ids
+        prompt_text = candidate.prompt if isinstance(candidate.prompt, str) else plan.prompt_text
     if not len(prompt_ids):
         raise BadField("prompt", "empty: a response needs a state to start from")
-    if candidate.response_ids is not None:
-        response_ids = _within_vocabulary("response_token_ids", candidate.response_ids, settings)
+    if plan.response_ids is not None:
+        response_ids = plan.response_ids
         mask, logprobs = candidate.mask, candidate.logprobs
         _check_aligned(mask, logprobs, response_ids)
-        response_text = _checked_text(candidate.response, response_ids, settings.spelling)
+        response_text = _checked_text(candidate.response, plan, settings.spelling)
         if mask is not None and mask.any() and not mask[-1]:  # behind the policy's last token is padding, or nobody's
             end = len(mask) - int(mask[::-1].argmax())
             response_ids, mask, logprobs = response_ids[:end], mask[:end], None if logprobs is None else logprobs[:end]
@@ -273,12 +297,12 @@ def _within_vocabulary(field: str, ids: Tokens | None, settings: TokenSettings) 
     return ids
 
 
-def _checked_text(text: object, ids: Tokens, spelling: Spelling) -> str:
+def _checked_text(text: object, plan: _Plan, spelling: Spelling) -> str:
     """The response for people and verifiers. A logged text that the ids do not spell means another tokenizer."""
-    plain = spelling.text(ids, skip_special_tokens=True)
+    plain, ids = plan.response_text, plan.response_ids
     if not isinstance(text, str) or text.strip() == plain.strip():
         return plain
-    if text.strip() != spelling.text(ids).strip():
+    if ids is None or text.strip() != spelling.text(ids).strip():
         raise BadField(
             "response_token_ids", "decode to another text than the logged response: another tokenizer?", text
         )

@@ -156,14 +156,18 @@ def given(value: Any) -> Any:
 
 def token_ids(name: str, value: Any) -> npt.NDArray[np.int32]:
     """`value` as token ids. Raises BadField for what is no list of whole numbers that may be ids."""
-    if isinstance(value, np.ndarray) and not np.issubdtype(value.dtype, np.integer):
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "iu":
         raise BadField(name, f"holds {value.dtype} where token ids are whole numbers", value[:8].tolist())
     if not isinstance(value, list | np.ndarray):
         raise BadField(name, f"must be a list of token ids, not {type(value).__name__}", value)
     if isinstance(value, list) and set(map(type, value)) - {int}:
         wrong = next(each for each in value if type(each) is not int)
         raise BadField(name, f"holds {type(wrong).__name__} where token ids are whole numbers", wrong)
-    if len(value):
+    if isinstance(value, np.ndarray) and value.dtype == np.int64:
+        fits = not len(value) or int(value.view(np.uint64).max()) < 2**31  # negative ones are large there
+    else:
+        fits = False
+    if len(value) and not fits:
         least, most = (value.min(), value.max()) if isinstance(value, np.ndarray) else (min(value), max(value))
         if not (least >= 0 and most < 2**31):
             raise BadField(name, "holds a number that is no token id", int(least if least < 0 else most))

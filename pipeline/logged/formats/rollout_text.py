@@ -96,9 +96,14 @@ def _areal(row: Row) -> Fields:
     """inclusionAI/AReaL, areal/infra/workflow_executor.py, WorkflowExecutor._dump_trajectory: VERSION/TASK.jsonl.
 
     Text is decoded with its special tokens; `head_version` and `tail_version` are the oldest and the newest weights
-    that sampled it. `prompt_len` is `seqlen` less the tokens of the policy, so a trajectory of several turns is cut at
-    the wrong place and cannot be told from others by its fields.
+    that sampled it. A trajectory of several turns has `segments` beside it; before AReaL wrote these, `prompt_len` was
+    `seqlen` less the tokens of the policy, so that one was cut at the wrong place and cannot be told from others.
     """
+    if row.get("segments"):
+        raise BadField(
+            "segments",
+            "several turns, whose text cannot be tokenized as it was sampled: log messages, or token ids with a mask",
+        )
     head, tail = row["head_version"], row["tail_version"]
     found = {
         "prompt": row["prompt"],

@@ -48,7 +48,8 @@ def _nemo_rl(row: Row) -> Fields:
 
     Logger.log_batched_dict_as_jsonl writes micro-batches of one, so that every value is a list of one; sequences are
     padded on the right to the batch's longest, and `input_lengths` says where they end. Whether the rest of the row is
-    trained on (`sample_loss_mask`) is kept as a number.
+    trained on (`sample_loss_mask`) is kept as a number. With dynamic sampling `rewards` are those of all samples, in an
+    order of their own, and `filtered_rewards` those of the ones that are in the log.
     """
     length = _only("input_lengths", row["input_lengths"])
     if not isinstance(length, int) or isinstance(length, bool) or length < 1:
@@ -60,7 +61,8 @@ def _nemo_rl(row: Row) -> Fields:
     found = whole_sequence(cut["token_ids"], cut["token_loss_mask"], cut.get("generation_logprobs"))
     kept = {name: _only(name, row[name]) for name in ("sample_loss_mask",) if name in row}
     parts = numbers(kept) | _mean_advantage(cut.get("advantages"), marks("token_loss_mask", cut["token_loss_mask"]))
-    return found | {"reward": _only("rewards", row["rewards"]), "components": parts}
+    rewards = "filtered_rewards" if "filtered_rewards" in row else "rewards"
+    return found | {"reward": _only(rewards, row[rewards]), "components": parts}
 
 
 def _only(name: str, value: Any) -> Any:

@@ -51,7 +51,8 @@ def _verifiers(row: Row) -> Fields:
     model = next(
         (each for each in (look_up(trace, "agent.config.model"), last.get("model")) if isinstance(each, str)), None
     )
-    cut = last.get("finish_reason") == "length" or trace.get("stop_condition") in _LIMITS
+    told = last.get("finish_reason", nodes[-1].get("finish_reason"))  # older versions have it in the node
+    cut = told == "length" or trace.get("stop_condition") in _LIMITS
     group = look_up(episode, "group.id")
     key = look_up(task, "key")
     answer = look_up(task, "data.answer")
