@@ -20,6 +20,7 @@ REFUSED = re.compile(r"\b(AGPL|Affero|GPL|GNU General|SSPL|Commons Clause|Propri
 READ_BY_US = {
     "tbrm": "Apache-2.0",
     "oss-harmony": "Apache-2.0",
+    "pysimdjson": "MIT",
     "setuptools": "MIT",
     "zss": "BSD-3-Clause",
 }

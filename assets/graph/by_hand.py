@@ -28,7 +28,7 @@ from evals.report.leaderboard import scores_markdown
 from evals.run.targets import target_of
 from evals.statistics.scores import read_scores
 from pipeline.config import changed_experiment
-from pipeline.errors import TbrmError
+from pipeline.errors import TbrmError, did_you_mean
 
 EVALUATED_KEY = ["evaluated_policies"]
 EVALUATION_JOB = "evaluate_a_policy"
@@ -118,8 +118,17 @@ def evaluated_policies(  # pyright: ignore[reportUnknownParameterType]
 class ImportConfig(Config):
     """Run config of an import; only files and tokenizer must be named. `tbrm import --help` has the same options."""
 
-    files: list[str] = Field(description="JSONL, JSON, CSV, Parquet or Arrow files, or folders of them.")
+    files: list[str] = Field(description="JSONL, JSON, CSV, Parquet or Arrow files, folders of them, or wildcards.")
     tokenizer: str = Field(description="Folder or hub id: the tokenizer of the policies that will train on the data.")
+    log_format: str = Field(
+        default="", description="Name of the log's format, e.g. verl (docs/import.md lists them); empty: recognized."
+    )
+    rewards: dict[str, float] = Field(
+        default={}, description="Numbers of a row whose weighted sum is the reward, e.g. accuracy: 1, format: 0.5."
+    )
+    where: dict[str, str] = Field(
+        default={}, description="Field of the log -> value: only rows with it, e.g. filter: strict-match."
+    )
     fields: list[str] = Field(
         default=[],
         description="Our field = path in the log, e.g. reward=extra.score; else fields are recognized.",
@@ -138,9 +147,16 @@ class ImportConfig(Config):
     replace: bool = Field(default=False, description="Write a committed partition anew; the old one is kept beside it.")
 
     def check(self) -> None:
-        """Raise TbrmError for what no run may name."""
+        """Raise TbrmError for what no run may name, and for a format that is none."""
+        from pipeline.logged.formats import FORMATS
+
         check_local("files", *self.files)
         check_local("tokenizer", self.tokenizer)
+        if self.log_format and self.log_format not in FORMATS:
+            raise TbrmError(
+                f"`log_format`: {self.log_format!r:.80} is no format.{did_you_mean(self.log_format, FORMATS)} The "
+                f"formats are {', '.join(FORMATS)}"
+            )
 
     def arguments(self, name: str, location: Sequence[str]) -> list[str]:
         """The `tbrm import` command line for data set `name`; `location` are the options that name the store."""
@@ -153,11 +169,14 @@ class ImportConfig(Config):
             "--duplicates": self.duplicates,
             "--generation": str(self.generation),
         }
-        maps = [part for field in self.fields for part in ("--map", field)]
+        named = {"--from": [self.log_format] if self.log_format else [], "--map": self.fields}
+        named["--reward"] = [f"{name}={weight:g}" for name, weight in self.rewards.items()]
+        named["--where"] = [f"{name}={value}" for name, value in self.where.items()]
+        chosen = [f"{option}={value}" for option, values in named.items() for value in values]
         flags = ["--replace"] if self.replace else []
-        named = [part for pair in options.items() for part in pair]
+        always = [part for pair in options.items() for part in pair]
         # Behind `--` nothing is an option, whatever it begins with.
-        return ["import", *named, *maps, *flags, *location, "--", *self.files]
+        return ["import", *always, *chosen, *flags, *location, "--", *self.files]
 
 
 @asset(

@@ -89,7 +89,7 @@ def _partition(store: Store, dataset: str, generation: int, name: str) -> tuple[
         return {"missing": str(error)}, {}, ""
     facts = {"rows": f"{manifest.rows:,}", "shards": str(len(manifest.shards)), "manifest": manifest.hash[:16]}
     accuracies = [key for key in manifest.stats if key.endswith("_accuracy")]
-    facts |= {key.removesuffix("_accuracy"): _with_interval(manifest.stats, key) for key in accuracies}
+    facts |= {key.removesuffix("_accuracy"): with_interval(manifest.stats, key) for key in accuracies}
     if "reward_mean" in manifest.stats:
         facts["mean reward"] = f"{manifest.stats['reward_mean']:.3f}"
     if partition.table == "rollouts":
@@ -97,7 +97,8 @@ def _partition(store: Store, dataset: str, generation: int, name: str) -> tuple[
     return facts, manifest.parents, manifest.hash
 
 
-def _with_interval(stats: Mapping[str, Any], key: str) -> str:
+def with_interval(stats: Mapping[str, Any], key: str) -> str:
+    """A statistic with its 95% interval."""
     return f"{stats[key]:.3f} [{stats[f'{key}_low']:.3f}, {stats[f'{key}_high']:.3f}]"
 
 
@@ -117,11 +118,12 @@ def _policy(store: Store, dataset: str, generation: int, name: str) -> tuple[dic
     facts = {"policy_id": str(pointer["policy_id"]), "folder": str(folder)}
     training = folder / "training.json"
     if training.is_file():
-        facts |= _trained_on(training)
+        facts |= trained_on(training)
     return facts, read_policy_json(folder)["parents"], str(pointer["policy_id"])
 
 
-def _trained_on(path: Path) -> dict[str, str]:
+def trained_on(path: Path) -> dict[str, str]:
+    """The objective, and how many trajectories of which generation, out of a `training.json`."""
     tree = json.loads(path.read_text(encoding="utf-8"))
     facts = {"objective": str(tree.get("training", {}).get("objective", ""))}
     for source in tree.get("mix", {}).get("sources", []):

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.options import json_option, print_report, replace_option, store_options
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, TbrmError
 from pipeline.terminal import visible
 
 if TYPE_CHECKING:
+    from pipeline.logged.summary import ImportReport
     from pipeline.run.resumable import StageReport
     from pipeline.store import Manifest, Store
 
@@ -72,6 +73,15 @@ if TYPE_CHECKING:
 @click.option(
     "--rows-per-shard", type=click.IntRange(min=1), default=4_096, show_default=True, help="Rows of one shard."
 )
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Go on with what a running trainer appends (JSON lines) or adds (files), a generation for each part, until "
+    "Ctrl-C.",
+)
+@click.option(
+    "--until-idle", type=click.FloatRange(min=0), metavar="SECONDS", help="End --watch when nothing came for so long."
+)
 @replace_option
 @store_options
 @json_option
@@ -81,34 +91,51 @@ def import_logged(
     rewards: Sequence[str],
     where: Sequence[str],
     max_row_mb: float,
+    watch: bool,
+    until_idle: float | None,
     store: "Store",
     replace: bool,
     as_json: bool,
     **settings: Any,
-) -> "StageReport":
+) -> "StageReport | None":
     """Import logged trajectories of any behaviour policy as data set logged/NAME.
 
-    FILES are JSONL, JSON, CSV, Parquet, Arrow (also .gz and .zst) or folders, such as `datasets` saves them. Logs of
-    many trainers, environments and harnesses are recognized: docs/import.md lists them. Bad rows go to table
-    `quarantine` with file, row, field and reason.
+    FILES are JSONL, JSON, CSV, Parquet, Arrow (also .gz and .zst), folders, such as `datasets` saves them, wildcards,
+    or addresses of these (s3://bucket/logs/*.jsonl). Logs of many trainers, environments and harnesses are recognized:
+    docs/import.md lists them. Bad rows go to table `quarantine` with file, row, field and reason.
     """
     from pipeline.logged.importer import ImportSettings, run_import
+    from pipeline.logged.watch import run_watch
+
+    asked = ImportSettings(
+        files=tuple(files),
+        mapping=parse_mapping(mapping),
+        rewards=parse_weights(rewards),
+        where=parse_pairs("--where", where, "filter=strict-match"),
+        max_row_bytes=int(max_row_mb * 2**20),
+        **settings,
+    )
+    if watch:
+        if replace:
+            raise ConfigError("--watch goes on with what is there, and --replace writes it anew: give one of them")
+        parts = run_watch(asked, store, until_idle, lambda imported: _print(imported, store, as_json))
+        click.echo(f"{parts} parts were imported; the same command goes on from here", err=True)
+        return None
+    if until_idle is not None:
+        raise ConfigError("--until-idle says when --watch ends: give --watch as well")
+    try:
+        return _print(run_import(asked, store, replace), store, as_json)
+    except KeyboardInterrupt:
+        raise TbrmError(
+            "stopped from outside; nothing is committed yet. Finished shards are kept: the same command goes on there"
+        ) from None
+
+
+def _print(imported: "ImportReport", store: "Store", as_json: bool) -> "StageReport":
     from pipeline.run.resumable import StageReport
 
-    imported = run_import(
-        ImportSettings(
-            files=tuple(files),
-            mapping=parse_mapping(mapping),
-            rewards=parse_weights(rewards),
-            where=parse_pairs("--where", where, "filter=strict-match"),
-            max_row_bytes=int(max_row_mb * 2**20),
-            **settings,
-        ),
-        store,
-        replace,
-    )
     manifest = imported.manifest
-    stats = dict(manifest.stats)
+    stats = {name: value for name, value in manifest.stats.items() if name != "watched"}
     stats |= {f"field {ours}": theirs for ours, theirs in imported.fields.items()}
     if not imported.skipped and (faults := _not_understood(store, manifest)):
         from pipeline.rewards.golds import counted

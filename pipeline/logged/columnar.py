@@ -12,8 +12,7 @@ that run backwards or out of their array) is found on the way.
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,9 @@ import pyarrow.parquet as pq
 import xxhash
 
 from pipeline.errors import TbrmError
-from pipeline.logged.raw import RawRow, too_large
+from pipeline.logged.raw import PER_TOKEN, RawRow, too_large
 from pipeline.logged.settings import CHUNK_BYTES
+from pipeline.logged.sources import LogFile, Part, open_part
 
 pc: Any = pyarrow.compute  # its functions are made at import time, unseen by type checkers
 Sizes = npt.NDArray[np.float64]
@@ -41,39 +41,54 @@ _VIEWED_TIMES = 64
 """Texts that are views may become this many times as large as the array: checking their content costs as much."""
 
 
-def columnar_rows(path: Path, limit: int) -> Iterator[RawRow]:
-    """Rows of a Parquet, Arrow or Feather file. Raises TbrmError when it cannot be decoded, and MemoryError."""
+def columnar_rows(
+    file: LogFile,
+    limit: int,
+    opened: Callable[[LogFile], Part] = open_part,
+    read: Callable[[float], None] = lambda share: None,
+) -> Iterator[RawRow]:
+    """Rows of a Parquet, Arrow or Feather file. Raises TbrmError when it cannot be decoded, and MemoryError.
+
+    `read` is told which share of the file's batches was read.
+    """
     number = 0
     try:
-        for batch in _batches(path):
+        for batch, share in _batches(file, opened):
             for start in range(0, batch.num_rows, _MEASURED_ROWS):
-                for row in _rows(str(path), number, batch.slice(start, _MEASURED_ROWS), limit):
+                for row in _rows(file.name, number, batch.slice(start, _MEASURED_ROWS), limit):
                     number = row.row
                     yield row
+            read(share)
     except MemoryError:
         raise
     except (pa.ArrowException, OSError, ValueError, IndexError) as error:
         reason = " ".join(str(error).split())[:500]
         raise TbrmError(
-            f"{path} cannot be read after row {number}: {reason}. Fetch it again, or leave it out"
+            f"{file.name} cannot be read after row {number}: {reason}. Fetch it again, or leave it out"
         ) from error
 
 
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    if path.suffix.lower() == ".parquet":
+def _batches(file: LogFile, opened: Callable[[LogFile], Part]) -> Iterator[tuple[pa.RecordBatch, float]]:
+    """Batches, each with the share of the file that is read with it."""
+    if file.suffix == ".parquet":
         # Columns are read as streams: whole, those of a large row group would be held beside each other.
-        file = pq.ParquetFile(path, buffer_size=_STREAMED_BYTES)
-        for group in range(file.num_row_groups):  # asked for all groups at once, Arrow frees none before the last
-            yield from file.iter_batches(batch_size=BATCH_ROWS, row_groups=[group])
+        source: Any = pa.PythonFile(opened(file), "r") if file.is_remote else file.name
+        parquet = pq.ParquetFile(source, buffer_size=_STREAMED_BYTES)
+        rows = 0
+        for group in range(parquet.num_row_groups):  # asked for all groups at once, Arrow frees none before the last
+            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=[group]):
+                rows += batch.num_rows
+                yield batch, rows / parquet.metadata.num_rows
         return
-    source = pa.memory_map(str(path), "rb")
+    source = pa.PythonFile(opened(file), "r") if file.is_remote else pa.memory_map(file.name, "rb")
     if source.read(6) == b"ARROW1":
         reader = pa.ipc.open_file(source)
         for index in range(reader.num_record_batches):
-            yield reader.get_batch(index)
+            yield reader.get_batch(index), (index + 1) / reader.num_record_batches
         return
     source.seek(0)
-    yield from pa.ipc.open_stream(source)
+    for batch in pa.ipc.open_stream(source):
+        yield batch, source.tell() / file.size
 
 
 def _rows(file: str, before: int, batch: pa.RecordBatch, limit: int) -> Iterator[RawRow]:
@@ -95,7 +110,10 @@ def _rows(file: str, before: int, batch: pa.RecordBatch, limit: int) -> Iterator
 
 def _spelled_out(file: str, before: int, few: pa.RecordBatch, sizes: Any) -> Iterator[RawRow]:
     try:
-        columns = [_values(column) for column in few.columns]
+        columns = [
+            _values(column) if name in PER_TOKEN else column.to_pylist()
+            for name, column in zip(few.schema.names, few.columns, strict=True)
+        ]
         rows = [dict(zip(few.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
         found = [
             RawRow(file, number, row, None, _digest(row), int(size))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.logged.formats.base import Fields, Row
+from pipeline.logged.formats.base import Fields, Row, token_ids
 from pipeline.logged.raw import BadField, LeftOut, RawRow
 from pipeline.logged.settings import ROW_OVERHEAD
 from pipeline.logged.shapes import MISSHAPEN, Shape
@@ -198,7 +198,7 @@ def _spread(values: Mapping[str, Any]) -> tuple[int, frozenset[str]]:
     many = _length_of_many(values.get("response"), values.get("response_token_ids"))
     if many is None:
         return 1, frozenset()
-    spread = frozenset(name for name in _SPREAD if isinstance(values.get(name), list))
+    spread = frozenset(name for name in _SPREAD if isinstance(values.get(name), list | np.ndarray))
     for name in sorted(spread):
         if len(values[name]) != many:
             raise BadField(name, f"{len(values[name])} values for {many} responses")
@@ -210,7 +210,7 @@ def _length_of_many(response: Any, ids: Any) -> int | None:
         if not response:
             raise BadField("response", "an empty list of responses")
         return len(response)
-    if isinstance(ids, list) and ids and isinstance(ids[0], list):
+    if isinstance(ids, list) and ids and isinstance(ids[0], list | np.ndarray):
         return len(ids)
     return None
 
@@ -244,7 +244,7 @@ def _candidate(raw: RawRow, sample: int, values: dict[str, Any], wants_reward: b
         tokenizer=_text_or_none("tokenizer", values.get("tokenizer")),
         verifier=_text_or_none("verifier", values.get("verifier")) or "",
         components=_components(values.get("components") or {}),
-        extra=_encodable("extra", json.dumps(extra or {}, sort_keys=True, default=str)),
+        extra=_encodable("extra", json.dumps(extra, sort_keys=True, default=_as_json)) if extra else "{}",
         version=_text_or_none("policy", values.get("version")),
         tools=_tools(values.get("tools")),
     )
@@ -261,6 +261,10 @@ def _tools(value: Any) -> Tools | None:
         raise BadField("tools", "must be a list of tool definitions", value)
     _encodable("tools", json.dumps(value, ensure_ascii=False, default=str))
     return value
+
+
+def _as_json(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else str(value)
 
 
 def _encodable(name: str, text: str) -> str:
@@ -328,27 +332,14 @@ def _with_object(call: Any) -> Any:
 
 
 def _ids(name: str, value: Any) -> Tokens | None:
-    if value is None:
-        return None
-    if isinstance(value, np.ndarray) and not np.issubdtype(value.dtype, np.integer):
-        raise BadField(name, f"holds {value.dtype} where token ids are whole numbers", value[:8].tolist())
-    if not isinstance(value, list | np.ndarray):
-        raise BadField(name, f"must be a list of token ids, not {type(value).__name__}", value)
-    if isinstance(value, list) and any(type(each) is not int for each in value):
-        wrong = next(each for each in value if type(each) is not int)
-        raise BadField(name, f"holds {type(wrong).__name__} where token ids are whole numbers", wrong)
-    if len(value):
-        least, most = (value.min(), value.max()) if isinstance(value, np.ndarray) else (min(value), max(value))
-        if not (least >= 0 and most < 2**31):
-            raise BadField(name, "holds a number that is no token id", int(least if least < 0 else most))
-    return np.asarray(value, dtype=np.int32)
+    return None if value is None else token_ids(name, value)
 
 
 def _mask(value: Any) -> npt.NDArray[np.bool_] | None:
     if value is None:
         return None
     fits = isinstance(value, list) and all(each in (0, 1) for each in value)
-    if not (fits or (isinstance(value, np.ndarray) and bool(np.isin(value, (0, 1)).all()))):
+    if not (fits or (isinstance(value, np.ndarray) and bool(((value == 0) | (value == 1)).all()))):
         raise BadField("response_mask", "must be a list of true and false (or 1 and 0)", value)
     return np.asarray(value, dtype=np.bool_)
 
@@ -357,7 +348,7 @@ def _floats(name: str, value: Any) -> npt.NDArray[np.float32] | None:
     if value is None:
         return None
     numbers = isinstance(value, np.ndarray) or (
-        isinstance(value, list) and all(isinstance(each, int | float) for each in value)
+        isinstance(value, list) and not set(map(type, value)) - {int, float, bool}
     )
     if not numbers:
         raise BadField(name, "must be a list of numbers", value)
@@ -395,5 +386,5 @@ def _answer(value: Any) -> str | list[int]:
     if value is None:
         return ""
     if isinstance(value, list | dict):
-        return _encodable("answer", json.dumps(value, ensure_ascii=False, default=str))
+        return _encodable("answer", json.dumps(value, ensure_ascii=False, default=_as_json))
     return _encodable("answer", str(value))

@@ -6,8 +6,8 @@ the first missing shard, and what is wrong with a row changes no other shard.
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Self
 
@@ -18,8 +18,8 @@ from pipeline.config.replay import LOGGED_NAME
 from pipeline.errors import TbrmError
 from pipeline.logged.raw import DUPLICATE, LEFT_OUT
 from pipeline.logged.reader_process import Reader, reader
-from pipeline.logged.rows import file_digest, find_files
 from pipeline.logged.settings import SHARD_BYTES, ImportSettings, ReadingPlan
+from pipeline.logged.sources import LogFile, file_digest, find_files
 from pipeline.logged.summary import ImportReport, Summary
 from pipeline.run.progress import track
 from pipeline.store import Manifest, PartitionWriter, Stat, Store, TokenizerInfo
@@ -30,6 +30,8 @@ _COMMIT_ORDER = ("prompts", "quarantine", "rollouts", "rewards")
 _NO_FAULTS = (DUPLICATE, LEFT_OUT)
 _HOPELESS_ROWS = 100_000
 """An import whose rows are mostly bad is stopped when so many of them are, and not only at its end."""
+_SHOWN_BYTES = 2**30
+"""Taking the checksums of so much takes a while: how far that is, is shown."""
 _MOST_UNUSED = 100
 """Rows that repeat others or are left out, for each trajectory: with more of them a log is no log."""
 
@@ -40,21 +42,32 @@ def run_import(settings: ImportSettings, store: Store, replace: bool = False) ->
     Raises TbrmError when files are unreadable, no field can be found, or more than `max_bad_share` of the rows are bad;
     nothing is committed then. A data set that is there already with the same settings and files is left as it is.
     """
+    return import_files(settings, find_files(settings.files), store, replace)
+
+
+def import_files(
+    settings: ImportSettings,
+    files: Sequence[LogFile],
+    store: Store,
+    replace: bool = False,
+    stats: Mapping[str, Stat] | None = None,
+) -> ImportReport:
+    """`run_import` of these `files`, or parts of files. `stats` are kept beside those of the import."""
     started = time.monotonic()
     if not LOGGED_NAME.fullmatch(settings.name) or settings.name == "generation":
         raise TbrmError(f"--name {settings.name!r}: letters, digits and . _ - only, and not 'generation'")
-    files = find_files(list(settings.files))
-    parents = {f"file {number} {path.name}": file_digest(path) for number, path in enumerate(files)}
+    parents = _digests(files, settings.name)
     with reader(settings, files) as log:
         plan = log.plan()
         config_hash = _config_hash(settings, parents, plan)
         place = (settings.dataset, settings.generation)
         with TableWriters(store, *place, plan.tables, config_hash, parents, replace) as writers:
             if not writers.all_committed:
-                shards, summary = _write_shards(log, settings, plan, writers)
+                size = sum(file.size for file in files)
+                shards, summary = _write_shards(log, settings, plan, writers, size)
                 _stop_if_too_bad(summary, shards, writers, settings)
-                stats = summary.stats() | {"shape": plan.shape, "seconds": time.monotonic() - started}
-                writers.commit(shards, stats, TokenizerInfo(**plan.tokenizer_info))
+                found = {"shape": plan.shape, "seconds": time.monotonic() - started, **(stats or {})}
+                writers.commit(shards, summary.stats() | found, TokenizerInfo(**plan.tokenizer_info))
             skipped = writers.all_committed_before
     manifest = store.partition(settings.dataset, "rollouts", settings.generation).manifest()
     about = (dict(plan.fields), _with_repeats(plan.lacks, manifest), plan.first)
@@ -77,13 +90,44 @@ def _config_hash(settings: ImportSettings, parents: Mapping[str, str], plan: Rea
     return stage_hash(decisive, parents, plan.tokenizer, plan.shape, SHARD_BYTES)
 
 
+def _digests(files: Sequence[LogFile], name: str) -> dict[str, str]:
+    """What names the content of each file, which decides what the import writes."""
+    found: dict[str, str] = {}
+    size = sum(file.size for file in files)
+    with track(f"checksums of {name}", size >> 20, "MiB" if size >= _SHOWN_BYTES else "") as progress:
+        rest = 0
+
+        def read(more: int) -> None:
+            nonlocal rest
+            whole, rest = divmod(rest + more, 2**20)
+            progress.advance(whole)
+
+        for number, file in enumerate(files):
+            found[f"file {number} {file.name.rpartition('/')[2]}"] = file_digest(file, read)
+    return found
+
+
+@contextmanager
+def _mebibytes(label: str, size: int) -> Generator[Callable[[int], None]]:
+    """Progress of reading `size` bytes, told how many were read so far."""
+    total = max(1, size >> 20)
+    with track(label, total, "MiB") as progress:
+
+        def advanced(read: int) -> None:
+            if (more := min(read >> 20, total) - progress.done) > 0:
+                progress.advance(more)
+
+        yield advanced
+        progress.advance(total - progress.done)
+
+
 def _write_shards(
-    log: Reader, settings: ImportSettings, plan: ReadingPlan, writers: "TableWriters"
+    log: Reader, settings: ImportSettings, plan: ReadingPlan, writers: "TableWriters", size: int
 ) -> tuple[int, Summary]:
-    """Write every missing shard; returns how many there are, and what they hold."""
+    """Write every missing shard; returns how many there are, and what they hold. `size`: bytes of the files."""
     summary = Summary(plan.wants_reward)
     shards = 0
-    with track(f"import {settings.name}", 0, "rows") as progress:
+    with _mebibytes(f"import {settings.name}", size) as log.advanced:
         while log.has_shard():
             # Which response repeats an earlier one is known only when all are tokenized again.
             if settings.duplicates != "responses" and writers.is_done(shards):
@@ -92,7 +136,6 @@ def _write_shards(
                 rows, tables = log.shard(summary.trajectories)
                 writers.write(shards, tables)
             summary.add(writers.read, shards, rows)
-            progress.advance(rows)
             shards += 1
             if summary.unused_rows >= _HOPELESS_ROWS:
                 _stop_if_too_bad(summary, shards, writers, settings)

@@ -7,6 +7,55 @@ from typing import Any
 LEFT_OUT = "left out: "
 """So begin the reasons of rows that are no trajectory and nobody's mistake: they are kept apart from bad rows."""
 DUPLICATE = "duplicate: "
+PER_TOKEN = frozenset(
+    (
+        *(
+            "prompt_token_ids",
+            "response_token_ids",
+            "prompt_ids",
+            "completion_ids",
+            "response_ids",
+            "prompt_tokens",
+            "response_tokens",
+            "token_ids",
+            "tokens",
+            "input_ids",
+            "labels",
+            "sampled_tokens",
+            "generation_token_ids",
+            "input_tokens",
+            "output_tokens",
+        ),
+        *(
+            "prompt_mask",
+            "response_mask",
+            "completion_mask",
+            "loss_mask",
+            "action_mask",
+            "token_loss_mask",
+            "mask",
+            "masks",
+        ),
+        *(
+            "logprobs",
+            "behavior_logprobs",
+            "response_logprobs",
+            "old_log_probs",
+            "rollout_log_probs",
+            "completion_logprobs",
+            "generation_logprobs",
+            "generation_log_probs",
+            "inference_logprobs",
+            "prompt_logprobs",
+            "prev_logprobs",
+            "trainer_logprobs",
+            "token_logprobs",
+            "advantages",
+            "position_ids",
+        ),
+    )
+)
+"""Names of fields that hold a number for each token. Long lists of numbers there are arrays, and lists elsewhere."""
 _MAX_SHOWN, _MAX_NAME, _MAX_REASON = 200, 80, 500
 
 

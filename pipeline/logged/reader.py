@@ -28,9 +28,10 @@ from pipeline.errors import TbrmError
 from pipeline.logged.fields import Bad, Candidate, Responses, candidates, responses_of
 from pipeline.logged.head import lacking, shown
 from pipeline.logged.raw import DUPLICATE, LEFT_OUT, RawRow
-from pipeline.logged.rows import TORCH, read_rows
+from pipeline.logged.rows import Place, read_rows
 from pipeline.logged.settings import CHUNK_BYTES, CHUNK_ROWS, ROW_OVERHEAD, SHARD_BYTES, ImportSettings, ReadingPlan
 from pipeline.logged.shapes import Shape, recognize, unwanted
+from pipeline.logged.sources import TORCH, LogFile, Part, open_part
 from pipeline.logged.stripped import chat_marks
 from pipeline.logged.tables import make_tables
 from pipeline.logged.tokens import Tokenized, TokenSettings, tokenize
@@ -103,7 +104,9 @@ def _repeated(each: Tokenized) -> Bad:
 class Reading:
     """One import as the reader sees it."""
 
-    def __init__(self, connection: Connection, settings: ImportSettings, files: Sequence[Path], limited: bool) -> None:
+    def __init__(
+        self, connection: Connection, settings: ImportSettings, files: Sequence[LogFile], limited: bool
+    ) -> None:
         self.connection, self.settings, self.files = connection, settings, files
         self.tokens = TokenSettings(
             load_tokenizer(settings.tokenizer),
@@ -113,7 +116,9 @@ class Reading:
             settings.max_tokens,
         )
         self.where = "before the first row"
+        self.place = Place()
         self.seen, self.stored = Seen(), Seen()
+        self._number = {(file.name, file.start): number for number, file in enumerate(files)}
         self._limited, self._start = limited, _data_bytes()
 
     def look_for_stripped_text(self, shape: Shape) -> None:
@@ -141,7 +146,20 @@ class Reading:
         self.send("at", where=where)
 
     def rows(self) -> Iterator[RawRow]:
-        return read_rows(self.files, self.settings.max_row_bytes)
+        self.place = Place()
+        return read_rows(self.files, self.settings.max_row_bytes, self._opened, self.place)
+
+    def _opened(self, file: LogFile) -> Part:
+        """A file to read; the bytes of one that lies elsewhere are asked of the importer."""
+        if not file.is_remote:
+            return open_part(file)
+        index = self._number[file.name, file.start]
+
+        def read_at(place: int, size: int) -> bytes:
+            self.send("read", file=index, place=place, size=size)
+            return self.connection.recv_bytes()
+
+        return Part(file, read_at)
 
 
 def read_log(reading: Reading) -> None:
@@ -165,7 +183,7 @@ def read_log(reading: Reading) -> None:
             row = next(rows, None)
         if shard is not None:
             shard.flush()
-        reading.send("shard end", rows=count)
+        reading.send("shard end", rows=count, read=reading.place.bytes)
     reading.send("end")
 
 
@@ -226,7 +244,7 @@ class _Shard:
         tables = make_tables(found, self._number, self._prompts, *place)
         self._number += sum(isinstance(each, Tokenized) for each in found)
         sent = {name: table for name, table in tables.items() if name in self._plan.tables and table.num_rows}
-        reading.send("rows", tables=list(sent), rows=self._rows)
+        reading.send("rows", tables=list(sent), rows=self._rows, read=reading.place.bytes)
         for table in sent.values():
             reading.connection.send_bytes(_as_stream(table))
         self._found, self._rows, self._held = [], 0, 0
@@ -271,9 +289,9 @@ def _look_at_the_head(reading: Reading) -> tuple[Shape, ReadingPlan]:
         if rows >= _HEAD_ROWS or held >= _HEAD_BYTES:
             break
     if shape is None:
-        names = ", ".join(map(str, reading.files))[:1_000]
+        names = ", ".join(file.name for file in reading.files)[:1_000]
         raise TbrmError(f"{names}: no readable row among the first {rows}{first_problem}")
-    reading.at(f"the first rows of {reading.files[0]}")
+    reading.at(f"the first rows of {reading.files[0].name}")
     usable: list[Tokenized] = []
     tried: list[Tokenized | Bad] = []
     for start in range(0, len(good), _TRIED_ROWS):
@@ -339,7 +357,7 @@ def serve(connection: Connection, asked: Mapping[str, Any], limited: bool) -> No
     reading: Reading | None = None
     problem = ""
     try:
-        reading = Reading(connection, settings, [Path(name) for name in asked["files"]], limited)
+        reading = Reading(connection, settings, [LogFile(**file) for file in asked["files"]], limited)
         read_log(reading)
     except (BrokenPipeError, ConnectionResetError, EOFError):
         return  # the importer stopped reading, and knows why
@@ -360,7 +378,7 @@ def main(descriptor: int) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     connection = Connection(descriptor)
     asked: dict[str, Any] = json.loads(connection.recv_bytes())
-    if any(name.endswith(TORCH) for name in asked["files"]):
+    if any(file["name"].endswith(TORCH) for file in asked["files"]):
         importlib.import_module("torch")  # before its memory is limited
     else:
         sys.modules["torch"] = None  # type: ignore[assignment]  # tokenizers do without: it takes seconds to import

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipeline.errors import TbrmError
 from pipeline.logged.settings import ImportSettings, ReadingPlan
+from pipeline.logged.sources import LogFile, Remote
 from pipeline.store import SCHEMAS
 
 STALL_S = 300.0
@@ -33,9 +34,13 @@ _MAX_STDERR_SHOWN = 500
 class Reader:
     """A running reader. Every method raises TbrmError when the reader refuses the log, fails, or makes no progress."""
 
-    def __init__(self, connection: Connection, settings: ImportSettings, ended: Callable[[], str]) -> None:
-        """`ended` tells why the process is gone, once the connection is."""
-        self._connection, self._ended = connection, ended
+    def __init__(
+        self, connection: Connection, settings: ImportSettings, remote: Remote, ended: Callable[[], str]
+    ) -> None:
+        """`remote` reads files that the reader cannot reach; `ended` tells why it is gone, once the connection is."""
+        self._connection, self._remote, self._ended = connection, remote, ended
+        self.advanced: Callable[[int], None] = lambda read: None
+        """Told how many bytes of the files were read, as they lie there."""
         self._max_rows = 2 * settings.max_expanded_bytes + 2**26
         self._where = "before the first row"
 
@@ -63,8 +68,11 @@ class Reader:
         return told["rows"], {name: pa.Table.from_batches(found, SCHEMAS[name]) for name, found in batches.items()}
 
     def _answer(self, order: dict[str, Any]) -> None:
+        self._send(json.dumps(order).encode())
+
+    def _send(self, data: bytes) -> None:
         try:
-            self._connection.send_bytes(json.dumps(order).encode())
+            self._connection.send_bytes(data)
         except OSError as error:
             raise self._gone() from error
 
@@ -73,9 +81,14 @@ class Reader:
             told = json.loads(self._received(_MAX_TOLD))
             if told["kind"] == "error":
                 raise TbrmError(told["text"])
-            if told["kind"] != "at":
+            if "read" in told:
+                self.advanced(told["read"])
+            if told["kind"] == "at":
+                self._where = told["where"]
+            elif told["kind"] == "read":
+                self._send(self._remote.read(told["file"], told["place"], told["size"]))
+            else:
                 return told
-            self._where = told["where"]
 
     def _received(self, most: int) -> bytes:
         if not self._connection.poll(STALL_S):
@@ -96,7 +109,7 @@ class Reader:
 
 
 @contextmanager
-def reader(settings: ImportSettings, files: Sequence[Path]) -> Generator[Reader]:
+def reader(settings: ImportSettings, files: Sequence[LogFile]) -> Generator[Reader]:
     """Start a reader of `files`; it is gone when the block ends, however that happens."""
     ours, theirs = Pipe()
     with ours, tempfile.TemporaryFile() as stderr:
@@ -112,18 +125,20 @@ def reader(settings: ImportSettings, files: Sequence[Path]) -> Generator[Reader]
             env=os.environ | _ENVIRONMENT,
         )
         theirs.close()
+        remote = Remote(files)
         try:
             ours.send_bytes(json.dumps(order(settings, files)).encode())
-            yield Reader(ours, settings, lambda: _how_it_ended(process, stderr))
+            yield Reader(ours, settings, remote, lambda: _how_it_ended(process, stderr))
         finally:
+            remote.close()
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
-def order(settings: ImportSettings, files: Sequence[Path]) -> dict[str, Any]:
+def order(settings: ImportSettings, files: Sequence[LogFile]) -> dict[str, Any]:
     """The first message to a reader."""
-    return {"settings": settings.to_json(), "files": [str(path) for path in files], "folder": str(Path.cwd())}
+    return {"settings": settings.to_json(), "files": [file.to_json() for file in files], "folder": str(Path.cwd())}
 
 
 def _how_it_ended(process: "subprocess.Popen[bytes]", stderr: IO[bytes]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import TbrmError
+from pipeline.errors import TbrmError, did_you_mean
 from pipeline.logged.formats import FORMATS
 from pipeline.logged.formats.base import ABSENT, Fields, Format, Row, look_up, no_identity, no_rewards, number, one
 from pipeline.logged.formats.rollout_text import columns, turned
@@ -127,7 +127,9 @@ def _known(row: Row, asked: Directions) -> Format | None:
     if asked.source:
         found = FORMATS.get(asked.source)
         if found is None:
-            raise TbrmError(f"--from {asked.source}: the formats are {', '.join(FORMATS)}")
+            raise TbrmError(
+                f"--from {asked.source}:{did_you_mean(asked.source, FORMATS)} The formats are {', '.join(FORMATS)}"
+            )
         if not found.fits(row):
             needed = ", ".join(f"{ours} = {theirs}" for ours, theirs in found.fields.items())
             raise TbrmError(

@@ -15,6 +15,8 @@ from pipeline.store import Manifest, Stat
 pc: Any = pyarrow.compute  # its functions are made at import time, unseen by type checkers
 Read = Callable[[str, int, Sequence[str] | None], pa.Table]
 _REASON = "bad: "
+WATCHED = "watched"
+"""The statistic of a part of a watched log that says how far each file was read: JSON, name -> [bytes, rows]."""
 _MOST_NAMES, _MAX_NAME = 50, 80
 
 
@@ -41,7 +43,7 @@ class ImportReport:
 
     def to_json(self) -> dict[str, object]:
         """For programs and for the data set's asset."""
-        stats = {k: v for k, v in self.manifest.stats.items() if not k.startswith(_REASON)}
+        stats = {k: v for k, v in self.manifest.stats.items() if not k.startswith((_REASON, WATCHED))}
         shown = {"dataset": self.manifest.dataset, "generation": self.manifest.generation, "skipped": self.skipped}
         told = {"bad": self.bad, "fields": dict(self.fields), "lacks": list(self.lacks)}
         return {**shown, **stats, **told, "seconds": self.seconds}

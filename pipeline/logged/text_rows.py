@@ -7,7 +7,6 @@ parses it finds out.
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import BinaryIO, Literal
 import xxhash
 
 from pipeline.errors import TbrmError
+from pipeline.logged.json_values import parse
 from pipeline.logged.raw import RawRow, too_large
 
 _PIECE = 2**20
@@ -84,9 +84,10 @@ def _end(pattern: re.Pattern[bytes], piece: bytes, at: int) -> int:
     return found.end()
 
 
-def json_lines_rows(path: str, opened: Open, limit: int) -> Iterator[RawRow]:
+def json_lines_rows(path: str, opened: Open, limit: int, before: int = 0) -> Iterator[RawRow]:
+    """`before` lines stand before these in the file."""
     with opened() as file:
-        number = 0
+        number = before
         while line := file.readline(limit + 1):
             number += 1
             if len(line) > limit:
@@ -101,7 +102,7 @@ def json_lines_rows(path: str, opened: Open, limit: int) -> Iterator[RawRow]:
 def _parsed(path: str, number: int, text: bytes) -> RawRow:
     digest, size = xxhash.xxh3_64_intdigest(text.strip()), len(text)
     try:
-        data = json.loads(text.decode("utf-8"))
+        data = parse(text)
     except UnicodeDecodeError as error:
         return RawRow(path, number, None, f"not UTF-8 at byte {error.start} of the row", digest, size)
     except (ValueError, RecursionError) as error:  # ValueError: also integers of thousands of digits

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from pipeline.logged.chat import Segment, render_chat, split_conversation
 from pipeline.logged.fields import Bad, Candidate, Messages, Tokens
 from pipeline.logged.raw import BadField
+from pipeline.logged.spelling import Spelling
 from pipeline.logged.stripped import ChatMarks
 from pipeline.prompts import render
 from pipeline.sampling.engines.base import LOGPROB_ABOVE_ZERO
@@ -38,7 +40,11 @@ class TokenSettings:
     stripped_by: str = ""
     """The system that decodes without special tokens, where the log is one of its logs."""
 
-    @property
+    @cached_property
+    def spelling(self) -> Spelling:
+        return Spelling(self.tokenizer)
+
+    @cached_property
     def vocabulary(self) -> int:
         return len(self.tokenizer)
 
@@ -66,6 +72,12 @@ class _Plan:
     candidate: Candidate
     prompt: str | None
     segments: list[Segment]
+    prompt_ids: Tokens | None
+    """Those of the log, where the prompt is no text."""
+    response_ids: Tokens | None
+    prompt_text: str = ""
+    response_text: str = ""
+    """What the ids spell, without special tokens."""
 
 
 def tokenize(found: Sequence[Candidate | Bad], settings: TokenSettings) -> list[Tokenized | Bad]:
@@ -76,8 +88,22 @@ def tokenize(found: Sequence[Candidate | Bad], settings: TokenSettings) -> list[
         if isinstance(plan, _Plan):
             texts += [plan.prompt] if plan.prompt is not None else []
             texts += [segment.text for segment in plan.segments]
-    encoded = _encode(list(dict.fromkeys(texts)), settings.tokenizer)
+    known = [plan for plan in plans if isinstance(plan, _Plan)]
+    _spell(known, settings.spelling)
+    encoded = _encode(list(dict.fromkeys(texts)), settings)
     return [plan if isinstance(plan, Bad) else _finish(plan, encoded, settings) for plan in plans]
+
+
+def _spell(plans: Sequence[_Plan], spelling: Spelling) -> None:
+    """Fill in the texts of what was logged as ids."""
+    untold = [plan for plan in plans if plan.prompt_ids is not None and not isinstance(plan.candidate.prompt, str)]
+    texts = spelling.texts([plan.prompt_ids for plan in untold if plan.prompt_ids is not None])
+    for plan, text in zip(untold, texts, strict=True):
+        plan.prompt_text = text
+    said = [plan for plan in plans if plan.response_ids is not None]
+    texts = spelling.texts([plan.response_ids for plan in said if plan.response_ids is not None], True)
+    for plan, text in zip(said, texts, strict=True):
+        plan.response_text = text
 
 
 def _bad(candidate: Candidate, error: BadField) -> Bad:
@@ -87,11 +113,14 @@ def _bad(candidate: Candidate, error: BadField) -> Bad:
 def _plan(candidate: Candidate, settings: TokenSettings) -> _Plan | Bad:
     try:
         prompt, segments = _texts(candidate, settings)
+        asked = None if prompt is not None else _within_vocabulary("prompt_token_ids", candidate.prompt_ids, settings)
+        said = candidate.response_ids
+        said = None if said is None else _within_vocabulary("response_token_ids", said, settings)
     except BadField as error:
         return _bad(candidate, error)
     except RecursionError:
         return Bad(candidate.file, candidate.row, "messages", "values are nested too deeply")
-    return _Plan(candidate, prompt, segments)
+    return _Plan(candidate, prompt, segments, asked, said)
 
 
 def _texts(candidate: Candidate, settings: TokenSettings) -> tuple[str | None, list[Segment]]:
@@ -180,17 +209,19 @@ def _check_sizes(prompt: str | None, segments: Sequence[Segment], settings: Toke
         raise BadField("prompt", f"{len(prompt):,} characters, far beyond {longest:,} tokens")
 
 
-def _encode(texts: list[str], tokenizer: Any) -> dict[str, Tokens | None]:
+def _encode(texts: list[str], settings: TokenSettings) -> dict[str, Tokens | None]:
     """Text -> token ids, None where they do not decode to the same text again."""
     if not texts:
         return {}
+    tokenizer, spelling = settings.tokenizer, settings.spelling
     only_ids = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
     ids: list[list[int]] = tokenizer(texts, verbose=False, **only_ids)["input_ids"]
-    back = tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return {
-        text: np.asarray(each, dtype=np.int32) if same == text else None
-        for text, each, same in zip(texts, ids, back, strict=True)
-    }
+    arrays = [np.asarray(each, dtype=np.int32) for each in ids]
+    if spelling.by_bytes:
+        back = [spelling.text(each) for each in arrays]
+    else:
+        back = tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return {text: each if same == text else None for text, each, same in zip(texts, arrays, back, strict=True)}
 
 
 def _finish(plan: _Plan, encoded: dict[str, Tokens | None], settings: TokenSettings) -> Tokenized | Bad:
@@ -201,24 +232,25 @@ def _finish(plan: _Plan, encoded: dict[str, Tokens | None], settings: TokenSetti
 
 
 def _tokenized(plan: _Plan, encoded: dict[str, Tokens | None], settings: TokenSettings) -> Tokenized:
-    candidate, tokenizer = plan.candidate, settings.tokenizer
+    candidate = plan.candidate
     if plan.prompt is not None:
         prompt_ids = _decodable(encoded, plan.prompt, "prompt")
         prompt_text = plan.prompt
     else:
-        prompt_ids = _within_vocabulary("prompt_token_ids", candidate.prompt_ids, settings)
-        prompt_text = candidate.prompt if isinstance(candidate.prompt, str) else tokenizer.decode(prompt_ids.tolist())
+        assert plan.prompt_ids is not None
+        prompt_ids = plan.prompt_ids
+        prompt_text = candidate.prompt if isinstance(candidate.prompt, str) else plan.prompt_text
     if not len(prompt_ids):
         raise BadField("prompt", "empty: a response needs a state to start from")
-    if candidate.response_ids is not None:
-        response_ids = _within_vocabulary("response_token_ids", candidate.response_ids, settings)
+    if plan.response_ids is not None:
+        response_ids = plan.response_ids
         mask, logprobs = candidate.mask, candidate.logprobs
         _check_aligned(mask, logprobs, response_ids)
-        response_text = _checked_text(candidate.response, response_ids, tokenizer)
+        response_text = _checked_text(candidate.response, plan, settings.spelling)
         if mask is not None and mask.any() and not mask[-1]:  # behind the policy's last token is padding, or nobody's
             end = len(mask) - int(mask[::-1].argmax())
             response_ids, mask, logprobs = response_ids[:end], mask[:end], None if logprobs is None else logprobs[:end]
-            response_text = tokenizer.decode(response_ids.tolist(), skip_special_tokens=True)
+            response_text = settings.spelling.text(response_ids, skip_special_tokens=True)
         finish = candidate.finish_reason or _guessed_finish(response_ids, settings)
     else:
         response_ids, mask, finish = _from_segments(plan, encoded, settings)
@@ -245,7 +277,7 @@ def _without_specials(plan: _Plan, ids: Tokens, settings: TokenSettings) -> str:
     specials = (str(settings.tokenizer.eos_token or ""), *(settings.marks.used if settings.marks else ()))
     if not any(special and special in text for special in specials):
         return text
-    return settings.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
+    return settings.spelling.text(ids, skip_special_tokens=True)
 
 
 def _decodable(encoded: dict[str, Tokens | None], text: str, field: str) -> Tokens:
@@ -265,13 +297,12 @@ def _within_vocabulary(field: str, ids: Tokens | None, settings: TokenSettings) 
     return ids
 
 
-def _checked_text(text: object, ids: Tokens, tokenizer: Any) -> str:
+def _checked_text(text: object, plan: _Plan, spelling: Spelling) -> str:
     """The response for people and verifiers. A logged text that the ids do not spell means another tokenizer."""
-    listed = ids.tolist()
-    plain: str = tokenizer.decode(listed, skip_special_tokens=True)
+    plain, ids = plan.response_text, plan.response_ids
     if not isinstance(text, str) or text.strip() == plain.strip():
         return plain
-    if text.strip() != tokenizer.decode(listed).strip():
+    if ids is None or text.strip() != spelling.text(ids).strip():
         raise BadField(
             "response_token_ids", "decode to another text than the logged response: another tokenizer?", text
         )

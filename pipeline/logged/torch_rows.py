@@ -4,44 +4,46 @@ Only `weights_only` loading is used: it builds numbers, text, containers and ten
 The file is decoded as a whole, under the reader's limit of memory.
 """
 
+import io
 import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import xxhash
 
 from pipeline.errors import TbrmError
 from pipeline.logged.raw import RawRow, too_large
+from pipeline.logged.sources import LogFile, Part, open_part
 
 _ELEMENT_BYTES = 8
 
 
-def torch_rows(path: Path, limit: int) -> Iterator[RawRow]:
+def torch_rows(file: LogFile, limit: int, opened: Callable[[LogFile], Part] = open_part) -> Iterator[RawRow]:
     """Rows of {"samples": […]} or of a list. Raises TbrmError for a file that holds anything else, and MemoryError."""
-    for number, sample in enumerate(_samples(path), start=1):
+    for number, sample in enumerate(_samples(file, opened), start=1):
         size = _size(sample)
         if size > limit:
-            yield too_large(str(path), number, size, limit, size)
+            yield too_large(file.name, number, size, limit, size)
             continue
         if not isinstance(sample, Mapping):
             problem = f"a {type(sample).__name__}, not an object"
-            yield RawRow(str(path), number, None, problem, number, size)
+            yield RawRow(file.name, number, None, problem, number, size)
             continue
         try:
             row: Any = _plain(sample)
             told = json.dumps(row, sort_keys=True, default=str)
         except (ValueError, RecursionError) as error:  # numbers of thousands of digits; values that hold themselves
-            yield RawRow(str(path), number, None, f"holds a value that cannot be read: {error}"[:200], number, size)
+            yield RawRow(file.name, number, None, f"holds a value that cannot be read: {error}"[:200], number, size)
             continue
-        yield RawRow(str(path), number, row, None, xxhash.xxh3_64_intdigest(told.encode()), size)
+        yield RawRow(file.name, number, row, None, xxhash.xxh3_64_intdigest(told.encode()), size)
 
 
-def _samples(path: Path) -> list[Any]:
+def _samples(file: LogFile, opened: Callable[[LogFile], Part]) -> list[Any]:
     import torch
 
     try:
-        tree: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with io.BufferedReader(opened(file)) as raw:
+            tree: Any = torch.load(raw, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes the unpickler raise anything
@@ -49,12 +51,12 @@ def _samples(path: Path) -> list[Any]:
         told = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the doc")[0]
         reason = " ".join(told.split())[:300] or type(error).__name__
         raise TbrmError(
-            f"{path} cannot be read: {reason}. Only numbers, text, lists, objects and tensors are read from it; "
+            f"{file.name} cannot be read: {reason}. Only numbers, text, lists, objects and tensors are read from it; "
             "write its samples as JSON lines where it holds more"
         ) from error
     samples = tree.get("samples") if isinstance(tree, Mapping) else tree
     if not isinstance(samples, list):
-        raise TbrmError(f"{path} holds no list `samples`, as slime's save_debug_rollout_data writes it")
+        raise TbrmError(f"{file.name} holds no list `samples`, as slime's save_debug_rollout_data writes it")
     return samples
 
 

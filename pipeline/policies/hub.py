@@ -1,4 +1,5 @@
-"""What the Hugging Face hub, or its cache on this machine, says of a repository, in at most a few seconds."""
+"""What the Hugging Face hub, or its cache on this machine, says of a repository, in at most a few seconds; and a folder
+put there."""
 
 import os
 import re
@@ -64,6 +65,27 @@ def download(model: HubModel) -> Path:
         raise TbrmError(
             f"{model.repository!r} is no folder, and no repository of that name can be had from the hub: {error}"
         ) from error
+
+
+def push(folder: Path, name: str, kind: Kind, private: bool = True) -> str:
+    """Put a folder into a repository of the hub, made where it is not there; returns the address of the commit.
+
+    The hub's own client does it, with the token of `hf auth login` or HF_TOKEN. Raises TbrmError where the hub refuses.
+    """
+    from httpx import HTTPError
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    api = HfApi(endpoint=constants.ENDPOINT)
+    try:
+        api.create_repo(name, repo_type=kind, private=private, exist_ok=True)
+        done = api.upload_folder(repo_id=name, repo_type=kind, folder_path=folder, commit_message="Exported by tbrm")
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled, HTTPError) as error:
+        raise TbrmError(
+            f"{constants.ENDPOINT} did not take {folder} as {kind} {name!r}: {str(error).strip()[:500]}. The folder "
+            f"is there: log in with `hf auth login`, then `hf upload {name} {folder} --repo-type {kind}`"
+        ) from error
+    return str(done.commit_url)
 
 
 def local_folder(named: PolicyFolder | HubModel | ServerModel) -> Path:

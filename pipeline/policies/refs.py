@@ -136,13 +136,18 @@ Acting = PolicyRef | ServedPolicy
 """The policy that answers. How an engine runs it is said elsewhere: `pipeline.config.rollouts.EngineConfig`."""
 
 
-def content_hash(folder: Path) -> str:
-    """SHA-256 over names and bytes of the folder's weights, configuration and tokenizer files; 16 hex digits."""
-    total = hashlib.sha256()
+def content_files(folder: Path) -> list[Path]:
+    """What decides a policy's outputs. Raises TbrmError for a folder without weights."""
     files = sorted(p for p in folder.iterdir() if p.suffix in _CONTENT_SUFFIXES and p.name not in _NOT_CONTENT)
     if not any(p.suffix == ".safetensors" for p in files):
         raise TbrmError(f"{folder} has no .safetensors weights: it is not a policy folder")
-    for path in files:
+    return files
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 over names and bytes of the folder's weights, configuration and tokenizer files; 16 hex digits."""
+    total = hashlib.sha256()
+    for path in content_files(folder):
         with path.open("rb") as file:
             total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()[:16]

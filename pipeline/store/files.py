@@ -67,7 +67,7 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 """By protocol: the extra that installs its file system."""
 _EXCLUSIVE = frozenset({*_EXTRAS, "memory"})
 """Protocols whose file systems create a file for one of several writers only: `mode="create"` is a conditional put."""
@@ -82,7 +82,7 @@ class Files:
         try:
             fs, base = url_to_fs(root, use_listings_cache=False)  # other processes write here too
         except ImportError as error:
-            told = absent_package(error, _EXTRAS.get(root.partition("://")[0], "all"), root)
+            told = absent_package(error, EXTRAS.get(root.partition("://")[0], "all"), root)
             if told is None:
                 raise
             raise told from error

@@ -5,16 +5,16 @@ import json
 import threading
 from collections.abc import Generator, Sequence
 from multiprocessing import Pipe
-from pathlib import Path
 
 import pytest
 
 from pipeline.logged.reader_process import Reader, order
 from pipeline.logged.settings import ImportSettings
+from pipeline.logged.sources import LogFile, Remote
 
 
 @contextlib.contextmanager
-def _reader(settings: ImportSettings, files: Sequence[Path]) -> Generator[Reader]:
+def _reader(settings: ImportSettings, files: Sequence[LogFile]) -> Generator[Reader]:
     from pipeline.logged.reader import serve
 
     ours, theirs = Pipe()
@@ -26,7 +26,7 @@ def _reader(settings: ImportSettings, files: Sequence[Path]) -> Generator[Reader
     thread = threading.Thread(target=read)
     thread.start()
     try:
-        yield Reader(ours, settings, lambda: "a traceback, in its thread")
+        yield Reader(ours, settings, Remote(files), lambda: "a traceback, in its thread")
     finally:
         ours.close()
         thread.join()

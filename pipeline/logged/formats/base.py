@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.logged.raw import BadField, LeftOut
 
@@ -110,6 +111,11 @@ def listed(name: str, value: Any) -> list[Any]:
     return value
 
 
+def numeric(name: str, value: Any) -> Any:
+    """A list or an array of numbers as it is. Raises BadField for anything else."""
+    return value if isinstance(value, np.ndarray) else listed(name, value)
+
+
 def mapped(name: str, value: Any) -> Mapping[str, Any]:
     """`value` as an object. Raises BadField for anything that is none."""
     if not isinstance(value, Mapping):
@@ -143,40 +149,88 @@ def sampled_turns(name: str, said: list[dict[str, Any]], sampled: Sequence[bool]
     return {"prompt": said[:first], "response": said[first:last]}
 
 
+def given(value: Any) -> Any:
+    """`value`, None for an empty list."""
+    return None if isinstance(value, list | np.ndarray) and not len(value) else value
+
+
+def token_ids(name: str, value: Any) -> npt.NDArray[np.int32]:
+    """`value` as token ids. Raises BadField for what is no list of whole numbers that may be ids."""
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "iu":
+        raise BadField(name, f"holds {value.dtype} where token ids are whole numbers", value[:8].tolist())
+    if not isinstance(value, list | np.ndarray):
+        raise BadField(name, f"must be a list of token ids, not {type(value).__name__}", value)
+    if isinstance(value, list) and set(map(type, value)) - {int}:
+        wrong = next(each for each in value if type(each) is not int)
+        raise BadField(name, f"holds {type(wrong).__name__} where token ids are whole numbers", wrong)
+    if isinstance(value, np.ndarray) and value.dtype == np.int64:
+        fits = not len(value) or int(value.view(np.uint64).max()) < 2**31  # negative ones are large there
+    else:
+        fits = False
+    if len(value) and not fits:
+        least, most = (value.min(), value.max()) if isinstance(value, np.ndarray) else (min(value), max(value))
+        if not (least >= 0 and most < 2**31):
+            raise BadField(name, "holds a number that is no token id", int(least if least < 0 else most))
+    return np.asarray(value, dtype=np.int32)
+
+
+def marks(name: str, value: Any, off: int = 0) -> npt.NDArray[np.bool_]:
+    """Which elements of a list are not `off`. Raises BadField for what is no list of numbers, true and false."""
+    if isinstance(value, np.ndarray):
+        return value != off
+    if set(map(type, listed(name, value))) - {int, float, bool, type(None)}:
+        raise BadField(name, "must be a list of numbers, or of true and false", value)
+    return np.fromiter((each != off and each is not None for each in listed(name, value)), np.bool_)
+
+
 def sequence(tokens: Any, mask: Any, logprobs: Any = None, name: str = "token_ids") -> Fields:
     """Prompt, response, mask and log-probs of a whole sequence whose `mask` marks what the policy wrote.
 
     `logprobs` has one value a token, or one for each token of the policy. What comes after the policy's last token,
     such as padding, belongs to nobody and is cut off. Raises BadField where lengths disagree or nothing is marked.
     """
-    ids, marks = listed(name, tokens), [bool(each) for each in listed("response_mask", mask)]
-    if len(ids) != len(marks):
-        raise BadField("response_mask", f"{len(marks)} values for {len(ids)} tokens")
-    if True not in marks:
+    ids, written = token_ids(name, tokens), marks("response_mask", mask)
+    if len(ids) != len(written):
+        raise BadField("response_mask", f"{len(written)} values for {len(ids)} tokens")
+    if not written.any():
         raise BadField("response_mask", "marks no token as the policy's: there is nothing to learn from")
-    first, last = marks.index(True), len(marks) - marks[::-1].index(True)
+    first, last = int(written.argmax()), len(written) - int(written[::-1].argmax())
     if first == 0:
         raise BadField("prompt_token_ids", "empty: the policy wrote the first token, without a state to start from")
     found: Fields = {"prompt_token_ids": ids[:first], "response_token_ids": ids[first:last]}
-    if not all(marks[first:last]):
-        found["response_mask"] = marks[first:last]
-    if logprobs is not None and len(values := listed("behavior_logprobs", logprobs)):
-        if len(values) == len(ids):  # what was not sampled has no log-prob, whatever stands there
-            aligned = [value if mark else 0.0 for value, mark in zip(values, marks, strict=True)]
-        else:
-            aligned = spread_over(values, marks)
-        found["behavior_logprobs"] = aligned[first:last]
+    if not written[first:last].all():
+        found["response_mask"] = written[first:last]
+    if given(logprobs) is not None:
+        found["behavior_logprobs"] = _aligned(logprobs, written)[first:last]
     return found
 
 
-def spread_over(values: Sequence[Any], marks: Sequence[bool]) -> list[Any]:
-    """One value for each mark, from one for each mark that is true. Raises BadField where there are more or fewer."""
-    if len(values) != sum(marks):
+def _aligned(logprobs: Any, written: npt.NDArray[np.bool_]) -> Any:
+    """One value for each token, 0 where the policy did not write it: what was not sampled has no log-prob."""
+    values = logprobs if isinstance(logprobs, np.ndarray) else listed("behavior_logprobs", logprobs)
+    whole, sampled = len(values) == len(written), int(written.sum())
+    if not whole and len(values) != sampled:
         raise BadField(
-            "behavior_logprobs", f"{len(values)} values for {len(marks)} tokens, {sum(marks)} of them the policy's"
+            "behavior_logprobs", f"{len(values)} values for {len(written)} tokens, {sampled} of them the policy's"
         )
+    if isinstance(values, np.ndarray):
+        found = np.zeros(len(written), np.float64)
+        found[written] = values[written] if whole else values
+        return found
     left = iter(values)
-    return [next(left) if mark else 0.0 for mark in marks]
+    if whole:
+        return [value if mark else 0.0 for value, mark in zip(values, written, strict=True)]
+    return [next(left) if mark else 0.0 for mark in written]
+
+
+def mean_over(values: Any, written: npt.NDArray[np.bool_]) -> float | None:
+    """The mean of the finite numbers where `written`; None for what is no list of that length, or has none."""
+    if not isinstance(values, list | np.ndarray) or len(values) != len(written):
+        return None
+    plain = values[written].tolist() if isinstance(values, np.ndarray) else values
+    kept = plain if isinstance(values, np.ndarray) else [v for v, mark in zip(plain, written, strict=True) if mark]
+    found = [each for value in kept if (each := number(value)) is not None]
+    return sum(found) / len(found) if found else None
 
 
 def conversation(name: str, turns: Any) -> list[dict[str, Any]]:

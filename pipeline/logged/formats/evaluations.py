@@ -10,6 +10,7 @@ from pipeline.logged.formats.base import (
     Format,
     Row,
     conversation,
+    given,
     has,
     inside,
     listed,
@@ -77,13 +78,14 @@ def _lighteval(row: Row) -> Fields:
     gold, choices = doc.get("gold_index"), doc.get("choices") or []
     gold = gold[0] if isinstance(gold, list) and len(gold) == 1 else gold
     found: Fields = {
-        "prompt": said.get("input") or None,
+        "prompt": given(said.get("input")) or None,
         "response": texts,
         "answer": choices[gold] if isinstance(gold, int) and 0 <= gold < len(choices) else None,
         "prompt_id": str(doc["id"]) if doc.get("id") not in (None, "") else None,
     }
-    if said.get("input_tokens") and len(output) == len(texts) and all(output):
-        found |= {"prompt_token_ids": said["input_tokens"], "response_token_ids": output}
+    asked = given(said.get("input_tokens"))
+    if asked is not None and len(output) == len(texts) and all(given(each) is not None for each in output):
+        found |= {"prompt_token_ids": asked, "response_token_ids": output}
     if not isinstance(found["prompt"], str | list):
         found["prompt"] = None
     return found

@@ -4,11 +4,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from pipeline.logged.formats.base import (
     Fields,
     Format,
     Row,
     conversation,
+    given,
     has,
     listed,
     look_up,
@@ -102,7 +105,8 @@ def _openai(row: Row) -> Fields:
     """
     asked, body, choice = row["request"], row["body"], mapped("choices", row["choice"])
     ids, logprobs = _choice_tokens(choice)
-    prompt_ids = choice.get("prompt_token_ids") or body.get("prompt_token_ids")
+    asked_ids = given(choice.get("prompt_token_ids"))
+    prompt_ids = given(body.get("prompt_token_ids")) if asked_ids is None else asked_ids
     found: Fields = {
         "finish_reason": choice.get("finish_reason"),
         "policy": body.get("model") or asked.get("model"),
@@ -111,7 +115,7 @@ def _openai(row: Row) -> Fields:
         "prompt_id": row["row"].get("custom_id"),
         "behavior_logprobs": logprobs,
         "response_token_ids": ids,
-        "prompt_token_ids": prompt_ids or None,
+        "prompt_token_ids": prompt_ids,
     }
     if "messages" not in asked:
         return found | {"prompt": asked.get("prompt"), "response": choice.get("text")}
@@ -122,7 +126,7 @@ def _openai(row: Row) -> Fields:
     return found | {"prompt": prompt, "response": said, "tools": tools("tools", asked.get("tools"))}
 
 
-def _choice_tokens(choice: Mapping[str, Any]) -> tuple[list[Any] | None, list[Any] | None]:
+def _choice_tokens(choice: Mapping[str, Any]) -> tuple[Any, Any]:
     """(token ids, their log-probs) of a choice, as far as the server told them."""
     told = choice.get("logprobs")
     told = told if isinstance(told, Mapping) else {}
@@ -130,12 +134,16 @@ def _choice_tokens(choice: Mapping[str, Any]) -> tuple[list[Any] | None, list[An
     if isinstance(content, list):
         words, logprobs = [look_up(each, "token") for each in content], [look_up(each, "logprob") for each in content]
     else:
-        words, logprobs = told.get("tokens") or [], told.get("token_logprobs") or []
-    ids: list[Any] | None = choice.get("token_ids") or None
+        words, logprobs = told.get("tokens") or [], told.get("token_logprobs")
+    ids = given(choice.get("token_ids"))
     if ids is None and words and all(isinstance(word, str) and word.startswith("token_id:") for word in words):
         numbers_ = [word.removeprefix("token_id:") for word in words]
         ids = [int(each) for each in numbers_ if each.isdecimal()] if all(map(str.isdecimal, numbers_)) else None
-    if ids is None or len(logprobs) != len(ids) or any(number(each) is None for each in logprobs):
+    if isinstance(logprobs, np.ndarray) and ids is not None and len(logprobs) == len(ids):
+        return ids, logprobs
+    if ids is None or not isinstance(logprobs, list) or len(logprobs) != len(ids):
+        return ids, None
+    if any(number(each) is None for each in logprobs):
         return ids, None
     return ids, logprobs
 

@@ -4,7 +4,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.logged.formats.base import ABSENT, Fields, Format, Row, has, look_up, number, numbers
+import numpy as np
+
+from pipeline.logged.formats.base import ABSENT, Fields, Format, Row, has, listed, look_up, number, numbers
 from pipeline.logged.raw import BadField
 
 _ANSWERS = ("answer", "ground_truth", "gold", "gts", "target", "solution", "reference_answer")
@@ -94,9 +96,14 @@ def _areal(row: Row) -> Fields:
     """inclusionAI/AReaL, areal/infra/workflow_executor.py, WorkflowExecutor._dump_trajectory: VERSION/TASK.jsonl.
 
     Text is decoded with its special tokens; `head_version` and `tail_version` are the oldest and the newest weights
-    that sampled it. `prompt_len` is `seqlen` less the tokens of the policy, so a trajectory of several turns is cut at
-    the wrong place and cannot be told from others by its fields.
+    that sampled it. A trajectory of several turns has `segments` beside it; before AReaL wrote these, `prompt_len` was
+    `seqlen` less the tokens of the policy, so that one was cut at the wrong place and cannot be told from others.
     """
+    if row.get("segments"):
+        raise BadField(
+            "segments",
+            "several turns, whose text cannot be tokenized as it was sampled: log messages, or token ids with a mask",
+        )
     head, tail = row["head_version"], row["tail_version"]
     found = {
         "prompt": row["prompt"],
@@ -136,7 +143,7 @@ def turned(row: Row) -> Iterator[Row | BadField]:
     if many is None:
         yield BadField("", "is one row, while the first line of the log has a column in each field")
         return
-    lists = {name: value for name, value in row.items() if isinstance(value, list)}
+    lists = {name: listed(name, value) for name, value in row.items() if isinstance(value, list | np.ndarray)}
     for name, value in lists.items():
         if len(value) != many:
             yield BadField(name, f"{len(value)} values in a line of {many} prompts", value[:3])

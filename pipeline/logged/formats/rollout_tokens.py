@@ -3,19 +3,27 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from pipeline.logged.formats.base import (
     ABSENT,
     Fields,
     Format,
     Row,
     conversation,
+    given,
     has,
     inside,
     listed,
     look_up,
     mapped,
+    marks,
+    mean_over,
     number,
     numbers,
+    numeric,
+    token_ids,
     tools,
 )
 from pipeline.logged.formats.base import sequence as whole_sequence
@@ -40,19 +48,21 @@ def _nemo_rl(row: Row) -> Fields:
 
     Logger.log_batched_dict_as_jsonl writes micro-batches of one, so that every value is a list of one; sequences are
     padded on the right to the batch's longest, and `input_lengths` says where they end. Whether the rest of the row is
-    trained on (`sample_loss_mask`) is kept as a number.
+    trained on (`sample_loss_mask`) is kept as a number. With dynamic sampling `rewards` are those of all samples, in an
+    order of their own, and `filtered_rewards` those of the ones that are in the log.
     """
     length = _only("input_lengths", row["input_lengths"])
     if not isinstance(length, int) or isinstance(length, bool) or length < 1:
         raise BadField("input_lengths", "must be the length of the sequence", length)
     sides = ("token_ids", "token_loss_mask", "generation_logprobs", "advantages")
-    cut = {name: listed(name, _only(name, row[name]))[:length] for name in sides if row.get(name) is not None}
+    cut = {name: numeric(name, _only(name, row[name]))[:length] for name in sides if row.get(name) is not None}
     if len(cut["token_ids"]) != length:
         raise BadField("token_ids", f"{len(cut['token_ids'])} of {length} tokens: the line is cut off")
     found = whole_sequence(cut["token_ids"], cut["token_loss_mask"], cut.get("generation_logprobs"))
     kept = {name: _only(name, row[name]) for name in ("sample_loss_mask",) if name in row}
-    parts = numbers(kept) | _mean_advantage(cut.get("advantages"), cut["token_loss_mask"])
-    return found | {"reward": _only("rewards", row["rewards"]), "components": parts}
+    parts = numbers(kept) | _mean_advantage(cut.get("advantages"), marks("token_loss_mask", cut["token_loss_mask"]))
+    rewards = "filtered_rewards" if "filtered_rewards" in row else "rewards"
+    return found | {"reward": _only(rewards, row[rewards]), "components": parts}
 
 
 def _only(name: str, value: Any) -> Any:
@@ -63,14 +73,10 @@ def _only(name: str, value: Any) -> Any:
     return found[0]
 
 
-def _mean_advantage(advantages: Any, mask: Any) -> dict[str, float]:
+def _mean_advantage(advantages: Any, written: npt.NDArray[np.bool_]) -> dict[str, float]:
     """The mean over the policy's tokens: there is no place for one a token."""
-    if not isinstance(advantages, list) or len(advantages) != len(mask):
-        return {}
-    kept = [
-        found for each, marked in zip(advantages, mask, strict=True) if marked if (found := number(each)) is not None
-    ]
-    return {"advantage": sum(kept) / len(kept)} if kept else {}
+    mean = mean_over(advantages, written)
+    return {} if mean is None else {"advantage": mean}
 
 
 def _nemo_gym(row: Row) -> Fields:
@@ -91,8 +97,9 @@ def _nemo_gym(row: Row) -> Fields:
         "policy": response.get("model") or None,
         "components": numbers({k: v for k, v in row.items() if k != "reward" and not k.startswith("_ng_")}),
     }
-    if any(item.get("generation_token_ids") for item in items):
-        return found | joined_turns([item for item in items if item.get("generation_token_ids")])
+    sampled = [item for item in items if given(item.get("generation_token_ids")) is not None]
+    if sampled:
+        return found | joined_turns(sampled)
     asked_for = asked.get("input")
     messages = _from_items([{"role": "user", "content": asked_for}] if isinstance(asked_for, str) else asked_for)
     system = [{"role": "system", "content": asked["instructions"]}] if asked.get("instructions") else []
@@ -103,25 +110,33 @@ def _nemo_gym(row: Row) -> Fields:
 
 def joined_turns(turns: list[Row]) -> Fields:
     """One sequence out of turns whose prompts each hold all tokens before. Raises BadField where they do not."""
-    tokens: list[Any] = []
-    marks: list[bool] = []
+    tokens: npt.NDArray[np.int32] = np.zeros(0, np.int32)
+    written: list[npt.NDArray[np.bool_]] = []
     logprobs: list[Any] = []
     complete = True
-    for number_, turn in enumerate(turns):
-        before = listed("prompt_token_ids", turn.get("prompt_token_ids"))
-        written = listed("generation_token_ids", turn["generation_token_ids"])
-        if before[: len(tokens)] != tokens:
+    for place, turn in enumerate(turns, start=1):
+        before = token_ids("prompt_token_ids", turn.get("prompt_token_ids"))
+        said = token_ids("generation_token_ids", turn["generation_token_ids"])
+        if not np.array_equal(before[: len(tokens)], tokens):
             raise BadField(
                 "prompt_token_ids",
-                f"turn {number_ + 1} was not asked with the tokens before it: its context was changed, and no one "
+                f"turn {place} was not asked with the tokens before it: its context was changed, and no one "
                 "sequence was ever sampled",
             )
-        marks += [False] * (len(before) - len(tokens)) + [True] * len(written)
-        said = turn.get("generation_log_probs")
-        complete = complete and isinstance(said, list) and len(said) == len(written)
-        logprobs += said if isinstance(said, list) else []
-        tokens = [*before, *written]
-    return whole_sequence(tokens, marks, logprobs if complete else None)
+        written += [np.zeros(len(before) - len(tokens), np.bool_), np.ones(len(said), np.bool_)]
+        told = turn.get("generation_log_probs")
+        complete = complete and isinstance(told, list | np.ndarray) and len(told) == len(said)
+        logprobs.append(told)
+        tokens = np.concatenate([before, said])
+    marks_ = np.concatenate(written) if written else np.zeros(0, np.bool_)
+    return whole_sequence(tokens, marks_, joined(logprobs) if complete else None)
+
+
+def joined(parts: list[Any]) -> Any:
+    """Numbers of several lists in one, an array where all are arrays."""
+    if parts and all(isinstance(part, np.ndarray) for part in parts):
+        return np.concatenate(parts)
+    return [each for part in parts for each in listed("behavior_logprobs", part)]
 
 
 def _from_items(items: Any) -> list[dict[str, Any]]:
@@ -173,13 +188,15 @@ def _prime_rl_tokens(row: Row) -> Fields:
     All fields are aligned to `token_ids`. There is no reward: the trainer sees advantages only.
     """
     found = whole_sequence(row["token_ids"], row["loss_mask"], _finite(row.get("inference_logprobs")))
-    parts = _mean_advantage(row.get("advantages"), row["loss_mask"])
+    parts = _mean_advantage(row.get("advantages"), marks("loss_mask", row["loss_mask"]))
     extra = {"env_name": row["env_name"]} if row.get("env_name") else {}
     return found | {"components": parts, "extra": extra, "version": f"step{row['step']}"}
 
 
 def _finite(values: Any) -> Any:
     """None where any value is missing: the exporter writes null for what is not finite."""
+    if isinstance(values, np.ndarray):
+        return values
     return None if not isinstance(values, list) or any(each is None for each in values) else values
 
 
@@ -195,7 +212,7 @@ def _slime(row: Row) -> Fields:
     status = str(row["status"]).lower()
     if status not in _STATUS:
         raise LeftOut("status", f"the sample is {status!r}: nothing was sampled to its end")
-    tokens, length = listed("tokens", row["tokens"]), row["response_length"]
+    tokens, length = numeric("tokens", row["tokens"]), row["response_length"]
     if not isinstance(length, int) or not 0 < length < len(tokens):
         raise BadField("response_length", f"must lie between 1 and {len(tokens) - 1}, the tokens less one", length)
     mask, logprobs = row.get("loss_mask"), row.get("rollout_log_probs")
@@ -204,16 +221,17 @@ def _slime(row: Row) -> Fields:
         "prompt": prompt if isinstance(prompt, str) else None,
         "prompt_token_ids": tokens[:-length],
         "response_token_ids": tokens[-length:],
-        "behavior_logprobs": logprobs or None,
+        "behavior_logprobs": given(logprobs),
         "answer": row.get("label"),
         "finish_reason": _STATUS[status],
         "prompt_id": None if row.get("group_index") is None else f"group-{row['group_index']}",
     }
     if mask is not None:
-        found["response_mask"] = [bool(each) for each in listed("loss_mask", mask)]
+        found["response_mask"] = marks("loss_mask", mask)
     if not isinstance(row.get("reward"), Mapping):
         found["reward"] = row.get("reward")
-    return versioned(found, [int(each) for each in row.get("weight_versions") or [] if str(each).isdecimal()])
+    versions = [] if row.get("weight_versions") is None else row["weight_versions"]
+    return versioned(found, [int(each) for each in numeric("weight_versions", versions) if str(each).isdecimal()])
 
 
 def _slime_rewards(row: Row) -> Mapping[str, float]:
@@ -232,7 +250,7 @@ def _tinker(row: Row) -> Fields:
     return {
         "prompt_token_ids": row["prompt_tokens"],
         "response_token_ids": row["sampled_tokens"],
-        "behavior_logprobs": row.get("logprobs") or None,
+        "behavior_logprobs": given(row.get("logprobs")),
         "reward": None if reward is ABSENT else reward,
         "finish_reason": None if reason is ABSENT else reason,
         "prompt_id": "/".join(map(str, place)) if all(each is not None for each in place) else None,
@@ -244,17 +262,19 @@ def _tinker(row: Row) -> Fields:
 def _trinity(row: Row) -> Fields:
     """modelscope/Trinity-RFT, trinity/common/experience.py, Experience: tokens, prompt_length, and the response's
     logprobs and action_mask."""
-    tokens, length = listed("tokens", row["tokens"]), row["prompt_length"]
+    tokens, length = numeric("tokens", row["tokens"]), row["prompt_length"]
     if not isinstance(length, int) or not 0 < length < len(tokens):
         raise BadField("prompt_length", f"must lie between 1 and {len(tokens) - 1}, the tokens less one", length)
     written = len(tokens) - length
-    mask = listed("action_mask", row["action_mask"]) if row.get("action_mask") is not None else [True] * written
+    mask = np.ones(written, np.bool_)
+    if row.get("action_mask") is not None:
+        mask = marks("action_mask", row["action_mask"])
     if len(mask) != written:
         raise BadField("action_mask", f"{len(mask)} values for {written} response tokens")
     logprobs = row.get("logprobs")
-    if isinstance(logprobs, list) and len(logprobs) == written:
-        logprobs = [0.0] * length + logprobs
-    found = whole_sequence(tokens, [False] * length + mask, logprobs, name="tokens")
+    if isinstance(logprobs, list | np.ndarray) and len(logprobs) == written:
+        logprobs = joined([np.zeros(length) if isinstance(logprobs, np.ndarray) else [0.0] * length, logprobs])
+    found = whole_sequence(tokens, np.concatenate([np.zeros(length, np.bool_), mask]), logprobs, name="tokens")
     cut = row.get("truncate_status")
     place: Row = row["eid"] if isinstance(row.get("eid"), Mapping) else {}
     found |= {
@@ -289,7 +309,7 @@ def _rllm(row: Row) -> Fields:
     found = versioned(found, [step.get("weight_version") for step in steps])
     if str(row.get("termination_reason")).lower() in ("max_response_length_exceeded", "max_prompt_length_exceeded"):
         found["finish_reason"] = "length"
-    if all(step.get("response_ids") for step in steps):
+    if all(given(step.get("response_ids")) is not None for step in steps):
         turns: list[Row] = [
             {
                 "prompt_token_ids": step.get("prompt_ids"),
@@ -319,11 +339,9 @@ def _atropos(row: Row) -> Fields:
 
     `masks` repeats the token where it is trained on, and is -100 elsewhere.
     """
-    tokens, mask = listed("tokens", row["tokens"]), listed("masks", row["masks"])
-    found = whole_sequence(
-        tokens, [each != -100 for each in mask], _finite(row.get("inference_logprobs")), name="tokens"
-    )
-    parts = _mean_advantage(row.get("advantages"), [each != -100 for each in mask])
+    written = marks("masks", row["masks"], off=-100)
+    found = whole_sequence(row["tokens"], written, _finite(row.get("inference_logprobs")), name="tokens")
+    parts = _mean_advantage(row.get("advantages"), written)
     return found | {"reward": row["scores"], "prompt_id": row["group"], "components": parts}
 
 
@@ -333,12 +351,13 @@ def _group(row: Row) -> Iterator[Row | BadField]:
     per = [
         name for name in ("tokens", "masks", "scores", "inference_logprobs", "advantages") if row.get(name) is not None
     ]
-    for name in per:
-        if len(listed(name, row[name])) != len(tokens):
-            yield BadField(name, f"{len(row[name])} values for {len(tokens)} sequences")
+    each = {name: listed(name, row[name]) for name in per}
+    for name, values in each.items():
+        if len(values) != len(tokens):
+            yield BadField(name, f"{len(values)} values for {len(tokens)} sequences")
             return
     for place in range(len(tokens)):
-        yield {**{name: row[name][place] for name in per}, "group": row.get("group_id")}
+        yield {**{name: values[place] for name, values in each.items()}, "group": row.get("group_id")}
 
 
 def _pipeline_rl(row: Row) -> Fields:
@@ -348,7 +367,7 @@ def _pipeline_rl(row: Row) -> Fields:
     """
     found = whole_sequence(
         row["input_ids"],
-        [each != -100 for each in listed("labels", row["labels"])],
+        marks("labels", row["labels"], off=-100),
         row.get("logprobs"),
         name="input_ids",
     )

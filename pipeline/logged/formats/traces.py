@@ -3,24 +3,30 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from pipeline.logged.formats.base import (
     ABSENT,
     Fields,
     Format,
     Row,
     conversation,
+    given,
     has,
     listed,
     look_up,
     mapped,
+    marks,
     number,
     numbers,
+    numeric,
     sampled_turns,
     sequence,
+    token_ids,
     tools,
 )
 from pipeline.logged.formats.rollout_text import versioned
-from pipeline.logged.formats.rollout_tokens import joined_turns
+from pipeline.logged.formats.rollout_tokens import joined, joined_turns
 from pipeline.logged.raw import BadField, LeftOut
 
 _MOST_STEPS = 2**20
@@ -45,7 +51,8 @@ def _verifiers(row: Row) -> Fields:
     model = next(
         (each for each in (look_up(trace, "agent.config.model"), last.get("model")) if isinstance(each, str)), None
     )
-    cut = last.get("finish_reason") == "length" or trace.get("stop_condition") in _LIMITS
+    told = last.get("finish_reason", nodes[-1].get("finish_reason"))  # older versions have it in the node
+    cut = told == "length" or trace.get("stop_condition") in _LIMITS
     group = look_up(episode, "group.id")
     key = look_up(task, "key")
     answer = look_up(task, "data.answer")
@@ -57,7 +64,7 @@ def _verifiers(row: Row) -> Fields:
         "answer": None if answer is ABSENT else answer,
         "extra": {"env": env} if isinstance(env, str) and env else {},
     }
-    if all(node.get("token_ids") for node in nodes if node.get("sampled")):
+    if all(given(node.get("token_ids")) is not None for node in nodes if node.get("sampled")):
         return found | _tokens(nodes)
     return found | _messages(nodes)
 
@@ -80,19 +87,24 @@ def _rewards(trace: Row) -> Fields:
 
 def _tokens(nodes: list[Mapping[str, Any]]) -> Fields:
     tokens: list[Any] = []
-    marks: list[bool] = []
+    written: list[Any] = []
     logprobs: list[Any] = []
     complete = True
     for node in nodes:
-        ids, mask = listed("token_ids", node.get("token_ids") or []), listed("mask", node.get("mask") or [])
+        ids, mask = token_ids("token_ids", _list(node, "token_ids")), marks("mask", _list(node, "mask"))
         if len(ids) != len(mask):
             raise BadField("response_mask", f"a message has {len(ids)} tokens and {len(mask)} marks")
-        said = listed("logprobs", node.get("logprobs") or [])
-        complete = complete and len(said) == sum(map(bool, mask))
-        tokens += ids
-        marks += map(bool, mask)
-        logprobs += said
-    return sequence(tokens, marks, logprobs if complete and logprobs else None)
+        said = numeric("logprobs", _list(node, "logprobs"))
+        complete = complete and len(said) == int(mask.sum())
+        tokens.append(ids)
+        written.append(mask)
+        logprobs.append(said)
+    said = joined([part for part in logprobs if len(part)]) if complete else None
+    return sequence(np.concatenate(tokens), np.concatenate(written), said)
+
+
+def _list(node: Mapping[str, Any], name: str) -> Any:
+    return [] if node.get(name) is None else node[name]
 
 
 def _messages(nodes: list[Mapping[str, Any]]) -> Fields:

@@ -20,6 +20,7 @@ from pipeline.errors import TbrmError
 from pipeline.logged import reader_process
 from pipeline.logged.reader_process import reader
 from pipeline.logged.settings import ImportSettings
+from pipeline.logged.sources import find_files
 from pipeline.store import open_store
 from tests.support.byte_tokenizer import CHAT, save_byte_tokenizer
 from tests.support.logs import ROWS, jsonl
@@ -168,7 +169,7 @@ def readers() -> list[psutil.Process]:
 
 
 def test_a_reader_that_makes_no_progress_is_ended(settings: ImportSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    with reader(settings, [Path(settings.files[0])]) as log:
+    with reader(settings, find_files(settings.files)) as log:
         log.plan()
         assert log.has_shard()
         monkeypatch.setattr(reader_process, "STALL_S", 0.2)
@@ -181,7 +182,7 @@ def test_a_reader_that_makes_no_progress_is_ended(settings: ImportSettings, monk
 
 
 def test_a_reader_that_is_killed_is_told_as_that(settings: ImportSettings) -> None:
-    with reader(settings, [Path(settings.files[0])]) as log:
+    with reader(settings, find_files(settings.files)) as log:
         log.plan()
         assert log.has_shard()
         (process,) = readers()

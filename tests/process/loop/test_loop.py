@@ -1,8 +1,7 @@
 """`tbrm run` as a user runs it: strictly on-policy, and purely offline, from YAML alone."""
 
 import json
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from pipeline.policies.tiny import save_tiny_arith
 from pipeline.store import Store, open_store
 from tests.support.tiny import finish, tbrm
 
-MAIN = "from pipeline.cli.main import main; main()"
 TREE: dict[str, Any] = {
     "name": "loop",
     "seed": 3,
@@ -65,14 +63,15 @@ def test_purely_offline(tmp_path: Path) -> None:
     assert len(set(policy_ids(store, 2))) == 3
 
 
-def verl(rows: list[dict[str, Any]], folder: Path) -> list[str]:
+def verl(rows: list[dict[str, Any]], folder: Path) -> None:
     """A dump of verl, as `trainer.rollout_data_dir` writes it."""
     lines = [{"input": r["prompt"], "output": r["response"], "gts": r["answer"], "score": r["reward"]} for r in rows]
-    (folder / "1.jsonl").write_text("".join(json.dumps(line | {"step": 1}) + "\n" for line in lines))
-    return [str(folder / "1.jsonl"), "--policy", "my-ppo"]
+    (folder / "rollout_data").mkdir()
+    text = "".join(json.dumps(line | {"step": 1}) + "\n" for line in lines)
+    (folder / "rollout_data" / "1.jsonl").write_text(text)
 
 
-def trl(rows: list[dict[str, Any]], folder: Path) -> list[str]:
+def trl(rows: list[dict[str, Any]], folder: Path) -> None:
     """A completions table of TRL, with a column that is no reward."""
     columns = {
         **{"step": [1] * len(rows), "prompt": [r["prompt"] for r in rows], "completion": [r["response"] for r in rows]},
@@ -82,13 +81,13 @@ def trl(rows: list[dict[str, Any]], folder: Path) -> list[str]:
         },
         **{"advantage": [0.0] * len(rows), "answer": [r["answer"] for r in rows]},
     }
-    pq.write_table(pa.table(columns), folder / "completions_00001.parquet")
-    return [str(folder / "completions_00001.parquet"), "--reward", "accuracy_reward"]
+    (folder / "completions").mkdir()
+    pq.write_table(pa.table(columns), folder / "completions" / "completions_00001.parquet")
 
 
-def verifiers(rows: list[dict[str, Any]], folder: Path) -> list[str]:
+def verifiers(rows: list[dict[str, Any]], folder: Path) -> None:
     """Traces of verifiers, with token ids and log-probs."""
-    tokenizer = load_tokenizer(str(folder / "tokenizer"))
+    tokenizer = load_tokenizer(str(folder / "MODEL"))
     with (folder / "traces.jsonl").open("w") as file:
         for row in rows:
             asked = tokenizer.encode(row["prompt"], add_special_tokens=False)
@@ -102,29 +101,39 @@ def verifiers(rows: list[dict[str, Any]], folder: Path) -> list[str]:
             task = {"type": "Sum", "data": {"answer": row["answer"]}}
             trace = {"task": task, "nodes": nodes, "rewards": {"correct": {"score": row["reward"], "weight": 1.0}}}
             file.write(json.dumps({"id": "e", "task": task, "ok": True, "traces": [trace | {"ok": True}]}) + "\n")
-    return [str(folder / "traces.jsonl")]
 
 
-def test_offline_on_logs_that_other_systems_wrote(tmp_path: Path) -> None:
-    """Import each with one command, then train: rewards come with the logs, the loop scores reference log-probs."""
-    save_tiny_arith(tmp_path / "tokenizer", seed=0)
+def commands_of_the_readme() -> list[list[str]]:
+    """The lines of README's block that starts from a log, as words."""
+    text = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    (block,) = [part for part in text.split("```sh\n")[1:] if part.startswith("tbrm import --name verl")]
+    return [shlex.split(line, comments=True) for line in block.partition("```")[0].splitlines()]
+
+
+def test_offline_by_the_commands_of_the_readme(tmp_path: Path) -> None:
+    """Import each log with one command, then train: rewards come with the logs, the loop scores reference log-probs."""
+    save_tiny_arith(tmp_path / "MODEL", seed=0)
     rows = [
         {"prompt": f"{a}+{b}=", "response": str(a + b + (a + b) % 2), "answer": str(a + b), "reward": 1.0 - (a + b) % 2}
         for a in range(20, 60)
         for b in (13, 28, 31)
     ]
-    data = tmp_path / "a" / "data"
     for number, write in enumerate((verl, trl, verifiers)):
-        arguments = [*write(rows[number::3], tmp_path), "--tokenizer", str(tmp_path / "tokenizer"), "--root", str(data)]
-        command = [sys.executable, "-c", MAIN, "import", "--name", write.__name__, *arguments]
-        subprocess.run(command, check=True, timeout=120)
-    replay = {"window": 0, "logged": [{"name": write.__name__} for write in (verl, trl, verifiers)]}
-    store, _ = run(tmp_path / "a", rollouts="none", replay=replay, generations=1, evaluation=None)
+        write(rows[number::3], tmp_path)
+    replay = {"window": 0, "logged": [{"name": name} for name in ("verl", "trl", "traces")]}
+    tree = TREE | {"rollouts": "none", "replay": replay, "generations": 1, "evaluation": None}
+    (tmp_path / "offline.yaml").write_text(yaml.safe_dump(tree))
+    commands = commands_of_the_readme()
+    assert [words[:2] for words in commands] == [
+        ["tbrm", name] for name in ("import", "import", "import", "doctor", "run")
+    ]
+    for _, *words in commands:
+        finish(tbrm(tmp_path, *words), timeout_s=600)
+    store = open_store(str(tmp_path / "data"))
     mix = json.loads((Path(store.base) / "loop/trained_policy/generation=0000/training.json").read_text())["mix"]
     assert mix["rows"] == len(rows)
     assert {part["rewards"] for part in mix["parts"]} == {"rewards"}
-    assert {part["source"] for part in mix["parts"]} == {"verl", "trl", "verifiers"}
-    command = [sys.executable, "-c", MAIN, "lineage", "loop:1", "--root", str(data)]
-    shown = subprocess.run(command, check=True, timeout=120, capture_output=True, text=True).stdout
-    for told in ("my-ppo@step1", "1.jsonl", "completions_00001.parquet", "traces.jsonl"):
+    assert {part["source"] for part in mix["parts"]} == {"verl", "trl", "traces"}
+    shown = finish(tbrm(tmp_path, "lineage", "loop:1"), timeout_s=120)
+    for told in ("unknown@step1", "1.jsonl", "completions_00001.parquet", "traces.jsonl"):
         assert told in shown

@@ -1,6 +1,8 @@
 """The same store code on an S3-compatible server."""
 
+import gzip
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -10,6 +12,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import load_experiment
@@ -22,6 +26,7 @@ from pipeline.run.configurations import configuration_file, fork_experiment
 from pipeline.sampling.rollouts import run_rollouts
 from pipeline.store import Store, locks, open_store
 from tests.support import reward_store
+from tests.support.logs import imported, jsonl, rows_of, run_import
 from tests.support.tiny_store import make_experiment as small_experiment
 from tests.unit.replay.replay_store import make_experiment, make_store, write_generation
 from tests.unit.store.test_store_kills import CONFIG, SHARDS, shard, write
@@ -293,3 +298,44 @@ def test_processes_of_a_machine_download_a_policy_once(
     assert len(downloads.read_text().splitlines()) == len(names_of_files)
     (folder,) = (path for path in (tmp_path / "cache").rglob("generation=0000*") if path.is_dir())
     assert sorted(path.name for path in folder.iterdir()) == sorted(names_of_files)
+
+
+def test_a_log_that_lies_there_is_imported_as_from_a_folder(root: str, tmp_path: Path, tokenizer: str) -> None:
+    """Every kind of file, in folders below each other; the process that reads them reaches no network."""
+    rows = [{"prompt": f"{n}+1=", "response": f"{n + 1}", "reward": float(n % 2)} for n in range(40)]
+    log = tmp_path / "log"
+    (log / "deep").mkdir(parents=True)
+    jsonl(log / "a.jsonl", rows[:10])
+    (log / "b.jsonl.gz").write_bytes(gzip.compress(jsonl(tmp_path / "b", rows[10:20]).read_bytes()))
+    pq.write_table(pa.Table.from_pylist(rows[20:30]), log / "c.parquet")
+    with pa.output_stream(str(log / "deep" / "d.jsonl.zst"), compression="zstd") as stream:
+        stream.write(jsonl(tmp_path / "d", rows[30:]).read_bytes())
+    (log / "state.json").write_text("{}")  # what `datasets` writes beside its files is no log
+    bucket = root.rpartition("/")[0]
+    fs = open_store(root).fs
+    fs.put(str(log), f"{bucket}/log", recursive=True)
+    (log / "state.json").unlink()
+    here, _ = imported(tmp_path / "here", tokenizer, log)
+    there, stats = imported(tmp_path / "there", tokenizer, f"{bucket}/log")
+    assert stats["trajectories"] == 40
+    for table in ("prompts", "rollouts", "rewards"):
+        assert rows_of(there, table) == rows_of(here, table)
+    some, stats = imported(tmp_path / "some", tokenizer, f"{bucket}/log/*.jsonl", f"{bucket}/log/deep/**")
+    assert stats["trajectories"] == 20
+    (first, *_) = some.partition("logged/log", "rollouts").manifest().parents
+    assert first == "file 0 a.jsonl"
+
+
+def test_what_is_not_there_is_named(root: str, tmp_path: Path, tokenizer: str) -> None:
+    bucket = root.rpartition("/")[0]
+    open_store(root).fs.pipe_file(f"{bucket}/log/a.jsonl", b'{"prompt": "1", "response": "2"\nnonsense\n')
+    for address, told in (
+        (f"{bucket}/log/b.jsonl", "b.jsonl does not exist"),
+        (f"{bucket}/log/*.csv", r"\*.csv: no object has such a name"),
+        ("s3://nobodys-bucket/log", "nobodys-bucket/log"),
+        ("s4://bucket/log", "s4://bucket/log"),
+        (f"{bucket}/log/a.jsonl", "a.jsonl: no readable row"),
+    ):
+        result = run_import(tmp_path / "store", tokenizer, address)
+        assert result.exit_code == 1
+        assert re.search(told, result.output)

@@ -20,6 +20,7 @@ from assets.graph.by_hand import EVALUATION_JOB, ImportConfig, PolicyEvaluation
 from assets.graph.forms import form_of, overrides_of
 from assets.graph.step import StoreLocation
 from assets.processes.launcher import Ended, Launcher, Process
+from pipeline.cli.import_logged import import_logged
 from pipeline.config import Experiment, load_experiment
 from pipeline.config.base import Config
 from pipeline.errors import TbrmError
@@ -252,6 +253,24 @@ def test_an_import_takes_no_addresses(config: dict[str, Any]) -> None:
         ImportConfig(**({"files": ["a.jsonl"], "tokenizer": "t"} | config)).check()
 
 
+def test_an_import_says_what_the_command_says() -> None:
+    """The form's fields reach `tbrm import` as the values of their options, whatever they begin with."""
+    form: dict[str, Any] = {"files": ["a.jsonl"], "tokenizer": "t", "log_format": "trl"}
+    form |= {"rewards": {"accuracy": 1.0, "--root": 0.5}, "where": {"filter": "--replace"}}
+    words = ImportConfig(**form).arguments("log", ["--root", "/here"])
+    given = import_logged.make_context("import", words[1:], resilient_parsing=False).params
+    assert given["source"] == "trl"
+    assert given["rewards"] == ("accuracy=1", "--root=0.5")
+    assert given["where"] == ("filter=--replace",)
+    assert given["root"] == "/here"
+    assert not given["replace"]
+
+
+def test_a_format_that_is_none_is_named_with_the_nearest() -> None:
+    with pytest.raises(TbrmError, match="Did you mean verl"):
+        ImportConfig(files=["a.jsonl"], tokenizer="t", log_format="varl").check()
+
+
 OP_FIELDS = {
     "StageConfig": {"overrides", "replace"},
     "of rewards": {"overrides", "replace", "verifier"},
@@ -262,6 +281,9 @@ OP_FIELDS = {
     "ImportConfig": {
         "files",
         "tokenizer",
+        "log_format",
+        "rewards",
+        "where",
         "fields",
         "behaviour_policy",
         "template",

@@ -1,5 +1,6 @@
 """Logs of each known system, in samples of our own making: what is kept of them, and that damage ends in a reason."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from pipeline.errors import TbrmError
+from pipeline.logged import json_values
 from pipeline.logged.fields import Bad
 from pipeline.logged.formats import FORMATS
 from pipeline.logged.formats.rollout_text import columns, turned
@@ -212,6 +214,29 @@ def test_what_a_log_knows_is_kept(name: str, chatml: Any) -> None:
     assert shape.name.startswith(name)
     shown = [told(each, chatml) for each in found]
     assert [tuple(pytest.approx(v) if isinstance(v, float) else v for v in row) for row in KEPT[name]] == shown
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_lists_of_numbers_that_are_arrays_are_read_alike(
+    name: str, chatml: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long ones are, in JSON and in columnar files. Damaged rows too are good or bad in both alike."""
+    monkeypatch.setattr(json_values, "FEWEST", 1)
+    rows = sample(name)
+    rows += [damaged(rows[seed % len(rows)], seed) for seed in range(VARIANTS // 2)]
+    arrays = [json_values.parse(json.dumps(row).encode()) for row in rows]
+    directions = Directions(rewards=REWARDS.get(name, {}))
+    lists, same = (read_as(each, chatml, template_of(name), directions)[1] for each in (rows, arrays))
+    assert [type(each) for each in same] == [type(each) for each in lists]
+    for one, other in zip(lists, same, strict=True):
+        if isinstance(one, Tokenized) and isinstance(other, Tokenized):
+            assert tuple(map(_near, told(other, chatml))) == tuple(map(_near, told(one, chatml)))
+            assert other.candidate.extra == one.candidate.extra
+            assert other.candidate.components == pytest.approx(one.candidate.components)
+
+
+def _near(value: Any) -> Any:
+    return pytest.approx(value) if isinstance(value, float) else value
 
 
 @pytest.mark.parametrize("name", list(FORMATS))

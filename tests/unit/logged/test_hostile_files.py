@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from pipeline.cli.main import tbrm
 from pipeline.errors import StoreError, TbrmError
-from pipeline.logged.rows import find_files
+from pipeline.logged.sources import find_files, local_file
 from pipeline.store.partition import Manifest, ShardInfo, parse_manifest
 
 GOOD = json.dumps({"prompt": "1+1=", "response": "2", "answer": "2", "reward": 1.0}) + "\n"
@@ -35,7 +35,10 @@ def test_an_index_that_leads_elsewhere(tmp_path: Path) -> None:
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": ["../outside"]}))
     (folder / "outside").mkdir()
     (folder / "outside" / "state.json").write_text((folder / "state.json").read_text())
-    assert find_files([str(folder)]) == [folder / "outside" / "secret.arrow"]
+    with pytest.raises(TbrmError, match="is named in the index of its folder, and is not there"):
+        find_files([str(folder)])
+    (folder / "outside" / "secret.arrow").write_bytes(b"")
+    assert find_files([str(folder)]) == [local_file(folder / "outside" / "secret.arrow")]
     (folder / "dataset_dict.json").write_text('{"splits": ')
     with pytest.raises(TbrmError, match="dataset_dict"):
         find_files([str(folder)])

@@ -15,7 +15,8 @@ from pipeline.errors import TbrmError
 from pipeline.logged import importer, reader, rows
 from pipeline.logged.columnar import columnar_rows
 from pipeline.logged.reader import Seen
-from pipeline.logged.rows import find_files, read_rows
+from pipeline.logged.rows import read_rows
+from pipeline.logged.sources import find_files, local_file
 from pipeline.store import open_store
 from tests.support.growth import exponent
 from tests.support.logs import MAP, ROWS, imported, jsonl, rows_of, run_import
@@ -159,7 +160,7 @@ def test_files_that_unpack_to_far_more_than_they_are(
     path.write_bytes(gzip.compress(("[" + body if suffix.startswith("json.") else "a,b\n" + body).encode()))
     taken: list[int] = []
     with pytest.raises(TbrmError, match="have unpacked to more than"):
-        taken.extend(row.row for row in read_rows([path], 2**20))
+        taken.extend(row.row for row in read_rows([local_file(path)], 2**20))
     assert 150 < len(taken) < 250
 
 
@@ -172,7 +173,7 @@ def test_a_row_too_long_is_passed_over_whole(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("a,b\n1,1\n" + ",".join(['"\n"'] * 500) + "\n2,2\n")
     pq.write_table(pa.table({"a": ["1", long, "2"]}), tmp_path / "a.parquet")
     for name in ("a.jsonl", "a.json", "a.csv", "a.parquet", "b.csv"):
-        found = list(read_rows([tmp_path / name], 1_000))
+        found = list(read_rows([local_file(tmp_path / name)], 1_000))
         assert [row.data is None for row in found[:2]] == [False, True], name
         assert "--max-row-mb" in (found[1].problem or "")
         assert found[-1].data is not None, name
@@ -181,7 +182,7 @@ def test_a_row_too_long_is_passed_over_whole(tmp_path: Path) -> None:
 def test_one_line_without_end_as_the_header(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x" * 5_000)
     with pytest.raises(TbrmError, match="header is longer"):
-        list(read_rows([tmp_path / "a.csv"], 1_000))
+        list(read_rows([local_file(tmp_path / "a.csv")], 1_000))
 
 
 def test_a_text_beyond_any_context_is_not_tokenized(tmp_path: Path, tokenizer: str) -> None:
@@ -244,7 +245,7 @@ def test_a_parquet_file_of_many_row_groups_is_held_one_at_a_time(tmp_path: Path)
         for _ in range(12):
             writer.write_table(pa.table({"completion_ids": lists}))
     before = pa.total_allocated_bytes()
-    held = [pa.total_allocated_bytes() - before for _ in columnar_rows(path, 2**20)]
+    held = [pa.total_allocated_bytes() - before for _ in columnar_rows(local_file(path), 2**20)]
     assert len(held) == 1_200
     assert max(held) < 4 * ids.nbytes
 
@@ -258,7 +259,7 @@ def test_a_value_that_python_cannot_hold_is_a_bad_row(tmp_path: Path) -> None:
     for name, column in (("text", broken), ("time", years), ("zone", zone)):
         path = tmp_path / f"{name}.parquet"
         pq.write_table(pa.table({"a": column}), path)
-        found = list(read_rows([path], 2**20))
+        found = list(read_rows([local_file(path)], 2**20))
         assert [row.data is None for row in found] == [False, True, False]
         assert "cannot be read" in (found[1].problem or "")
 
@@ -269,9 +270,9 @@ def test_two_fields_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b,a\n1+1=,2,2+2=\n")
     for name in ("a.parquet", "a.csv"):
         with pytest.raises(TbrmError, match=f"{name}.*'a' is the name of more than one"):
-            list(read_rows([tmp_path / name], 2**20))
+            list(read_rows([local_file(tmp_path / name)], 2**20))
     (tmp_path / "b.csv").write_text("a,,\n1,,\n")
-    assert [row.data for row in read_rows([tmp_path / "b.csv"], 2**20)] == [{"a": "1", "": ""}]
+    assert [row.data for row in read_rows([local_file(tmp_path / "b.csv")], 2**20)] == [{"a": "1", "": ""}]
 
 
 def saved(folder: Path, splits: list[str], files: list[str]) -> None:
@@ -326,14 +327,14 @@ def test_links_inside_a_folder_and_those_of_the_hubs_cache_are(tmp_path: Path) -
     saved(tmp_path / "saved", ["train"], ["data.arrow"])
     (tmp_path / "saved" / "kept.arrow").write_bytes(b"")
     (tmp_path / "saved" / "train" / "data.arrow").symlink_to("../kept.arrow")
-    assert find_files([str(tmp_path / "saved")]) == [tmp_path / "saved" / "train" / "data.arrow"]
+    assert find_files([str(tmp_path / "saved")]) == [local_file(tmp_path / "saved" / "train" / "data.arrow")]
     cache = tmp_path / "hub" / "datasets--x"
     snapshot = cache / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (cache / "blobs").mkdir()
     (cache / "blobs" / "123").write_text("{}")
     (snapshot / "log.jsonl").symlink_to("../../blobs/123")
-    assert find_files([str(snapshot)]) == [snapshot / "log.jsonl"]
+    assert find_files([str(snapshot)]) == [local_file(snapshot / "log.jsonl")]
 
 
 def test_an_index_too_large_to_be_one(tmp_path: Path) -> None:
@@ -364,7 +365,7 @@ def test_reading_takes_linear_time(tmp_path: Path, kind: str) -> None:
 
     def read(text: str) -> None:
         (tmp_path / name).write_text(text)
-        for _ in read_rows([tmp_path / name], 2**24):
+        for _ in read_rows([local_file(tmp_path / name)], 2**24):
             pass
 
     assert exponent(make, read, 3_000) < LINEAR

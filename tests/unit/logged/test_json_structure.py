@@ -13,6 +13,7 @@ from pipeline.errors import TbrmError
 from pipeline.logged import text_rows
 from pipeline.logged.raw import RawRow
 from pipeline.logged.rows import read_rows
+from pipeline.logged.sources import local_file
 
 TEXT = st.text(alphabet='ab"\\[]{},:é\n', max_size=6)
 VALUES: st.SearchStrategy[Any] = st.recursive(
@@ -36,7 +37,7 @@ def test_elements_are_those_that_a_parser_finds(rows: list[Any], piece: int, asc
 
 def rows_of(folder: Path, text: str, limit: int = 2**20) -> list[RawRow]:
     (folder / "log.json").write_text(text)
-    return list(read_rows([folder / "log.json"], limit))
+    return list(read_rows([local_file(folder / "log.json")], limit))
 
 
 ROW = {"prompt": "a", "n": {"b": [1, [2]]}}

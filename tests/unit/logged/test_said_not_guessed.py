@@ -192,7 +192,7 @@ def test_between_two_formats_nothing_is_guessed() -> None:
     assert recognize(both, Directions(source="alpaca")).name == "alpaca"
     with pytest.raises(TbrmError, match="--from slime: the first row does not have its fields"):
         recognize(both, Directions(source="slime"))
-    with pytest.raises(TbrmError, match="--from nobody: the formats are verl, trl"):
+    with pytest.raises(TbrmError, match="--from nobody: The formats are verl, trl"):
         recognize(both, Directions(source="nobody"))
 
 
@@ -245,3 +245,30 @@ def test_reasoning_that_the_template_leaves_out_is_not_left_out_silently(chatml:
     (found,) = read_as([{"messages": turns}], forgets)[1]
     assert isinstance(found, Bad)
     assert "leaves out `reasoning_content`" in found.reason
+
+
+def test_rewards_of_dynamic_sampling_are_those_of_the_row(chatml: Any) -> None:
+    """NeMo-RL then writes `rewards` of all samples, of which only some are in the log: they belong to other rows."""
+    row = sample("nemo-rl")[0] | {"rewards": [0.0], "filtered_rewards": [1.0]}
+    _, (found,) = read_as([row], chatml)
+    assert isinstance(found, Tokenized)
+    assert found.candidate.reward == 1.0
+
+
+def test_a_cut_that_only_the_message_tells_is_seen(chatml: Any) -> None:
+    """Older versions of verifiers wrote the finish reason into the node, and no calls."""
+    row = sample("verifiers")[0]
+    trace = {name: value for name, value in row["traces"][0].items() if name not in ("calls", "stop_condition")}
+    nodes = [*trace["nodes"][:-1], trace["nodes"][-1] | {"finish_reason": "length"}]
+    _, found = read_as([row | {"traces": [trace | {"nodes": nodes}]}], chatml)
+    last = found[-1]
+    assert isinstance(last, Tokenized)
+    assert last.finish_reason == "length"
+
+
+def test_turns_that_areal_marks_are_refused(chatml: Any) -> None:
+    row = sample("areal")[0]
+    _, (good, bad) = read_as([row, row | {"segments": [{"text": "2"}], "version_rle": [[8, 1]]}], chatml)
+    assert isinstance(good, Tokenized)
+    assert isinstance(bad, Bad)
+    assert "several turns" in bad.reason

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.errors import TbrmError
+from pipeline.logged.sources import local_file
 from pipeline.logged.torch_rows import torch_rows
 from tests.support.logs import imported, rows_of, run_import, sample
 
@@ -57,7 +58,7 @@ def test_damaged_files_are_refused_and_never_a_traceback(tmp_path: Path) -> None
             del data[chance.randrange(len(data)) :]
         (tmp_path / "damaged.pt").write_bytes(data)
         try:
-            list(torch_rows(tmp_path / "damaged.pt", LIMIT))
+            list(torch_rows(local_file(tmp_path / "damaged.pt"), LIMIT))
         except TbrmError as error:
             refused += "damaged.pt" in str(error)
     assert refused > 20
@@ -66,12 +67,12 @@ def test_damaged_files_are_refused_and_never_a_traceback(tmp_path: Path) -> None
 @pytest.mark.parametrize("tree", [{"weights": torch.zeros(2)}, torch.zeros(2), 3, {"samples": {}}])
 def test_a_checkpoint_is_no_log(tmp_path: Path, tree: Any) -> None:
     with pytest.raises(TbrmError, match="holds no list `samples`"):
-        list(torch_rows(saved(tmp_path / "log.pt", tree), LIMIT))
+        list(torch_rows(local_file(saved(tmp_path / "log.pt", tree)), LIMIT))
 
 
 def test_rows_have_a_limit_and_a_kind(tmp_path: Path) -> None:
     samples = [{"tokens": torch.zeros(10_000).expand(1000, 10_000)}, 3, {"a": 1}]
-    large, other, good = torch_rows(saved(tmp_path / "log.pt", {"samples": samples}), LIMIT)
+    large, other, good = torch_rows(local_file(saved(tmp_path / "log.pt", {"samples": samples})), LIMIT)
     assert "more than --max-row-mb" in str(large.problem)
     assert other.problem == "a int, not an object"
     assert good.data == {"a": 1}
