@@ -69,7 +69,7 @@ def text_hash(text: str) -> str:
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
 """By protocol: the extra that installs its file system."""
-_EXCLUSIVE = frozenset({*_EXTRAS, "memory"})
+_EXCLUSIVE = frozenset({*EXTRAS, "memory"})
 """Protocols whose file systems create a file for one of several writers only: `mode="create"` is a conditional put."""
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,127}")
 
