@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import json_option, store_options
+from pipeline.cli.options import Finite, json_option, store_options
 from pipeline.store import Store
 from pipeline.terminal import visible
 
@@ -23,7 +23,9 @@ from pipeline.terminal import visible
 )
 @click.option("--generation", "-g", type=click.IntRange(min=0), default=0, show_default=True, help="Partition.")
 @click.option("--rewards", help="Version of the rewards; else those that came with the data set.")
-@click.option("--least-reward", type=float, help="sft: at least this reward; unpaired: from here on good (else 0.5).")
+@click.option(
+    "--least-reward", type=Finite(), help="sft: at least this reward; unpaired: from here on good (else 0.5)."
+)
 @store_options
 @json_option
 def export(dataset: str, folder: str, store: Store, as_json: bool, **settings: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
+from pipeline.cli.options import Finite
 from pipeline.config import load_experiment
 from pipeline.config.experiment import declared_rewards
 from pipeline.config.rewards import BUILTIN_VERIFIERS, RewardsConfig
@@ -27,8 +28,8 @@ _FIELDS = {"response": str, "answer": str}
 )
 @click.option("--task", "tasks", multiple=True, help="Task of reasoning-gym that rows may name. Repeatable.")
 @click.option("--experiment", "-e", "name", help="Take verifier, limits and weights from this experiment.")
-@click.option("--cpu-s", type=float, help="Processor seconds for one response.")
-@click.option("--timeout-s", type=float, help="Wall-clock seconds for one response.")
+@click.option("--cpu-s", type=Finite(), help="Processor seconds for one response.")
+@click.option("--timeout-s", type=Finite(), help="Wall-clock seconds for one response.")
 @click.option("--memory-mb", type=int, help="Address space for one response, MiB.")
 @click.option("--workers", type=int, help="Verifier processes. 0: one for each core.")
 def grade(

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +19,19 @@ from pipeline.store import Store, open_store
 from pipeline.terminal import visible
 
 Command = Callable[..., Any]
+
+
+class Finite(click.FloatRange):
+    """A number within bounds. `nan` lies within any for click, and `inf` where there is no upper one."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found: float = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return found
+
 
 root_option = click.option("--root", help="Store root: a path or fsspec URL. Default: $TBRM_ROOT, else ./data.")
 set_option = click.option(
@@ -91,7 +106,7 @@ def experiment_options(command: Command) -> Command:
 def split_target(target: str) -> tuple[str, int | None]:
     """EXPERIMENT and GENERATION of `EXPERIMENT[:GENERATION]`; the experiment may be a path or an address."""
     name, _, generation = target.rpartition(":")
-    return (name, int(generation)) if name and generation.isascii() and generation.isdecimal() else (target, None)
+    return (name, int(generation)) if name and re.fullmatch("[0-9]{1,9}", generation) else (target, None)
 
 
 def _experiment_of(target: str | None, named: str | None, options: dict[str, Any]) -> str | None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
+from pathlib import Path
 from typing import Self
 
 import pyarrow as pa
@@ -44,6 +45,7 @@ def run_import(settings: ImportSettings, store: Store, replace: bool = False) ->
     if not LOGGED_NAME.fullmatch(settings.name) or settings.name == "generation":
         raise TbrmError(f"--name {settings.name!r}: letters, digits and . _ - only, and not 'generation'")
     files = find_files(list(settings.files))
+    before = [_state(path) for path in files]
     parents = {f"file {number} {path.name}": file_digest(path) for number, path in enumerate(files)}
     with reader(settings, files) as log:
         plan = log.plan()
@@ -53,12 +55,28 @@ def run_import(settings: ImportSettings, store: Store, replace: bool = False) ->
             if not writers.all_committed:
                 shards, summary = _write_shards(log, settings, plan, writers)
                 _stop_if_too_bad(summary, shards, writers, settings)
+                _stop_if_changed(files, before)
                 stats = summary.stats() | {"shape": plan.shape, "seconds": time.monotonic() - started}
                 writers.commit(shards, stats, TokenizerInfo(**plan.tokenizer_info))
             skipped = writers.all_committed_before
     manifest = store.partition(settings.dataset, "rollouts", settings.generation).manifest()
     about = (dict(plan.fields), _with_repeats(plan.lacks, manifest), plan.first)
     return ImportReport(manifest, *about, skipped, time.monotonic() - started)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _stop_if_changed(files: Sequence[Path], before: Sequence[tuple[int, ...]]) -> None:
+    """Raise TbrmError where a file is no longer what it was when its checksum was taken: the manifest would lie."""
+    for path, state in zip(files, before, strict=True):
+        if not path.exists() or _state(path) != state:
+            raise TbrmError(
+                f"{path} was changed while it was read; nothing was committed. Import it again when its writer has "
+                "ended, or import a copy"
+            )
 
 
 def _with_repeats(lacks: Sequence[str], manifest: Manifest) -> list[str]:

@@ -28,7 +28,7 @@ from pipeline.errors import TbrmError
 from pipeline.logged.fields import Bad, Candidate, Responses, candidates, responses_of
 from pipeline.logged.head import lacking, shown
 from pipeline.logged.raw import DUPLICATE, LEFT_OUT, RawRow
-from pipeline.logged.rows import TORCH, read_rows
+from pipeline.logged.rows import is_torch, read_rows
 from pipeline.logged.settings import CHUNK_BYTES, CHUNK_ROWS, ROW_OVERHEAD, SHARD_BYTES, ImportSettings, ReadingPlan
 from pipeline.logged.shapes import Shape, recognize, unwanted
 from pipeline.logged.stripped import chat_marks
@@ -360,7 +360,7 @@ def main(descriptor: int) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     connection = Connection(descriptor)
     asked: dict[str, Any] = json.loads(connection.recv_bytes())
-    if any(name.endswith(TORCH) for name in asked["files"]):
+    if any(is_torch(Path(name)) for name in asked["files"]):
         importlib.import_module("torch")  # before its memory is limited
     else:
         sys.modules["torch"] = None  # type: ignore[assignment]  # tokenizers do without: it takes seconds to import

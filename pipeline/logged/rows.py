@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import stat
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ _ROW_BYTES = 64
 """What a row counts for beside its content, so that there is an end to empty ones too."""
 _MAX_INDEX_BYTES = 4 * 2**20
 _PIECE = 2**20
+_MAX_SHOWN = 200
 
 
 def find_files(paths: list[str]) -> list[Path]:
@@ -36,9 +38,10 @@ def find_files(paths: list[str]) -> list[Path]:
     found: list[Path] = []
     for given in paths:
         path = Path(given)
-        if path.is_file():
+        kind = _kind(path)
+        if kind == "file":
             found.append(path)
-        elif path.is_dir():
+        elif kind == "folder":
             inside = _saved_dataset(path) or sorted(
                 p for p in path.rglob("*") if p.is_file() and _suffix(p) in _known()
             )
@@ -47,8 +50,22 @@ def find_files(paths: list[str]) -> list[Path]:
             _refuse_links_outside(path, inside)
             found += inside
         else:
-            raise TbrmError(f"{path} does not exist")
+            raise TbrmError(f"{given[:_MAX_SHOWN]} {kind}")
     return found
+
+
+def _kind(path: Path) -> str:
+    """`file`, `folder`, or what is wrong with the path."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except (OSError, ValueError) as error:
+        return f"cannot be opened: {error.strerror if isinstance(error, OSError) else error}"
+    if stat.S_ISREG(mode):
+        return "file"
+    # A pipe or a device can be read once and may never end; a log is read twice.
+    return "folder" if stat.S_ISDIR(mode) else "is neither a file nor a folder: write what it holds into a file first"
 
 
 def read_rows(paths: Sequence[Path], max_row_bytes: int) -> Iterator[RawRow]:
@@ -100,6 +117,11 @@ def _file_rows(path: Path, max_row_bytes: int) -> Iterator[RawRow]:
         )
 
 
+def is_torch(path: Path) -> bool:
+    """Whether reading the file needs torch."""
+    return _suffix(path) == TORCH
+
+
 def file_digest(path: Path) -> str:
     """XXH3-128 of the file's bytes."""
     total = xxhash.xxh3_128()
@@ -115,8 +137,11 @@ def _known() -> tuple[str, ...]:
 
 def _suffix(path: Path) -> str:
     """The suffix that tells the format, below a suffix that tells the compression."""
-    name = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
-    return name.suffix.lower()
+    last = path.suffix.lower()
+    if last not in COMPRESSED:
+        return last
+    inner = path.with_suffix("").suffix.lower()
+    return inner if inner in TEXTUAL else inner + last
 
 
 def _saved_dataset(folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """Logs made to take memory or time: what is held at once has a limit, and what is over it is refused by name."""
 
+import contextlib
 import gzip
 import json
 from collections.abc import Callable
@@ -10,13 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from transformers import AutoTokenizer
 
 from pipeline.errors import TbrmError
 from pipeline.logged import importer, reader, rows
-from pipeline.logged.columnar import columnar_rows
+from pipeline.logged.columnar import columnar_rows, row_sizes
+from pipeline.logged.raw import BadField
 from pipeline.logged.reader import Seen
 from pipeline.logged.rows import find_files, read_rows
+from pipeline.logged.stripped import chat_marks
 from pipeline.store import open_store
+from tests.support.chatml import chatml_folder
 from tests.support.growth import exponent
 from tests.support.logs import MAP, ROWS, imported, jsonl, rows_of, run_import
 
@@ -368,3 +373,52 @@ def test_reading_takes_linear_time(tmp_path: Path, kind: str) -> None:
             pass
 
     assert exponent(make, read, 3_000) < LINEAR
+
+
+def one_row(values: "pa.Array[Any]", offsets: list[int]) -> pa.RecordBatch:
+    return pa.record_batch({"a": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)})
+
+
+NESTED_COLUMNS: dict[str, Callable[[int], pa.RecordBatch]] = {
+    "texts": lambda n: one_row(pa.array(["x" * 20] * n), [0, n]),
+    "lists": lambda n: one_row(pa.array([["x"]] * n), [0, n]),
+    "a dictionary": lambda n: one_row(pa.array([str(k) for k in range(n)]).dictionary_encode(), [0, n]),
+    "runs": lambda n: one_row(
+        pa.RunEndEncodedArray.from_arrays(pa.array(range(1, n + 1), pa.int32()), pa.array(["x"] * n)), [0, n]
+    ),
+    "views of lists": lambda n: pa.record_batch(
+        {
+            "a": pa.ListViewArray.from_arrays(
+                pa.array([0] * n, pa.int32()), pa.array([n] * n, pa.int32()), pa.array(range(n))
+            )
+        }
+    ),
+    "views of texts": lambda n: one_row(pa.array(["x" * 20] * n, pa.string_view()), [0, n]),
+    "objects": lambda n: one_row(pa.array([{"a": 1, "b": "x"}] * n), [0, n]),
+    "rows": lambda n: pa.record_batch({"a": pa.array([["x"]] * n)}),
+}
+
+
+@pytest.mark.parametrize("name", list(NESTED_COLUMNS))
+def test_columns_are_measured_in_linear_time(name: str) -> None:
+    """Also where they stand for the square of what they hold, as lists that are views of each other do."""
+    assert exponent(NESTED_COLUMNS[name], row_sizes, 20_000) < LINEAR
+
+
+def test_prompts_without_their_special_tokens_are_read_in_linear_time(tokenizer_of_chats: Any) -> None:
+    marks = chat_marks(tokenizer_of_chats)
+    assert marks is not None
+
+    def read(prompt: str) -> None:
+        marks.without_tokens(prompt)
+        marks.several_turns(prompt)
+        with contextlib.suppress(BadField):
+            marks.restored(prompt, tokenizer_of_chats)
+
+    for unit in ("user\nx\nassistant\n", "\nassistant\n", "user\n", "x"):
+        assert exponent(lambda n, unit=unit: f"user\n{unit * n}\nassistant\n", read, 5_000) < LINEAR
+
+
+@pytest.fixture(scope="module")
+def tokenizer_of_chats(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return AutoTokenizer.from_pretrained(chatml_folder(tmp_path_factory.mktemp("chatml")))

@@ -522,6 +522,26 @@ SAME_AS_GOLDS = [
     ("\\frac{11}{5}\\tau", "2.2 \\tau"),
 ]
 """Other spellings of gold answers as benchmarks have them."""
+CURRENCIES = [
+    ("\\$5", "5"),
+    ("5", "\\$5"),
+    ("\\$5", "5 \\text{ dollars}"),
+    ("5 \\text{ dollars}", "\\$5"),
+    ("\\$5 \\text{ dollars}", "\\$5"),
+    ("\\$5", "5 \\text{ dollars per hour}"),
+    ("\\$5", "\\$5 \\text{ per hour}"),
+    ("5 \\text{ per hour}", "\\$5 \\text{ per hour}"),
+    ("\\$1,234.50", "1234.5 \\text{ dollars}"),
+    ("\\$1,234", "1,\\!234"),
+    ("30^\\circ", "\\$30^\\circ\\$"),
+    ("\\$30\\$", "30^\\circ"),
+    ("5, 3 \\text{ hours}", "\\$5, 3 \\text{ hours}"),
+    ("\\$5 \\text{ tickets}", "\\$5"),
+    ("\u20ac5", "5 \\text{ euros}"),
+    ("\u00a35", "5"),
+    ("x = \\$5", "5 \\text{ dollars}"),
+]
+"""The sign of a currency is a unit: it may be left out, and contradicts other units."""
 DIFFERENT = [
     ("e^{i\\pi}", "1"),
     ("i", "1"),
@@ -607,6 +627,16 @@ DIFFERENT = [
     ("3", "\\pm 3"),
     ("52_9", "52_8"),
     ("53", "52_8"),
+    ("\\$5", "5\\text{ cm}^2"),
+    ("5\\text{ cm}^2", "\\$5"),
+    ("\\$5", "5 \\text{ cents}"),
+    ("5 \\text{ hours}", "\\$5"),
+    ("5^\\circ", "\\$5"),
+    ("\u20ac5", "\\$5"),
+    ("\u20ac5", "5 \\text{ dollars}"),
+    ("\\$1,234", "1,\\!234 \\text{ miles}"),
+    ("\\$\\frac{1}{2}", "\\frac12 \\text{ hour}"),
+    ("\\$5, \\$6", "5 \\text{ kg}, 6 \\text{ kg}"),
 ]
 GOLDS = [
     "25",
@@ -649,7 +679,7 @@ def test_what_is_not_twenty_five(answer: str) -> None:
     assert verdict_of(f"\\boxed{{{answer}}}", "25").reward == 0.0
 
 
-@pytest.mark.parametrize(("answer", "gold"), SAME + SAME_AS_GOLDS)
+@pytest.mark.parametrize(("answer", "gold"), SAME + SAME_AS_GOLDS + CURRENCIES)
 def test_the_same_answer(answer: str, gold: str) -> None:
     assert compare(gold, answer).same, compare(gold, answer)
 
