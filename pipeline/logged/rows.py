@@ -51,6 +51,11 @@ def find_files(paths: list[str]) -> list[Path]:
             found += inside
         else:
             raise TbrmError(f"{given[:_MAX_SHOWN]} {kind}")
+    for path in found:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:  # the tables and the manifest name the files
+            raise TbrmError(f"{path} has a name that is not UTF-8: rename it") from None
     return found
 
 

@@ -70,6 +70,13 @@ def test_a_path_that_no_file_can_have(tmp_path: Path, name: str) -> None:
     assert len(str(refused.value)) < 400
 
 
+def test_a_name_that_no_table_can_hold(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/\xff.jsonl", "w") as file:  # noqa: PTH123 - of bytes
+        file.write(GOOD)
+    with pytest.raises(TbrmError, match="name that is not UTF-8: rename it"):
+        find_files([str(tmp_path)])
+
+
 def test_a_log_that_grows_while_it_is_read_is_not_committed(
     tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from transformers import AutoTokenizer
 
+from pipeline.cli.main import tbrm
 from pipeline.errors import TbrmError
 from pipeline.logged import importer, reader, rows
 from pipeline.logged.columnar import columnar_rows, row_sizes
@@ -59,6 +61,15 @@ def test_such_a_value_in_any_field_is_taken_or_the_row_is_bad(tmp_path: Path, to
         assert (stats["rows"], stats["trajectories"] + stats["bad_rows"]) == (len(log), len(log))
         assert stats["trajectories"] >= 10
         assert {row["row"] for row in rows_of(store, "quarantine")} <= set(range(11, 11 + len(damaged)))
+
+
+def test_rewards_that_no_training_can_hold_are_bad_rows(tmp_path: Path, tokenizer: str) -> None:
+    """Their mean would be infinite in every report, and `tbrm inspect` could draw no histogram."""
+    rows = [TEXT | {"prompt": f"{n}", "reward": reward} for n, reward in enumerate([1.7e308, -1.7e308, 1e39, -3e38, 1])]
+    _, stats = imported(tmp_path / "a", tokenizer, "--max-bad-share", "1", jsonl(tmp_path / "log.jsonl", rows))
+    assert (stats["trajectories"], stats["bad_rows"], stats["reward_mean"]) == (2, 3, -1.5e38)
+    shown = CliRunner().invoke(tbrm, ["inspect", "logged/log", "--root", str(tmp_path / "a")])
+    assert shown.exit_code == 0, shown.exception
 
 
 def test_cells_of_csv_are_no_different(tmp_path: Path, tokenizer: str) -> None:

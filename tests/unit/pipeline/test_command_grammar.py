@@ -117,3 +117,21 @@ def test_a_number_that_nothing_can_hold_is_refused_where_it_is_read(words: tuple
     result = run(*words)
     assert result.exit_code == 2, result.exception
     assert words[-2] in result.output
+
+
+@pytest.mark.parametrize(
+    "words", [("show", "\udcff"), ("lineage", "a\udcff"), ("import", "a.jsonl", "--policy", "\ud800"), ("\udcff",)]
+)
+def test_words_that_are_no_text_are_refused(words: tuple[str, ...]) -> None:
+    """As a shell hands over the bytes of a name that is not UTF-8."""
+    result = run(*words)
+    assert result.exit_code == 2, result.exception
+    assert "is not UTF-8" in result.output
+
+
+@pytest.mark.parametrize("words", [("config", "show", "x" * 5_000), ("config", "show", "x" * 300 + ".yaml")])
+def test_a_name_that_no_file_can_have_is_told(words: tuple[str, ...]) -> None:
+    result = run(*words)
+    assert result.exit_code == 1, result.exception
+    assert "File name too long" in result.output
+    assert len(result.output) < 400

@@ -83,7 +83,7 @@ def test_logs_of_known_systems(name: str, suffix: str, data: st.DataObject) -> N
         text = written(rows, suffix)
         path = Path(folder) / f"log{suffix if suffix != '.parquet' or text[:4] == b'PAR1' else '.jsonl'}"
         path.write_bytes(text)
-        store = open_store(f"{folder}/root")
+        store = open_store(f"memory://{Path(folder).name}")
         if imported(store, "fuzzed", path, template, REWARDS.get(name, {})) is None:
             return
         for kind in get_args(Kind):
