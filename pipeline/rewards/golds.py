@@ -14,7 +14,7 @@ MOST = 5_000
 
 def not_understood(answers: Iterable[str], most: int = MOST) -> dict[str, str]:
     """Why, by gold answer, for those of the first `most` different ones that are not wholly understood."""
-    wanted = _first_different(answers, most)
+    wanted = first_different(answers, most)
     if not wanted:
         return {}
     config = RewardsConfig()
@@ -32,7 +32,7 @@ def not_understood(answers: Iterable[str], most: int = MOST) -> dict[str, str]:
     }
 
 
-def _first_different(answers: Iterable[str], most: int) -> list[str]:
+def first_different(answers: Iterable[str], most: int) -> list[str]:
     """The first `most` different ones that are no numbers. A log may hold gigabytes of others: they are not kept."""
     found: dict[str, None] = {}
     for answer in answers:

@@ -1,5 +1,6 @@
 """What counts as the same answer: our own cases for every kind that a verifier is talked into, or refuses."""
 
+import itertools
 import logging
 
 import pytest
@@ -9,6 +10,7 @@ from pipeline.rewards import GradeItem, Grader, RewardLabel
 from pipeline.rewards.answers.compare import compare, fault, value_key
 from pipeline.rewards.answers.numbers import read_number
 from pipeline.rewards.answers.symbols import same_equation
+from pipeline.rewards.golds import first_different
 from pipeline.rewards.types import Conventions
 from pipeline.rewards.verifiers import exact_integer, get_verifier, math_verify, r1_format
 from tests.support.answer_variants import hard_negatives, spellings
@@ -627,6 +629,7 @@ DIFFERENT = [
     ("3", "\\pm 3"),
     ("52_9", "52_8"),
     ("53", "52_8"),
+    ("(97,12]", "(96,12]"),
     ("\\$5", "5\\text{ cm}^2"),
     ("5\\text{ cm}^2", "\\$5"),
     ("\\$5", "5 \\text{ cents}"),
@@ -859,3 +862,9 @@ def test_values_have_one_key() -> None:
     assert value_key("12") != value_key("12\\%")
     assert value_key("1, 2") == value_key("\\{2,1\\}") != value_key("(1,2)")
     assert value_key("\\sqrt{ 2 }") == value_key("\\sqrt{2}")
+
+
+def test_of_gold_answers_without_end_the_first_are_looked_at() -> None:
+    """Those of a log may take gigabytes: they are not gathered before they are counted."""
+    endless = (f"x^{number // 2}" for number in itertools.count())
+    assert first_different(itertools.chain(["5", "1/2"], endless), 3) == ["x^0", "x^1", "x^2"]
