@@ -91,12 +91,18 @@ def _registered(store: Store, folder: str) -> tuple[int, dict[str, str]]:
     names = [path for path in store.files(f"{folder}/{LOG}") if path.endswith(".json")]
     files: dict[str, str] = {}
     for path in names:
-        for line in store.read_bytes(path).decode().splitlines():
-            action = json.loads(line)
-            if "add" in action:
-                files[action["add"]["path"]] = (action["add"].get("tags") or {}).get("checksum", "")
-            elif "remove" in action:
-                files.pop(action["remove"]["path"], None)
+        try:
+            for line in store.read_bytes(path).decode().splitlines():
+                action = json.loads(line)
+                if "add" in action:
+                    files[action["add"]["path"]] = (action["add"].get("tags") or {}).get("checksum", "")
+                elif "remove" in action:
+                    files.pop(action["remove"]["path"], None)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise StoreError(
+                f"{path} is no version of a Delta table ({type(error).__name__}: {error}): restore it, or delete "
+                f"{folder}/{LOG} and export again; the shards are not touched"
+            ) from error
     return len(names) - 1, files
 
 

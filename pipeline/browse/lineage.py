@@ -1,6 +1,7 @@
 """From a score or a policy back to the shards and behaviour policies it came from, by the manifests' parents."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,8 +13,11 @@ from pipeline.policies.refs import POLICY_JSON, published, published_folder, rea
 from pipeline.replay.mix import partition_of
 from pipeline.store import Store
 
-_PARTITION = re.compile(r"(?P<dataset>.+)/(?P<table>[^/]+)/generation=(?P<generation>\d+)")
-_SHORT = re.compile(r"(?P<dataset>[a-z0-9][a-z0-9_]*):(?P<generation>\d+)")
+_PARTITION = re.compile(r"(?P<dataset>.+)/(?P<table>[^/]+)/generation=(?P<generation>[0-9]{1,9})")
+_SHORT = re.compile(r"(?P<dataset>[a-z0-9][a-z0-9_]*):(?P<generation>[0-9]{1,9})")
+_GENERATION = re.compile(r"generation=([0-9]{4,9})")
+_DEEPEST = 100
+"""Steps back that are shown, some 30 generations: a terminal shows no deeper tree, and Python walks none."""
 
 
 @dataclass
@@ -50,7 +54,8 @@ def _named(store: Store, what: str) -> str:
         return f"{short['dataset']}/{'scores' if scores.is_committed() else 'policy'}/{generation}"
     if _PARTITION.fullmatch(what):
         return what
-    wanted = str(read_policy_json(what)["policy_id"]) if (Path(what) / POLICY_JSON).is_file() else what
+    is_folder = os.path.isfile(f"{what}/{POLICY_JSON}")  # noqa: PTH113 - a name that is too long is no error to it
+    wanted = str(read_policy_json(what)["policy_id"]) if is_folder else what
     for dataset, generation in _published(store):
         if published(store, dataset, generation)["policy_id"] == wanted:
             return f"{dataset}/policy/generation={generation:04d}"
@@ -63,22 +68,27 @@ def _named(store: Store, what: str) -> str:
 def _published(store: Store) -> Iterator[tuple[str, int]]:
     for dataset in store.datasets():
         for path in store.files(store.join(dataset, "policy")):
-            yield dataset, int(path.rsplit("=", 1)[-1])
+            if numbered := _GENERATION.fullmatch(path.rsplit("/", 1)[-1]):
+                yield dataset, int(numbered[1])
 
 
-def _node(store: Store, name: str, used: str | None, seen: set[str]) -> Node:
-    """`used` is the hash that the child recorded."""
+def _node(store: Store, name: str, used: str | None, seen: set[str], above: int = 0) -> Node:
+    """`used` is the hash that the child recorded; `above` counts the nodes between this one and the root."""
     match = _PARTITION.fullmatch(name)
     if match is None:  # a reference policy, a source file, a configuration: a fact without parents
         return Node(name, {"hash": used or ""})
     if name in seen:
         return Node(name, repeated=True)
+    if above == _DEEPEST:
+        return Node(name, {"goes on with": f"tbrm lineage {name}"})
     seen.add(name)
     read = _policy if match["table"] == "policy" else _partition
     facts, parents, now = read(store, match["dataset"], int(match["generation"]), name)
     if used not in (None, now):
         facts["changed"] = f"used {str(used)[:16]}, now {now[:16]}"
-    return Node(name, facts, [_node(store, parent, hash_, seen) for parent, hash_ in sorted(parents.items())])
+    return Node(
+        name, facts, [_node(store, parent, hash_, seen, above + 1) for parent, hash_ in sorted(parents.items())]
+    )
 
 
 def _partition(store: Store, dataset: str, generation: int, name: str) -> tuple[dict[str, str], Mapping[str, str], str]:
@@ -123,10 +133,12 @@ def _policy(store: Store, dataset: str, generation: int, name: str) -> tuple[dic
 
 
 def trained_on(path: Path) -> dict[str, str]:
-    """The objective, and how many trajectories of which generation, out of a `training.json`."""
-    tree = json.loads(path.read_text(encoding="utf-8"))
-    facts = {"objective": str(tree.get("training", {}).get("objective", ""))}
-    for source in tree.get("mix", {}).get("sources", []):
-        place = f"{source['dataset']} generation {source['generation']}"
-        facts[f"trained on {place}"] = f"{source['kept']:,} of {source['available']:,} trajectories"
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        facts = {"objective": str(tree.get("training", {}).get("objective", ""))}
+        for source in tree.get("mix", {}).get("sources", []):
+            place = f"{source['dataset']} generation {source['generation']}"
+            facts[f"trained on {place}"] = f"{source['kept']:,} of {source['available']:,} trajectories"
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise TbrmError(f"{path} is damaged ({type(error).__name__}: {error}): restore it") from error
     return facts

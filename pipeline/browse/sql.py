@@ -81,6 +81,8 @@ def run_sql(store: Store, query: str, limit: int) -> tuple[list[str], list[tuple
         return names, result.fetchmany(limit)
     except duckdb.Error as error:
         raise TbrmError(f"{error}\nViews: trajectories, {', '.join(SCHEMAS)}") from error
+    except (OverflowError, ValueError) as error:  # an interval of millennia, a date that no calendar has
+        raise TbrmError(f"the query gives a value that cannot be shown ({error}): cast it to varchar") from error
 
 
 def _one_select(connection: "duckdb.DuckDBPyConnection", query: str) -> "duckdb.Statement":

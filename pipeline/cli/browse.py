@@ -88,7 +88,7 @@ def _print_trajectory(found: dict[str, Any]) -> None:
 
 @click.command()
 @click.argument("query")
-@click.option("--limit", type=click.IntRange(min=1), default=1_000, show_default=True, help="Rows to print.")
+@click.option("--limit", type=click.IntRange(1, 2**31 - 1), default=1_000, show_default=True, help="Rows to print.")
 @store_options
 @json_option
 def sql(query: str, limit: int, store: "Store", as_json: bool) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import json_option, print_json, store_options
+from pipeline.cli.options import Finite, json_option, print_json, store_options
 from pipeline.errors import ConfigError
 from pipeline.terminal import visible
 
@@ -30,7 +30,9 @@ POLICY = re.compile(r"(?P<experiment>[a-z0-9][a-z0-9_]*):(?P<generation>\d+)")
 )
 @click.option("--generation", "-g", type=click.IntRange(min=0), default=0, show_default=True, help="Partition.")
 @click.option("--rewards", help="Version of the rewards; else those that came with the data set.")
-@click.option("--least-reward", type=float, help="sft: at least this reward; unpaired: from here on good (else 0.5).")
+@click.option(
+    "--least-reward", type=Finite(), help="sft: at least this reward; unpaired: from here on good (else 0.5)."
+)
 @click.option("--push", metavar="REPO", help="Put FOLDER into this repository of the Hugging Face hub as well.")
 @click.option("--public", is_flag=True, help="With --push: a repository that is made is public.")
 @store_options

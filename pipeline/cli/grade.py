@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import json_option, no_root_option, print_json
+from pipeline.cli.options import Finite, json_option, no_root_option, print_json
 from pipeline.errors import ConfigError, TbrmError
 
 _FIELDS = {"response": str, "answer": str}
@@ -24,8 +24,8 @@ _FIELDS = {"response": str, "answer": str}
 )
 @click.option("--task", "tasks", multiple=True, help="Task of reasoning-gym that rows may name. Repeatable.")
 @click.option("--experiment", "-e", "name", help="Take verifier, limits and weights from this experiment.")
-@click.option("--cpu-s", type=float, help="Processor seconds for one response.")
-@click.option("--timeout-s", type=float, help="Wall-clock seconds for one response.")
+@click.option("--cpu-s", type=Finite(), help="Processor seconds for one response.")
+@click.option("--timeout-s", type=Finite(), help="Wall-clock seconds for one response.")
 @click.option("--memory-mb", type=int, help="Address space for one response, MiB.")
 @click.option("--workers", type=int, help="Verifier processes. 0: one for each core.")
 @no_root_option

@@ -1,12 +1,12 @@
 """`tbrm import`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import json_option, print_report, replace_option, store_options
+from pipeline.cli.options import Finite, json_option, print_report, replace_option, store_options
 from pipeline.errors import ConfigError, TbrmError
 from pipeline.terminal import visible
 
@@ -54,10 +54,10 @@ if TYPE_CHECKING:
 @click.option("--append-eos/--no-append-eos", default=True, show_default=True, help="Close responses logged as text.")
 @click.option("--length-limit", type=click.IntRange(min=1), help="Tokens at which the sampler cut responses off.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=131_072, show_default=True, help="Longest response.")
-@click.option("--max-row-mb", type=click.FloatRange(min=0.001), default=16.0, show_default=True, help="Largest row.")
+@click.option("--max-row-mb", type=Finite(0.001, 4_096), default=16.0, show_default=True, help="Largest row.")
 @click.option(
     "--max-bad-share",
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     default=0.05,
     show_default=True,
     help="More bad rows than this stop the import before anything is committed.",
@@ -69,7 +69,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Drop repeated source rows, repeated (prompt, response) pairs, or nothing.",
 )
-@click.option("--generation", "-g", type=click.IntRange(min=0), default=0, show_default=True, help="Partition.")
+@click.option(
+    "--generation", "-g", type=click.IntRange(0, 999_999_999), default=0, show_default=True, help="Partition."
+)
 @click.option(
     "--rows-per-shard", type=click.IntRange(min=1), default=4_096, show_default=True, help="Rows of one shard."
 )
@@ -158,15 +160,17 @@ def _print(imported: "ImportReport", store: "Store", as_json: bool) -> "StageRep
 
 def _not_understood(store: "Store", manifest: "Manifest") -> dict[str, str]:
     """Gold answers of the imported prompts that verifiers of mathematics will not be able to compare."""
+    from pipeline.rewards.answers.reading import LONGEST
     from pipeline.rewards.golds import not_understood
 
-    prompts = store.partition(manifest.dataset, "prompts", manifest.generation)
-    answers: dict[str, None] = {}
-    for _, rows in prompts.iter_shards(["answer", "verifier"]):
-        for answer, verifier in zip(rows["answer"].to_pylist(), rows["verifier"].to_pylist(), strict=True):
-            if answer and verifier in (None, "", "math_verify", "r1_format"):
-                answers[answer] = None
-    return not_understood(answers)
+    def answers() -> Iterator[str]:
+        prompts = store.partition(manifest.dataset, "prompts", manifest.generation)
+        for _, rows in prompts.iter_shards(["answer", "verifier"]):
+            for answer, verifier in zip(rows["answer"].to_pylist(), rows["verifier"].to_pylist(), strict=True):
+                if answer and verifier in (None, "", "math_verify", "r1_format"):
+                    yield answer[: LONGEST + 1]  # a longer one is not read either
+
+    return not_understood(answers())
 
 
 def parse_mapping(given: Sequence[str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The `tbrm` command. It knows its subcommands by name, and imports one only when that is called or described."""
 
+import errno
 import importlib
 import sys
 from collections.abc import Callable
@@ -67,6 +68,12 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return load_command(cmd_name) if cmd_name in COMMANDS else None
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for word in args:  # bytes that are no text become half characters, which neither a table nor a manifest holds
+            if not word.isascii() and word.encode(errors="ignore").decode() != word:
+                raise click.UsageError(f"{visible(word[:200])!r} is not UTF-8: type or rename it in UTF-8", ctx)
+        return super().parse_args(ctx, args)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -90,6 +97,8 @@ def _without_disk_errors(invoke: Callable[[click.Context], Any], ctx: click.Cont
     try:
         return invoke(ctx)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise TbrmError(f"{str(error.filename)[:200]}: {error.strerror}") from error
         told = disk_error(error)
         if told is None:
             raise

@@ -6,7 +6,9 @@ Every command's help imports this module, so it imports neither the configuratio
 import contextlib
 import functools
 import json
+import math
 import os
+import re
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
@@ -26,6 +28,19 @@ R = TypeVar("R")
 _STDOUT = 1
 _documents: TextIO | None = None
 """Where the one document of a command with --json goes; None: to standard output, as everything."""
+
+
+class Finite(click.FloatRange):
+    """A number within bounds. `nan` lies within any for click, and `inf` where there is no upper one."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found: float = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return found
+
 
 root_option = click.option("--root", help="Store root: a path or fsspec URL. Default: $TBRM_ROOT, else ./data.")
 no_root_option = click.option(
@@ -160,7 +175,7 @@ def experiment_options(command: Command) -> Command:
 def split_target(target: str) -> tuple[str, int | None]:
     """EXPERIMENT and GENERATION of `EXPERIMENT[:GENERATION]`; the experiment may be a path or an address."""
     name, _, generation = target.rpartition(":")
-    return (name, int(generation)) if name and generation.isascii() and generation.isdecimal() else (target, None)
+    return (name, int(generation)) if name and re.fullmatch("[0-9]{1,9}", generation) else (target, None)
 
 
 def _experiment_of(target: str | None, named: str | None, options: dict[str, Any]) -> str | None:

@@ -16,6 +16,8 @@ from pipeline.logged.raw import BadField
 _SHORT = 2**22
 """Turns of the assistant times characters of the conversation, as JSON: what rendering up to each turn may cost."""
 _MAX_TURNS = 2**14
+_MAX_TOLD = 2**26
+"""Turns of the assistant times characters of the tools' definitions, which are rendered with each."""
 _STUB: Messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
 _REFUSALS = (
     *(jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError),
@@ -47,7 +49,7 @@ def split_conversation(
     the whole conversation's text.
     """
     turns = [place for place, message in enumerate(messages) if place >= given and message["role"] == "assistant"]
-    _check_turns(messages, turns)
+    _check_turns(messages, turns, tools)
     prompt = render_chat(messages[: turns[0]], tokenizer, generate=True, tools=tools)
     end = str(getattr(tokenizer, "eos_token", None) or "")
     first = render_chat(messages[: turns[0] + 1], tokenizer, generate=False, tools=tools)
@@ -99,11 +101,13 @@ def _cut(text: str, message: dict[str, Any], end: str) -> str:
     return text.removesuffix(end) if end else text
 
 
-def _check_turns(messages: Messages, turns: list[int]) -> None:
+def _check_turns(messages: Messages, turns: list[int], tools: Tools | None) -> None:
     if not turns:
         raise BadField("messages", "no message of the role assistant: there is no response")
     if len(turns) > _MAX_TURNS:
         raise BadField("messages", f"{len(turns):,} messages of the assistant, more than {_MAX_TURNS:,}")
+    if tools and len(turns) * (size := len(json.dumps(tools, default=str))) > _MAX_TOLD:
+        raise BadField("tools", f"{size:,} characters, which the chat template repeats in {len(turns):,} turns")
     if turns[0] == 0:
         raise BadField("messages", "the conversation begins with the assistant: there is no prompt")
     if any(messages[turn]["content"] == "" and not messages[turn].get("tool_calls") for turn in turns):

@@ -4,9 +4,11 @@ Files are written beside their place and moved there as a whole, so that an inte
 """
 
 import json
+import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import TbrmError
 from pipeline.markdown import markdown_table
 from pipeline.store import Manifest, Partition, Store, code_version
+from pipeline.terminal import visible
 
 Kind = Literal["dataset", "sft", "unpaired", "preference", "verl"]
 COLUMNS = pa.schema(
@@ -39,7 +42,7 @@ COLUMNS = pa.schema(
     ]
 )
 """Columns of an exported data set. `components` and `extra` are JSON."""
-_MOST_POLICIES = 20
+_MOST_POLICIES, _MAX_NAME = 20, 200
 
 
 @dataclass
@@ -71,16 +74,13 @@ class ExportSettings:
 def run_export(settings: ExportSettings, store: Store) -> Exported:
     """Write `settings.folder`. Raises TbrmError when it exists, or when the store lacks what the kind needs."""
     target = Path(settings.folder)
-    if target.exists():
+    if os.path.lexists(target):
         raise TbrmError(f"{target} exists already: name another folder, or remove it")
     rollouts = store.partition(settings.dataset, "rollouts", settings.generation)
     if not rollouts.is_committed():
         raise TbrmError(f"{rollouts.name} is not in {store.root}: `tbrm inspect` lists what is")
     rewards = _rewards_of(settings, store)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
-        made = Path(beside) / "made"
-        (made / "data").mkdir(parents=True)
+    with _new_folder(target) as made:
         done = Exported()
         rows = _counted(_rows(store, rollouts, rewards), done)
         if settings.kind == "dataset":
@@ -92,8 +92,21 @@ def run_export(settings: ExportSettings, store: Store) -> Exported:
         if not done.rows:
             raise TbrmError(f"{rollouts.name} gives nothing to export as {settings.kind}: {_told(done.left_out)}")
         (made / "README.md").write_text(_card(settings, rollouts.manifest(), rewards, done), encoding="utf-8")
-        made.rename(target)
     return done
+
+
+@contextmanager
+def _new_folder(target: Path) -> Generator[Path]:
+    """A folder with an empty `data`, which becomes `target` when the block ends. Raises TbrmError where it cannot."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export.", dir=target.parent) as beside:
+            made = Path(beside) / "made"
+            (made / "data").mkdir(parents=True)
+            yield made
+            made.rename(target)
+    except OSError as error:
+        raise TbrmError(f"{str(target)[:200]} cannot be written: {error.strerror or error}") from error
 
 
 def _rewards_of(settings: ExportSettings, store: Store) -> Partition | None:
@@ -258,8 +271,8 @@ def _card(settings: ExportSettings, manifest: Manifest, rewards: Partition | Non
     """A dataset card: what it holds, who made it, and where it came from."""
     files = "data/train-*.parquet" if settings.kind in ("dataset", "verl") else "data/train.jsonl"
     mean = sum(done.rewards) / len(done.rewards) if done.rewards else None
-    policies = [f"- `{name}`: {count:,} trajectories" for name, count in done.policies.most_common(_MOST_POLICIES)]
-    parents = [f"- {name}: `{hash_}`" for name, hash_ in sorted(manifest.parents.items())]
+    policies = [f"- {_code(name)}: {count:,} trajectories" for name, count in done.policies.most_common(_MOST_POLICIES)]
+    parents = [f"- {_code(name)}: {_code(hash_)}" for name, hash_ in sorted(manifest.parents.items())]
     schema = markdown_table(["column", "type"], ([f"`{column.name}`", str(column.type)] for column in COLUMNS))
     lines = [
         *("---", "license: other  # fill in: the licences of the prompts, of the policies and of their outputs"),
@@ -286,6 +299,11 @@ def _card(settings: ExportSettings, manifest: Manifest, rewards: Partition | Non
         *("```sh", f"tbrm export {settings.dataset} FOLDER --as {settings.kind} -g {settings.generation}", "```", ""),
     ]
     return "\n".join(lines)
+
+
+def _code(text: str) -> str:
+    """A name that a log made up as one span of code: no markup, and no line of its own."""
+    return f"`{' '.join(visible(text[:_MAX_NAME]).split()).replace('`', chr(39))}`"
 
 
 def _told(left_out: Mapping[str, int]) -> str:

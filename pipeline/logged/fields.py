@@ -24,6 +24,7 @@ _FINISH = {
 }
 """Other names for the reasons that samplers have. `true` and `false` are cells of a column `is_truncated`."""
 _MAX_SHOWN = 200
+_LARGEST_REWARD = float(np.finfo(np.float32).max)
 
 
 @dataclass
@@ -375,6 +376,8 @@ def _reward(value: Any) -> float | None:
     number = _float(value)
     if not math.isfinite(number):
         raise BadField("reward", "not a finite number", value)
+    if abs(number) > _LARGEST_REWARD:
+        raise BadField("reward", f"beyond {_LARGEST_REWARD:.3g}: training computes with numbers of 32 bits", value)
     return number
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Self
 
 import pyarrow as pa
@@ -56,6 +57,7 @@ def import_files(
     started = time.monotonic()
     if not LOGGED_NAME.fullmatch(settings.name) or settings.name == "generation":
         raise TbrmError(f"--name {settings.name!r}: letters, digits and . _ - only, and not 'generation'")
+    before = None if stats is not None else _states(files)  # what is watched still grows
     parents = _digests(files, settings.name)
     with reader(settings, files) as log:
         plan = log.plan()
@@ -66,12 +68,37 @@ def import_files(
                 size = sum(file.size for file in files)
                 shards, summary = _write_shards(log, settings, plan, writers, size)
                 _stop_if_too_bad(summary, shards, writers, settings)
+                if before is not None:
+                    _stop_if_changed(files, before)
                 found = {"shape": plan.shape, "seconds": time.monotonic() - started, **(stats or {})}
                 writers.commit(shards, summary.stats() | found, TokenizerInfo(**plan.tokenizer_info))
             skipped = writers.all_committed_before
     manifest = store.partition(settings.dataset, "rollouts", settings.generation).manifest()
     about = (dict(plan.fields), _with_repeats(plan.lacks, manifest), plan.first)
     return ImportReport(manifest, *about, skipped, time.monotonic() - started)
+
+
+def _states(files: Sequence[LogFile]) -> list[tuple[int, ...] | None]:
+    """What changes with a local file; None for one that lies elsewhere, whose tag names its content."""
+    return [None if file.is_remote else _state(Path(file.name)) for file in files]
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _stop_if_changed(files: Sequence[LogFile], before: Sequence[tuple[int, ...] | None]) -> None:
+    """Raise TbrmError where a file is no longer what it was when its checksum was taken: the manifest would lie."""
+    for file, then, now in zip(files, before, _states(files), strict=True):
+        if then != now:
+            raise TbrmError(
+                f"{file.name} was changed while it was read; nothing was committed. Import it again when its writer "
+                "has ended, import a copy, or take up what it writes with --watch"
+            )
 
 
 def _with_repeats(lacks: Sequence[str], manifest: Manifest) -> list[str]:

@@ -378,7 +378,7 @@ def main(descriptor: int) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     connection = Connection(descriptor)
     asked: dict[str, Any] = json.loads(connection.recv_bytes())
-    if any(file["name"].endswith(TORCH) for file in asked["files"]):
+    if any(LogFile(**file).suffix == TORCH for file in asked["files"]):
         importlib.import_module("torch")  # before its memory is limited
     else:
         sys.modules["torch"] = None  # type: ignore[assignment]  # tokenizers do without: it takes seconds to import

@@ -7,6 +7,7 @@ network, so of others it is sent the bytes that it asks for.
 import io
 import json
 import os
+import stat
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +29,8 @@ _MAX_INDEX_BYTES = 4 * 2**20
 _INDICES = ("state.json", "dataset_info.json", "dataset_dict.json")
 """What `datasets` writes beside its files, which is no log."""
 _PIECE = 2**20
+_MAX_SHOWN = 200
+_ABSENT = "does not exist"
 _MOST_SENT = 2**24
 _BLOCK, _BLOCKS = 4 * 2**20, 8
 """Remote files are fetched in blocks, the next one while one is read; so many are kept. Those of no more than a block
@@ -129,7 +132,11 @@ def open_part(file: LogFile) -> Part:
 
 def _suffix(name: str) -> str:
     path = Path(name)
-    return (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower()
+    last = path.suffix.lower()
+    if last not in COMPRESSED:
+        return last
+    inner = path.with_suffix("").suffix.lower()
+    return inner if inner in TEXTUAL else inner + last
 
 
 def find_files(paths: Sequence[str]) -> list[LogFile]:
@@ -140,14 +147,20 @@ def find_files(paths: Sequence[str]) -> list[LogFile]:
     found: list[LogFile] = []
     for given in paths:
         found += _elsewhere(given) if "://" in given else [local_file(path) for path in _here(given)]
+    for file in found:
+        try:
+            file.name.encode()
+        except UnicodeEncodeError:  # the tables and the manifest name the files
+            raise TbrmError(f"{file.name} has a name that is not UTF-8: rename it") from None
     return found
 
 
 def _here(given: str) -> list[Path]:
     path = Path(given)
-    if path.is_file():
+    kind = _kind(path)
+    if kind == "file":
         return [path]
-    if path.is_dir():
+    if kind == "folder":
         inside = _saved_dataset(path) or sorted(p for p in path.rglob("*") if p.is_file() and _suffix(p.name) in KNOWN)
         if not inside:
             raise _no_log(given)
@@ -161,7 +174,23 @@ def _here(given: str) -> list[Path]:
         if not matching:
             raise NoLog(f"{given}: no file has such a name")
         return [found for name in matching for found in _here(name)]
-    raise NoLog(f"{given} does not exist")
+    if kind == _ABSENT:
+        raise NoLog(f"{given[:_MAX_SHOWN]} {kind}")
+    raise TbrmError(f"{given[:_MAX_SHOWN]} {kind}")
+
+
+def _kind(path: Path) -> str:
+    """`file`, `folder`, or what is wrong with the path."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return _ABSENT
+    except (OSError, ValueError) as error:
+        return f"cannot be opened: {error.strerror if isinstance(error, OSError) else error}"
+    if stat.S_ISREG(mode):
+        return "file"
+    # A pipe or a device can be read once and may never end; a log is read twice.
+    return "folder" if stat.S_ISDIR(mode) else "is neither a file nor a folder: write what it holds into a file first"
 
 
 def _is_pattern(given: str) -> bool:

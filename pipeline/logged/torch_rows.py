@@ -21,7 +21,7 @@ _ELEMENT_BYTES = 8
 def torch_rows(file: LogFile, limit: int, opened: Callable[[LogFile], Part] = open_part) -> Iterator[RawRow]:
     """Rows of {"samples": […]} or of a list. Raises TbrmError for a file that holds anything else, and MemoryError."""
     for number, sample in enumerate(_samples(file, opened), start=1):
-        size = _size(sample)
+        size = _size(sample, limit)
         if size > limit:
             yield too_large(file.name, number, size, limit, size)
             continue
@@ -32,7 +32,7 @@ def torch_rows(file: LogFile, limit: int, opened: Callable[[LogFile], Part] = op
         try:
             row: Any = _plain(sample)
             told = json.dumps(row, sort_keys=True, default=str)
-        except (ValueError, RecursionError) as error:  # numbers of thousands of digits; values that hold themselves
+        except (ValueError, TypeError, RuntimeError) as error:  # a tensor without values; values that hold themselves
             yield RawRow(file.name, number, None, f"holds a value that cannot be read: {error}"[:200], number, size)
             continue
         yield RawRow(file.name, number, row, None, xxhash.xxh3_64_intdigest(told.encode()), size)
@@ -60,17 +60,20 @@ def _samples(file: LogFile, opened: Callable[[LogFile], Part]) -> list[Any]:
     return samples
 
 
-def _size(tree: Any) -> int:
-    """Bytes of a value, spelled out: as long as its text, and eight for each number or element."""
+def _size(tree: Any, most: int) -> int:
+    """Bytes of a value, spelled out: as long as its text, and eight for each number or element.
+
+    Counted until there are more than `most`: what holds one part in many places, or itself, may be endless.
+    """
     size, left = 0, [tree]
-    while left:
+    while left and size <= most:
         each = left.pop()
         size += _ELEMENT_BYTES
         if isinstance(each, str):
             size += len(each)
         elif isinstance(each, Mapping):
             left += [*each.keys(), *each.values()]
-        elif isinstance(each, list | tuple):
+        elif isinstance(each, list | tuple | set | frozenset):
             left += each
         elif hasattr(each, "numel"):
             size += _ELEMENT_BYTES * int(each.numel())

@@ -14,7 +14,7 @@ MOST = 5_000
 
 def not_understood(answers: Iterable[str], most: int = MOST) -> dict[str, str]:
     """Why, by gold answer, for those of the first `most` different ones that are not wholly understood."""
-    wanted = [answer for answer in dict.fromkeys(answers) if read_number(answer) is None][:most]
+    wanted = first_different(answers, most)
     if not wanted:
         return {}
     config = RewardsConfig()
@@ -30,6 +30,17 @@ def not_understood(answers: Iterable[str], most: int = MOST) -> dict[str, str]:
         for answer, label in zip(wanted, labels, strict=True)
         if label.status != "ok"
     }
+
+
+def first_different(answers: Iterable[str], most: int) -> list[str]:
+    """The first `most` different ones that are no numbers. A log may hold gigabytes of others: they are not kept."""
+    found: dict[str, None] = {}
+    for answer in answers:
+        if len(found) == most:
+            break
+        if answer not in found and read_number(answer) is None:
+            found[answer] = None
+    return list(found)
 
 
 def counted(number: int) -> str:

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,7 @@ from pipeline.store.locks import exclusive, leased
 from pipeline.store.schema import SCHEMA_VERSION, SCHEMAS, conform, count_rows, decode, encode, schema_of
 
 MANIFEST = "_manifest.json"
+_GENERATION = re.compile(r"generation=([0-9]{4,9})")
 Stat = float | int | str
 WRITER = f"pyarrow {pa.__version__}"
 """What writes the bytes of shards."""
@@ -413,27 +415,26 @@ class Store(Files):
         """Committed generations of a table, ascending."""
         found: list[int] = []
         for path in self.files(self.join(dataset, table)):
-            name = path.rsplit("/", 1)[-1]
-            if name.startswith("generation=") and name[11:].isdigit() and self.fs.exists(f"{path}/_manifest.json"):
-                found.append(int(name[11:]))
+            numbered = _GENERATION.fullmatch(path.rsplit("/", 1)[-1])
+            if numbered and self.fs.exists(f"{path}/{MANIFEST}"):
+                found.append(int(numbered[1]))
         return sorted(found)
 
     def datasets(self) -> list[str]:
         """Experiments and logged data sets that have at least one table folder."""
-        top = [path.rsplit("/", 1)[-1] for path in self.files(self.base) if self.fs.isdir(path)]
-        logged = [
-            f"logged/{path.rsplit('/', 1)[-1]}" for path in self.files(f"{self.base}/logged") if self.fs.isdir(path)
-        ]
-        return sorted(
-            name
-            for name in top
-            if name not in ("logged", "evaluated", "dagster_home", "tracked") and PART.fullmatch(name)
-        ) + sorted(logged)
+        top, logged = (self._folders(path) for path in (self.base, f"{self.base}/logged"))
+        own = [name for name in top if name not in ("logged", "evaluated", "dagster_home", "tracked")]
+        return sorted(own) + sorted(f"logged/{name}" for name in logged)
+
+    def _folders(self, path: str) -> list[str]:
+        """Names of the folders there; what lies beside them under a name that no data set can have is nobody's."""
+        names = (found.rsplit("/", 1)[-1] for found in self.files(path) if self.fs.isdir(found))
+        return [name for name in names if PART.fullmatch(name)]
 
     def tables(self, dataset: str) -> list[str]:
         """Tables of a data set, label versions (`rewards@v2`) included."""
         names = [path.rsplit("/", 1)[-1] for path in self.files(self.join(dataset))]
-        return [name for name in names if name.partition("@")[0] in SCHEMAS]
+        return [name for name in names if PART.fullmatch(name) and name.partition("@")[0] in SCHEMAS]
 
 
 def open_store(root: str | None = None) -> Store:

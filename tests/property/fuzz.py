@@ -21,7 +21,8 @@ from typing import Any
 from hypothesis import HealthCheck, seed, settings
 
 MODULES = (
-    *("unit.property.test_fuzz_readers", "unit.property.test_fuzz_import", "unit.property.test_fuzz_surfaces"),
+    *("unit.property.test_fuzz_readers", "unit.property.test_fuzz_import", "unit.property.test_fuzz_formats"),
+    "unit.property.test_fuzz_surfaces",
     *("process.property.test_fuzz_columnar", "process.property.test_fuzz_verifiers"),
     "process.property.test_fuzz_commands",
 )

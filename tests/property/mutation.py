@@ -1,8 +1,11 @@
 """Bytes and trees that are nearly right: what breaks a reader that random bytes never get into."""
 
+import copy
 from typing import Any
 
 from hypothesis import strategies as st
+
+from tests.support.damage import places
 
 POISON = [
     *(b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b"\\ud800", b"\x1b[2J", b"\r", b"\n", b'"', b"'", b"{", b"}", b"[", b"]"),
@@ -82,3 +85,28 @@ def tree_with_damage(draw: st.DrawFn, tree: dict[str, Any]) -> dict[str, Any]:
         if not changed:
             break
     return changed
+
+
+@st.composite
+def damaged_anywhere(draw: st.DrawFn, tree: dict[str, Any]) -> dict[str, Any]:
+    """`tree` with one to three of its values, however deep, replaced, dropped, put into a list, repeated or moved."""
+    found = copy.deepcopy(tree)
+    for _ in range(draw(st.integers(1, 3))):
+        there = list(places(found))
+        if not there:
+            break
+        holder, key = there[draw(st.integers(0, len(there) - 1))]
+        value = holder[key]
+        match draw(st.sampled_from(["replace", "replace", "drop", "wrap", "repeat", "move"])):
+            case "replace":
+                holder[key] = draw(TREES)
+            case "drop":
+                del holder[key]
+            case "wrap":
+                holder[key] = [value]
+            case "repeat":
+                holder[key] = value * draw(st.integers(0, 3)) if isinstance(value, list | str) else [value, value]
+            case _:
+                other, place = there[draw(st.integers(0, len(there) - 1))]
+                holder[key] = copy.deepcopy(other[place])
+    return found

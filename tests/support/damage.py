@@ -15,7 +15,7 @@ def damaged(row: Any, seed: int) -> Any:
     """`row` with one value lost, replaced, cut, doubled, put into a list or moved to another name."""
     chance = random.Random(seed)
     found = copy.deepcopy(row)
-    holder, key = chance.choice(list(_places(found)))
+    holder, key = chance.choice(list(places(found)))
     value = holder[key]
     match chance.randrange(6):
         case 0:
@@ -33,9 +33,9 @@ def damaged(row: Any, seed: int) -> Any:
     return found
 
 
-def _places(tree: Any) -> Any:
+def places(tree: Any) -> Any:
     """(container, key) of every value inside `tree`."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in items:
         yield tree, key
-        yield from _places(value)
+        yield from places(value)

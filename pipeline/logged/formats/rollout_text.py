@@ -9,6 +9,8 @@ import numpy as np
 from pipeline.logged.formats.base import ABSENT, Fields, Format, Row, has, listed, look_up, number, numbers
 from pipeline.logged.raw import BadField
 
+_MOST_CELLS = 2**22
+"""Rows times fields of a line of columns: what holds for all rows is looked at in each."""
 _ANSWERS = ("answer", "ground_truth", "gold", "gts", "target", "solution", "reference_answer")
 
 
@@ -142,6 +144,9 @@ def turned(row: Row) -> Iterator[Row | BadField]:
     many = columns(row)
     if many is None:
         yield BadField("", "is one row, while the first line of the log has a column in each field")
+        return
+    if many * len(row) > _MOST_CELLS:
+        yield BadField("", f"{many:,} rows of {len(row):,} fields are more than {_MOST_CELLS:,} values in one line")
         return
     lists = {name: listed(name, value) for name, value in row.items() if isinstance(value, list | np.ndarray)}
     for name, value in lists.items():

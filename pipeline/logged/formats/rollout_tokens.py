@@ -1,5 +1,6 @@
 """Trainers that log token ids: they are kept as they were sampled."""
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -152,17 +153,17 @@ def _from_items(items: Any) -> list[dict[str, Any]]:
             found.append({"role": role, "content": _text_of(item.get("content"))})
             continue
         if not (found and found[-1]["role"] == "assistant"):
-            found.append({"role": "assistant", "content": ""})
+            found.append({"role": "assistant", "content": []})
         if kind == "reasoning":
             found[-1]["reasoning_content"] = _reasoning(item)
         elif kind == "function_call":
             call = {"id": item.get("call_id"), "name": item.get("name"), "arguments": item.get("arguments")}
             found[-1].setdefault("tool_calls", []).append(call)
         elif kind == "message":
-            found[-1]["content"] += _text_of(item.get("content"))
+            found[-1]["content"].append(_text_of(item.get("content")))
         else:
             raise BadField("response.output", f"an item of the type {kind!r}", item)
-    return found
+    return [each | {"content": "".join(each["content"])} if each["role"] == "assistant" else each for each in found]
 
 
 def _reasoning(item: Mapping[str, Any]) -> str:
@@ -331,7 +332,9 @@ def _rllm_trajectories(row: Row) -> Iterator[Row | BadField]:
     for trajectory in listed("trajectories", row["trajectories"]):
         whole = isinstance(trajectory, Mapping) and "steps" in trajectory
         shared = {"id": row.get("id", row.get("episode_id"))}
-        yield {**row, **shared, "trajectory": trajectory} if whole else BadField("trajectories", "has no `steps`")
+        yield (
+            ChainMap({**shared, "trajectory": trajectory}, row) if whole else BadField("trajectories", "has no `steps`")
+        )
 
 
 def _atropos(row: Row) -> Fields:

@@ -35,6 +35,7 @@ from pipeline.rewards.answers.reading import (
     Part,
     Unreadable,
     chain,
+    currency,
     plain,
     read,
     split_top,
@@ -61,6 +62,9 @@ def compare(gold: str, given: str, conventions: Conventions = DEFAULT, percent_s
 
     `percent_said`: the response speaks of percent outside of its answer as well.
     """
+    signs = {sign for text in (gold, given) if (sign := currency(text))}
+    if len(signs) > 1:
+        return Verdict(False, "another currency")
     if _letters(gold) == _letters(given):
         return Verdict(True, "the same text")
     if conventions.decimal_comma:
@@ -72,7 +76,16 @@ def compare(gold: str, given: str, conventions: Conventions = DEFAULT, percent_s
         return Verdict(False, f"the answer {_why(left)}")
     if right.words or left.words:
         return _words(right, left, gold)
+    if signs and (wanted := _units(right, gold)) and (stated := _units(left, given)) and not wanted & stated:
+        return Verdict(False, f"{', '.join(sorted(stated))} where the gold answer has {', '.join(sorted(wanted))}")
     return _Comparison(conventions, percent_said).answers(right, left, gold, given)
+
+
+def _units(answer: Answer, text: str) -> set[str]:
+    """What its values are of; nothing where one of them does not say it. A currency's sign speaks for all of these."""
+    merged = grouped(answer.parts, text) if len(answer.parts) > 1 else None
+    found = {part.unit_of_value or currency(text) for part in ([merged] if merged else answer.parts)}
+    return set() if "" in found else found
 
 
 def fault(gold: str) -> str | None:

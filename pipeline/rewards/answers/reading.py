@@ -92,6 +92,9 @@ _BASE_IN_WORDS = re.compile(r"(?<=[0-9]) ?(?:\\text ?\{ ?)?\(?(?:in )?base ?([0-
 _PRIME = re.compile(r" ?\^ ?(?:\{ ?\\prime ?\}|\\prime(?![A-Za-z]))")
 _NO_ELEMENTS = re.compile(r"\\\{ *\\\}")
 _POWER = re.compile(r"\^ ?\{? ?-?[0-9] ?\}?")
+_CURRENCY = re.compile(r"(?<!\\)\\\$|[\u20ac\u00a3]")
+_CURRENCIES = {"\\$": "dollar", "\u20ac": "euro", "\u00a3": "pound"}
+_RATE = re.compile(r"(?:per|an?|each|every)\b|/")
 _OPENED, _CLOSED = "\x02", "\x03"
 
 
@@ -106,6 +109,11 @@ class Part:
     @property
     def unit(self) -> str:
         return canonical_unit(self.remark)
+
+    @property
+    def unit_of_value(self) -> str:
+        """`dollar` of `dollars per hour`; nothing of `per hour`, which leaves open what there is of each hour."""
+        return "" if _RATE.match(self.remark) else self.unit.partition(" per ")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +135,15 @@ class Unreadable:
     """Why a text is no answer."""
 
     reason: str
+
+
+def currency(text: str) -> str:
+    r"""The unit that the sign of a currency names: `dollar` for `\$5`. Nothing for two currencies, and for `\$5\$`."""
+    text = text.strip()
+    signs = set(_CURRENCY.findall(text))
+    if len(signs) != 1 or (len(text) > 2 and text.startswith("\\$") and text.endswith("\\$")):
+        return ""
+    return _CURRENCIES[signs.pop()]
 
 
 def plain(text: str) -> str:

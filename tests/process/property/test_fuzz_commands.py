@@ -28,6 +28,7 @@ COMMANDS = [
         "ref-logprobs",
         "grade",
     ),
+    *("config explain", "delta", "export"),
     *("import", "logged-labels", "train", "evaluate", "rollouts", "base-policy", "study"),
 ]
 WORDS = [
@@ -78,6 +79,18 @@ WORDS = [
         "--limit",
     ),
     *(
+        "training.beta",
+        "rollouts",
+        "--as",
+        "sft",
+        "--least-reward",
+        "--max-row-mb",
+        "nan",
+        "inf",
+        "9" * 30,
+        "9" * 5_000,
+    ),
+    *(
         "--paper",
         "--logged",
         "tiny_behaviour",
@@ -112,7 +125,9 @@ def test_any_words(command: str, words: list[str], typed: bytes) -> None:
     arguments = [*command.split(), *(word.replace("\x00", "") for word in named), "--root", root]
     if command.split()[0] in ("study", "train", "evaluate", "rollouts", "base-policy") and "--help" not in arguments:
         arguments.append("--no-such-option")  # read and refused: their work is not what is tried here
-    result = CliRunner().invoke(tbrm, arguments, input=typed)
+    runner = CliRunner()
+    with runner.isolated_filesystem():  # `export` writes to any folder that a word names
+        result = runner.invoke(tbrm, arguments, input=typed)
     assert result.exit_code in (0, 1, 2), result.output
     assert result.exception is None or isinstance(result.exception, SystemExit), (arguments, result.exc_info)
     assert "Traceback" not in result.output

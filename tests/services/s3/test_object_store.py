@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.browse.sql import run_sql
 from pipeline.config import load_experiment
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, TbrmError
 from pipeline.policies.refs import content_hash, published, resolve_policy
 from pipeline.reference import run_ref_logprobs
 from pipeline.replay.mix import resolve_mix
@@ -29,6 +30,7 @@ from tests.support import reward_store
 from tests.support.logs import imported, jsonl, rows_of, run_import
 from tests.support.tiny_store import make_experiment as small_experiment
 from tests.unit.replay.replay_store import make_experiment, make_store, write_generation
+from tests.unit.store.test_sql import ATTACKS, SECRET
 from tests.unit.store.test_store_kills import CONFIG, SHARDS, shard, write
 from trainer.diagnostics.numbers import read_diagnostics
 from trainer.stages.base_policy import run_base_policy
@@ -121,6 +123,25 @@ def test_damage_and_absence_are_named(root: str) -> None:
         partition.read_shard(1)
 
 
+def test_a_query_reaches_the_tables_and_nothing_else(root: str) -> None:
+    store = open_store(root)
+    write_generation(store, "exp", 0)
+    bucket = store.base.partition("/")[0]
+    store.fs.pipe_file(f"{bucket}/secret.txt", SECRET.encode())
+    shard_file = f"s3://{store.partition('exp', 'rewards').path}/shard-00000.parquet"
+    places = {"shard": shard_file, "root": store.root, "secret": f"s3://{bucket}/secret.txt"}
+    places |= {"outside": f"s3://{bucket}/new", "folder": f"s3://{bucket}"}
+    assert run_sql(store, "select count(*) from trajectories where reward is not null", 10)[1] == [(16,)]
+    before = {path: store.read_bytes(path) for path in store.fs.find(bucket)}
+    for attack in (each for each in ATTACKS if "{" in each):
+        for name, value in places.items():
+            attack = attack.replace(f"{{{name}}}", value)
+        with pytest.raises(TbrmError) as refused:
+            run_sql(store, attack, 10)
+        assert SECRET not in str(refused.value)
+    assert {path: store.read_bytes(path) for path in store.fs.find(bucket)} == before
+
+
 def test_one_of_two_writers_wins_and_the_other_says_so(root: str) -> None:
     partition = open_store(root).partition("exp", "rollouts", 0)
     with partition.writer(CONFIG, {}) as writer:
@@ -190,6 +211,7 @@ def test_a_put_whose_answer_was_lost_is_not_taken_for_another_writer(root: str) 
 KILLED = """
 import os, sys
 from pipeline.store import open_store
+from tests.unit.store.test_sql import ATTACKS, SECRET
 from tests.unit.store.test_store_kills import CONFIG, shard
 with open_store(sys.argv[1]).partition("exp", "rollouts", 0).writer(CONFIG, {}) as writer:
     writer.write(0, shard(0))

@@ -129,3 +129,25 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(root: Path, tmp_path
     assert "is not in" in exported(root, tmp_path / "out", "-g", "3").output
     assert "gives nothing" in exported(root, tmp_path / "out", "--as", "sft", "--least-reward", "9").output
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "file/below", "link", "x" * 5_000])
+def test_a_folder_that_cannot_be_made_is_told(root: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    result = exported(root, tmp_path / name)
+    assert result.exit_code == 1, result.exception
+    assert result.output.startswith("error: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_names_of_a_log_are_no_markup_in_the_card(tmp_path: Path, folder: str) -> None:
+    name = "`x\n---\n# Heading\n<script>alert(1)</script> ![](http://attacker.example/a.png)`"
+    log = jsonl(tmp_path / "![a](http:) `b` <img>.jsonl", [ROWS[0] | {"policy": name}])
+    imported(tmp_path / "a", folder, "--template", "raw", "--map", "policy=policy", log)
+    assert exported(tmp_path / "a", tmp_path / "out").exit_code == 0
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    for line in card.splitlines():
+        outside = "".join(line.split("`")[::2])
+        assert not any(sign in outside for sign in ("<script", "<img", "![", "# Heading")), line
+    assert "- `'x --- # Heading <script>" in card

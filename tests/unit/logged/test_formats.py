@@ -1,5 +1,6 @@
 """Logs of each known system, in samples of our own making: what is kept of them, and that damage ends in a reason."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pipeline.logged.tables import make_tables
 from pipeline.logged.tokens import Tokenized
 from tests.support.chatml import chatml_folder
 from tests.support.damage import damaged
+from tests.support.growth import exponent
 from tests.support.logs import SAMPLES, read_as, sample
 
 REWARDS = {"trl": {"accuracy_reward": 1.0, "format_reward": 0.5}, "ms-swift": {"MathAccuracy": 1.0, "Format": 0.1}}
@@ -33,6 +35,8 @@ ADD = (
     '<|im_start|>system\n# Tools\n{"type": "function", "function": {"name": "add", "description": "a sum", '
     '"parameters": {"type": "object"}}}<|im_end|>\n'
 )
+CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+LINEAR = 1.5  # between a line and a square
 CALL = '<tool_call>add{"a": 1, "b": 1}</tool_call><|im_end|>'
 RESULT = "\n<|im_start|>user\n<tool_response>2</tool_response><|im_end|>\n<|im_start|>assistant\n"
 
@@ -307,3 +311,83 @@ def test_a_damaged_first_row_is_recognized_or_refused_with_the_next_step(name: s
         except TbrmError as error:
             refused = str(error)
         assert not refused or "--" in refused or "column" in refused
+
+
+def grown(name: str, number: int) -> Any:
+    """A row of the format whose parts are `number` times as many."""
+    row = sample(name)[0]
+    turns = [{"role": role, "content": "x" * 100} for role in ("user", "assistant")]
+    match name:
+        case "nemo-gym":
+            item = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "x" * 500}]}
+            row["response"]["output"] = [item] * number
+        case "verifiers":
+            chain = [{"parent": place - 1 if place else None, "token_ids": [1], "mask": [0]} for place in range(number)]
+            chain[-1] |= {"mask": [1], "sampled": True}
+            row["traces"][0]["nodes"] = chain
+        case "verifiers-results":
+            row["completion"] = [turns[1], *turns * number]
+        case "rllm":
+            row |= {f"field {place}": "x" for place in range(number)}
+            row["trajectories"] *= number
+        case "inspect":
+            row["samples"] *= number
+        case "slime":
+            row = {"rollout_id": 1, "samples": [row] * number}
+        case "atropos":
+            row = {field: row[field] * number for field in ("tokens", "masks", "scores")}
+        case "openai":
+            row["response"]["body"]["choices"] *= number
+        case "lm-eval":
+            row["resps"] = [["x"]] * number
+        case "open-r1":
+            row |= {"generations": ["x"] * number, "correctness_math_verify": [True] * number, "finish_reasons": []}
+        case "ms-swift":
+            row = {field: values * number for field, values in row.items()}
+        case "alpaca":
+            row["history"] *= number
+        case _:
+            row["conversations"] = turns * number
+            row["conversations"] = [{"from": turn["role"], "value": turn["content"]} for turn in row["conversations"]]
+    return row
+
+
+@pytest.mark.parametrize(
+    ("name", "small"),
+    [
+        *(("nemo-gym", 2_000), ("verifiers", 1_000), ("verifiers-results", 250), ("rllm", 100), ("inspect", 50)),
+        *(("slime", 150), ("atropos", 150), ("openai", 100), ("lm-eval", 300), ("open-r1", 300), ("ms-swift", 150)),
+        *(("alpaca", 300), ("sharegpt", 250)),
+    ],
+)
+def test_a_row_with_more_parts_takes_as_much_more_time(name: str, small: int, chatml: Any) -> None:
+    """Each part of each format that a row may have many of."""
+    directions = Directions(rewards=REWARDS.get(name, {}))
+
+    def read(row: Any) -> None:
+        _, found = read_as([row], chatml, template_of(name), directions)
+        assert found
+
+    assert exponent(functools.partial(grown, name), read, small) < LINEAR
+
+
+def test_a_line_of_columns_is_no_table_of_what_holds_for_all(chatml: Any) -> None:
+    """Ten thousand prompts and ten thousand notes: a hundred million values out of a line of kilobytes."""
+    (row,) = sample("ms-swift")[:1]
+    notes = {f"note {number}": "x" for number in range(10_000)}
+    wide = {field: values * 5_000 for field, values in row.items()} | notes
+    _, found = read_as([row, wide], chatml, "raw", Directions(rewards=REWARDS["ms-swift"]))
+    last = found[-1]
+    assert isinstance(last, Bad)
+    assert "10,000 rows of 10,007 fields" in last.reason
+    assert len(found) == 3
+
+
+def test_tools_are_not_rendered_without_end(chatml: Any) -> None:
+    (row,) = sample("verifiers-results")[:1]
+    tools = [{"name": "add", "description": "x" * 200_000, "parameters": {}}]
+    row |= {"tool_defs": tools, "completion": [{"role": "assistant", "content": "a"}, *CHAT * 500]}
+    _, (found,) = read_as([row], chatml)
+    assert isinstance(found, Bad)
+    assert found.field == "tools"
+    assert "501 turns" in found.reason

@@ -1,5 +1,6 @@
 """Logs made to take memory or time: what is held at once has a limit, and what is over it is refused by name."""
 
+import contextlib
 import gzip
 import json
 from collections.abc import Callable
@@ -10,14 +11,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
+from transformers import AutoTokenizer
 
+from pipeline.cli.main import tbrm
 from pipeline.errors import TbrmError
 from pipeline.logged import importer, reader, rows
-from pipeline.logged.columnar import columnar_rows
+from pipeline.logged.columnar import columnar_rows, row_sizes
+from pipeline.logged.raw import BadField
 from pipeline.logged.reader import Seen
 from pipeline.logged.rows import read_rows
 from pipeline.logged.sources import find_files, local_file
+from pipeline.logged.stripped import chat_marks
 from pipeline.store import open_store
+from tests.support.chatml import chatml_folder
 from tests.support.growth import exponent
 from tests.support.logs import MAP, ROWS, imported, jsonl, rows_of, run_import
 
@@ -55,6 +62,15 @@ def test_such_a_value_in_any_field_is_taken_or_the_row_is_bad(tmp_path: Path, to
         assert (stats["rows"], stats["trajectories"] + stats["bad_rows"]) == (len(log), len(log))
         assert stats["trajectories"] >= 10
         assert {row["row"] for row in rows_of(store, "quarantine")} <= set(range(11, 11 + len(damaged)))
+
+
+def test_rewards_that_no_training_can_hold_are_bad_rows(tmp_path: Path, tokenizer: str) -> None:
+    """Their mean would be infinite in every report, and `tbrm inspect` could draw no histogram."""
+    rows = [TEXT | {"prompt": f"{n}", "reward": reward} for n, reward in enumerate([1.7e308, -1.7e308, 1e39, -3e38, 1])]
+    _, stats = imported(tmp_path / "a", tokenizer, "--max-bad-share", "1", jsonl(tmp_path / "log.jsonl", rows))
+    assert (stats["trajectories"], stats["bad_rows"], stats["reward_mean"]) == (2, 3, -1.5e38)
+    shown = CliRunner().invoke(tbrm, ["inspect", "logged/log", "--root", str(tmp_path / "a")])
+    assert shown.exit_code == 0, shown.exception
 
 
 def test_cells_of_csv_are_no_different(tmp_path: Path, tokenizer: str) -> None:
@@ -369,3 +385,52 @@ def test_reading_takes_linear_time(tmp_path: Path, kind: str) -> None:
             pass
 
     assert exponent(make, read, 3_000) < LINEAR
+
+
+def one_row(values: "pa.Array[Any]", offsets: list[int]) -> pa.RecordBatch:
+    return pa.record_batch({"a": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)})
+
+
+NESTED_COLUMNS: dict[str, Callable[[int], pa.RecordBatch]] = {
+    "texts": lambda n: one_row(pa.array(["x" * 20] * n), [0, n]),
+    "lists": lambda n: one_row(pa.array([["x"]] * n), [0, n]),
+    "a dictionary": lambda n: one_row(pa.array([str(k) for k in range(n)]).dictionary_encode(), [0, n]),
+    "runs": lambda n: one_row(
+        pa.RunEndEncodedArray.from_arrays(pa.array(range(1, n + 1), pa.int32()), pa.array(["x"] * n)), [0, n]
+    ),
+    "views of lists": lambda n: pa.record_batch(
+        {
+            "a": pa.ListViewArray.from_arrays(
+                pa.array([0] * n, pa.int32()), pa.array([n] * n, pa.int32()), pa.array(range(n))
+            )
+        }
+    ),
+    "views of texts": lambda n: one_row(pa.array(["x" * 20] * n, pa.string_view()), [0, n]),
+    "objects": lambda n: one_row(pa.array([{"a": 1, "b": "x"}] * n), [0, n]),
+    "rows": lambda n: pa.record_batch({"a": pa.array([["x"]] * n)}),
+}
+
+
+@pytest.mark.parametrize("name", list(NESTED_COLUMNS))
+def test_columns_are_measured_in_linear_time(name: str) -> None:
+    """Also where they stand for the square of what they hold, as lists that are views of each other do."""
+    assert exponent(NESTED_COLUMNS[name], row_sizes, 20_000) < LINEAR
+
+
+def test_prompts_without_their_special_tokens_are_read_in_linear_time(tokenizer_of_chats: Any) -> None:
+    marks = chat_marks(tokenizer_of_chats)
+    assert marks is not None
+
+    def read(prompt: str) -> None:
+        marks.without_tokens(prompt)
+        marks.several_turns(prompt)
+        with contextlib.suppress(BadField):
+            marks.restored(prompt, tokenizer_of_chats)
+
+    for unit in ("user\nx\nassistant\n", "\nassistant\n", "user\n", "x"):
+        assert exponent(lambda n, unit=unit: f"user\n{unit * n}\nassistant\n", read, 5_000) < LINEAR
+
+
+@pytest.fixture(scope="module")
+def tokenizer_of_chats(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return AutoTokenizer.from_pretrained(chatml_folder(tmp_path_factory.mktemp("chatml")))

@@ -1,5 +1,6 @@
 """Samples in files of torch.save: read without running anything that the file names."""
 
+import gzip
 import os
 import random
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from pipeline.errors import TbrmError
+from pipeline.logged.rows import read_rows
 from pipeline.logged.sources import local_file
 from pipeline.logged.torch_rows import torch_rows
 from tests.support.logs import imported, rows_of, run_import, sample
@@ -76,3 +78,56 @@ def test_rows_have_a_limit_and_a_kind(tmp_path: Path) -> None:
     assert "more than --max-row-mb" in str(large.problem)
     assert other.problem == "a int, not an object"
     assert good.data == {"a": 1}
+
+
+def laughing() -> Any:
+    """A list of two, each of which is a list of the same two, and so on: 2^60 numbers in a file of kilobytes."""
+    tree: Any = [1]
+    for _ in range(60):
+        tree = [tree, tree]
+    return tree
+
+
+def itself() -> Any:
+    tree: list[Any] = []
+    tree.append({"more": tree})
+    return tree
+
+
+@pytest.mark.parametrize("value", [laughing, itself, lambda: torch.zeros(1).expand(2**40)], ids=range(3))
+def test_a_value_that_is_larger_than_its_file_is_too_large(tmp_path: Path, value: Any) -> None:
+    samples = [{"metadata": value()}, {"a": 1}]
+    large, good = torch_rows(local_file(saved(tmp_path / "log.pt", {"samples": samples})), LIMIT)
+    assert "more than --max-row-mb" in str(large.problem)
+    assert good.data == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.empty(3, device="meta"),
+        torch.eye(3).to_sparse(),
+        torch.eye(3).to_sparse_csr(),
+        {1: 2, "a": 3, (1, 2): 4, None: 5},
+        {1, "a"},
+    ],
+    ids=range(5),
+)
+def test_a_value_that_json_has_no_word_for_costs_its_row_only(tmp_path: Path, value: Any) -> None:
+    samples = [{"metadata": value}, {"a": 1}]
+    first, good = torch_rows(local_file(saved(tmp_path / "log.pt", {"samples": samples})), LIMIT)
+    assert first.data is not None or "cannot be read" in str(first.problem)
+    assert good.data == {"a": 1}
+
+
+def test_the_reader_is_given_torch_whatever_the_letters_of_the_suffix(tmp_path: Path) -> None:
+    assert [LogFile(name, 0).suffix == TORCH for name in ("a.pt", "a.PT", "a.jsonl", "a.pt.gz")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    path = saved(tmp_path / "log.pt", {"samples": sample("slime")})
+    (tmp_path / "log.pt.gz").write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(TbrmError, match=r"\.pt\.gz is no known type"):
+        list(read_rows([local_file(tmp_path / "log.pt.gz")], LIMIT))

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.cli.main import COMMANDS, load_command, tbrm
-from pipeline.cli.options import split_target
+from pipeline.cli.options import Finite, split_target
 
 
 def run(*words: str) -> Result:
@@ -35,6 +35,7 @@ def commands() -> Iterator[tuple[str, click.Command]]:
         ("arith_tiny:latest", ("arith_tiny:latest", None)),
         (":3", (":3", None)),
         ("a:²", ("a:²", None)),
+        ("a:" + "9" * 5_000, ("a:" + "9" * 5_000, None)),
     ],
 )
 def test_a_target_is_an_experiment_and_perhaps_a_generation(target: str, parts: tuple[str, int | None]) -> None:
@@ -121,3 +122,51 @@ def test_what_is_missing_or_said_twice_is_a_usage_error(words: tuple[str, ...], 
     done = run(*words)
     assert done.exit_code == 2
     assert told in done.output
+
+
+def test_no_number_of_a_command_may_be_nan_or_endless() -> None:
+    """For click `nan` lies within any bounds."""
+    found = {
+        (name, parameter.opts[0]): parameter.type
+        for name, command in commands()
+        for parameter in command.params
+        if isinstance(parameter.type, click.types.FloatParamType)
+    }
+    assert len(found) > 3
+    assert {place for place, kind in found.items() if not isinstance(kind, Finite)} == set()
+    for word in ("nan", "inf", "-inf", "1e999", "x"):
+        result = run("import", "log.jsonl", "--name", "log", "--tokenizer", "t", "--max-row-mb", word)
+        assert result.exit_code == 2, result.exception
+        assert "--max-row-mb" in result.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("import", "log.jsonl", "--name", "log", "--tokenizer", "t", "-g", "3000000000"),
+        ("sql", "select 1", "--limit", "9" * 30),
+        ("export", "logged/log", "folder", "--least-reward", "nan"),
+    ],
+)
+def test_a_number_that_nothing_can_hold_is_refused_where_it_is_read(words: tuple[str, ...]) -> None:
+    result = run(*words)
+    assert result.exit_code == 2, result.exception
+    assert words[-2] in result.output
+
+
+@pytest.mark.parametrize(
+    "words", [("show", "\udcff"), ("lineage", "a\udcff"), ("import", "a.jsonl", "--policy", "\ud800"), ("\udcff",)]
+)
+def test_words_that_are_no_text_are_refused(words: tuple[str, ...]) -> None:
+    """As a shell hands over the bytes of a name that is not UTF-8."""
+    result = run(*words)
+    assert result.exit_code == 2, result.exception
+    assert "is not UTF-8" in result.output
+
+
+@pytest.mark.parametrize("words", [("config", "show", "x" * 5_000), ("config", "show", "x" * 300 + ".yaml")])
+def test_a_name_that_no_file_can_have_is_told(words: tuple[str, ...]) -> None:
+    result = run(*words)
+    assert result.exit_code == 1, result.exception
+    assert "File name too long" in result.output
+    assert len(result.output) < 400

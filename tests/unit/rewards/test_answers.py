@@ -1,5 +1,6 @@
 """What counts as the same answer: our own cases for every kind that a verifier is talked into, or refuses."""
 
+import itertools
 import logging
 
 import pytest
@@ -8,6 +9,7 @@ from pipeline.config.rewards import RewardConventions, RewardsConfig
 from pipeline.rewards.answers.compare import compare, fault, value_key
 from pipeline.rewards.answers.numbers import read_number
 from pipeline.rewards.answers.symbols import same_equation
+from pipeline.rewards.golds import first_different
 from pipeline.rewards.grader import Grader
 from pipeline.rewards.types import Conventions, GradeItem, RewardLabel
 from pipeline.rewards.verifiers import exact_integer, get_verifier, math_verify, r1_format
@@ -522,6 +524,26 @@ SAME_AS_GOLDS = [
     ("\\frac{11}{5}\\tau", "2.2 \\tau"),
 ]
 """Other spellings of gold answers as benchmarks have them."""
+CURRENCIES = [
+    ("\\$5", "5"),
+    ("5", "\\$5"),
+    ("\\$5", "5 \\text{ dollars}"),
+    ("5 \\text{ dollars}", "\\$5"),
+    ("\\$5 \\text{ dollars}", "\\$5"),
+    ("\\$5", "5 \\text{ dollars per hour}"),
+    ("\\$5", "\\$5 \\text{ per hour}"),
+    ("5 \\text{ per hour}", "\\$5 \\text{ per hour}"),
+    ("\\$1,234.50", "1234.5 \\text{ dollars}"),
+    ("\\$1,234", "1,\\!234"),
+    ("30^\\circ", "\\$30^\\circ\\$"),
+    ("\\$30\\$", "30^\\circ"),
+    ("5, 3 \\text{ hours}", "\\$5, 3 \\text{ hours}"),
+    ("\\$5 \\text{ tickets}", "\\$5"),
+    ("\u20ac5", "5 \\text{ euros}"),
+    ("\u00a35", "5"),
+    ("x = \\$5", "5 \\text{ dollars}"),
+]
+"""The sign of a currency is a unit: it may be left out, and contradicts other units."""
 DIFFERENT = [
     ("e^{i\\pi}", "1"),
     ("i", "1"),
@@ -607,6 +629,17 @@ DIFFERENT = [
     ("3", "\\pm 3"),
     ("52_9", "52_8"),
     ("53", "52_8"),
+    ("(97,12]", "(96,12]"),
+    ("\\$5", "5\\text{ cm}^2"),
+    ("5\\text{ cm}^2", "\\$5"),
+    ("\\$5", "5 \\text{ cents}"),
+    ("5 \\text{ hours}", "\\$5"),
+    ("5^\\circ", "\\$5"),
+    ("\u20ac5", "\\$5"),
+    ("\u20ac5", "5 \\text{ dollars}"),
+    ("\\$1,234", "1,\\!234 \\text{ miles}"),
+    ("\\$\\frac{1}{2}", "\\frac12 \\text{ hour}"),
+    ("\\$5, \\$6", "5 \\text{ kg}, 6 \\text{ kg}"),
 ]
 GOLDS = [
     "25",
@@ -649,7 +682,7 @@ def test_what_is_not_twenty_five(answer: str) -> None:
     assert verdict_of(f"\\boxed{{{answer}}}", "25").reward == 0.0
 
 
-@pytest.mark.parametrize(("answer", "gold"), SAME + SAME_AS_GOLDS)
+@pytest.mark.parametrize(("answer", "gold"), SAME + SAME_AS_GOLDS + CURRENCIES)
 def test_the_same_answer(answer: str, gold: str) -> None:
     assert compare(gold, answer).same, compare(gold, answer)
 
@@ -829,3 +862,9 @@ def test_values_have_one_key() -> None:
     assert value_key("12") != value_key("12\\%")
     assert value_key("1, 2") == value_key("\\{2,1\\}") != value_key("(1,2)")
     assert value_key("\\sqrt{ 2 }") == value_key("\\sqrt{2}")
+
+
+def test_of_gold_answers_without_end_the_first_are_looked_at() -> None:
+    """Those of a log may take gigabytes: they are not gathered before they are counted."""
+    endless = (f"x^{number // 2}" for number in itertools.count())
+    assert first_different(itertools.chain(["5", "1/2"], endless), 3) == ["x^0", "x^1", "x^2"]

@@ -90,3 +90,16 @@ def test_the_command_exports_all_tables_or_the_named_ones(store: Store) -> None:
     assert "rewards: version 0, 1 rows; 1 files added, 0 removed" in told.output
     with pytest.raises(StoreError, match="exp/rollouts has no committed generation"):
         export_delta(store, "exp", "rollouts")
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"1\n", b"\xff\xfe", b'{"add": {}}\n', b'{"add": 3}\n', b'{"remove": {}}', b"[" * 100_000]
+)
+def test_a_damaged_log_is_told_and_left_as_it_is(store: Store, content: bytes) -> None:
+    write(store, 0, [1.0])
+    export_delta(store, "exp", "rewards")
+    (log,) = Path(store.base).rglob("_delta_log/*.json")
+    log.write_bytes(content)
+    with pytest.raises(StoreError, match=rf"{log.name} is no version of a Delta .*delete .*_delta_log and export"):
+        export_delta(store, "exp", "rewards")
+    assert log.read_bytes() == content

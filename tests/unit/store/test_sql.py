@@ -166,3 +166,9 @@ def test_what_is_no_query_of_the_tables_is_refused_and_changes_nothing(
     assert SECRET not in str(refused.value)
     assert content(store) == before
     assert sorted(outside.rglob("*")) == files
+
+
+def test_a_value_that_python_has_no_word_for_is_told(store: Store) -> None:
+    with pytest.raises(TbrmError, match=r"cannot be shown .*cast it to varchar"):
+        run_sql(store, "select interval '9999999 years'", 10)
+    assert run_sql(store, "select (interval '9999999 years')::varchar", 10)[1]

@@ -74,6 +74,10 @@ def test_a_store_lists_what_was_committed(store: Store) -> None:
         pass  # interrupted
     for folder in ("dagster_home", "exp/training_state", "exp/rollouts/generation=x", ".hidden"):
         Path(store.base, folder).mkdir(parents=True)
+    stray = ("logged/my notes", "logged/.ipynb_checkpoints", "exp/rewards@v 2", "exp/rollouts/generation=1")
+    for folder in (*stray, "exp/rollouts/generation=\u00b2", "exp/rollouts/generation=" + "9" * 20):
+        Path(store.base, folder).mkdir(parents=True)
+        Path(store.base, folder, "_manifest.json").write_text("{}")
     Path(store.base, "notes.txt").write_text("")
     assert store.generations("exp", "rollouts") == [2, 10]
     assert store.generations("exp", "rewards") == []
