@@ -82,7 +82,12 @@ def _origins_first(sources: Sequence[ExperimentSource]) -> list[ExperimentSource
 
 def load_definitions(folder: Path | None = None, store: Store | None = None) -> Definitions:
     """Definitions of every experiment in `folder` (default: `experiments/`), and of those that only the store has."""
-    return build_definitions(*read_experiments(folder, store))
+    try:
+        found = read_experiments(folder, store)
+    except OSError as error:  # an object store that does not answer
+        get_dagster_logger().error(f"branches are not shown, because the store cannot be read: {error}")
+        found = read_experiments(folder)
+    return build_definitions(*found)
 
 
 defs = load_definitions(store=open_store())

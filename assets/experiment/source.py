@@ -99,8 +99,11 @@ def read_experiments(
             good[name] = read_experiment(address)
         except TbrmError as error:
             broken.append(BrokenSource(Path(name), str(error)))
-    if store:
-        good = {name: replace(source, fork=read_fork(store, name)) for name, source in good.items()}
+    for name, source in list(good.items()):
+        try:
+            good[name] = replace(source, fork=read_fork(store, name) if store else None)
+        except TbrmError as error:
+            broken.append(BrokenSource(Path(good.pop(name).path), str(error)))
     return list(good.values()), broken
 
 

@@ -29,7 +29,8 @@ VARIABLES: dict[str, Any] = {
             "pipelineName": "evaluate_a_policy",
         },
         "mode": "default",
-        "runConfigData": {"ops": {"evaluated_policies": {"config": {"policy": "nobody/nothing"}}}},
+        "runConfigData": {"ops": {"evaluated_policies": {"config": {"benchmarks": ["heldout"]}}}},
+        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "nobody/nothing"}]},
     }
 }
 BODY: dict[str, Any] = {"query": LAUNCH, "variables": VARIABLES}
