@@ -36,8 +36,8 @@ class PolicyEvaluation(Config):
     """Run config of an evaluation by hand; only the policy must be named."""
 
     policy: str = Field(
-        description="EXPERIMENT:GENERATION, EXPERIMENT:latest, a Hugging Face folder, org/name@commit, or "
-        "http://host:8000/v1#model, a server that the YAML of `experiment` names."
+        description="EXPERIMENT:GENERATION, EXPERIMENT:latest, a folder, org/name@commit, package:NAME, "
+        "builtin:NAME, or http://host:8000/v1#model, a server that the YAML of `experiment` names."
     )
     experiment: str = Field(
         default="", description="Experiment whose template, verifier and benchmarks are used; empty: the defaults."
@@ -117,7 +117,9 @@ class ImportConfig(Config):
     """Run config of an import; only files and tokenizer must be named. `tbrm import --help` has the same options."""
 
     files: list[str] = Field(description="JSONL, JSON, CSV, Parquet or Arrow files, or folders of them.")
-    tokenizer: str = Field(description="Folder or hub id: the tokenizer of the policies that will train on the data.")
+    tokenizer: str = Field(
+        description="Folder, hub id, package:NAME or builtin:NAME: the tokenizer of the policies to be trained."
+    )
     fields: list[str] = Field(
         default=[],
         description="Our field = path in the log, e.g. reward=extra.score; else fields are recognized.",

@@ -5,6 +5,7 @@ source rows over all files; where a stretch ends follows from the rows alone, so
 the first missing shard, and what is wrong with a row changes no other shard.
 """
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from typing import Self
 import pyarrow as pa
 
 from pipeline.config import stage_hash
+from pipeline.config.policy import BuiltModel, named_policy
 from pipeline.config.replay import LOGGED_NAME
 from pipeline.errors import TbrmError
 from pipeline.logged.raw import DUPLICATE, LEFT_OUT
@@ -43,6 +45,10 @@ def run_import(settings: ImportSettings, store: Store, replace: bool = False) ->
     started = time.monotonic()
     if not LOGGED_NAME.fullmatch(settings.name) or settings.name == "generation":
         raise TbrmError(f"--name {settings.name!r}: letters, digits and . _ - only, and not 'generation'")
+    if isinstance(named_policy(settings.tokenizer), BuiltModel):  # the reader, which is confined, could not make it
+        from pipeline.policies.load_save import built_folder
+
+        settings = dataclasses.replace(settings, tokenizer=str(built_folder(settings.tokenizer)))
     files = find_files(list(settings.files))
     parents = {f"file {number} {path.name}": file_digest(path) for number, path in enumerate(files)}
     with reader(settings, files) as log:
