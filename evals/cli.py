@@ -74,10 +74,10 @@ def evaluate(
 ) -> "StageReport":
     """Measure POLICY, or policy[g] of an experiment, on benchmarks.
 
-    POLICY is EXPERIMENT:GENERATION (or EXPERIMENT:latest), a Hugging Face folder, a hub id (org/name@commit), or an
-    OpenAI-compatible server (http://host:8000/v1#model). Responses are stored, then graded into table `scores`; what
-    is there already is not done again. Without --experiment a generation is measured by the settings that made it, any
-    other policy by the paper's template and limits.
+    POLICY is EXPERIMENT:GENERATION (or EXPERIMENT:latest), a Hugging Face folder, a hub id (org/name@commit),
+    package:NAME, builtin:NAME, or an OpenAI-compatible server (http://host:8000/v1#model). Responses are stored, then
+    graded into table `scores`; what is there already is not done again. Without --experiment a generation is measured
+    by the settings that made it, any other policy by the paper's template and limits.
     """
     from evals.report.terminal import print_scores
     from evals.run.plan import Changes, changed, plan_entries, setting_of, setting_without_experiment

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import Experiment, stage_hash
-from pipeline.config.policy import HubModel, PolicyFolder, ReferenceConfig, ServerModel, named_policy
+from pipeline.config.policy import BuiltModel, HubModel, PolicyFolder, ReferenceConfig, ServerModel, named_policy
 from pipeline.errors import ConfigError
 from pipeline.policies.load_save import check_ids, check_table, device, load_model, refuse_large_on_cpu
 from pipeline.policies.refs import (
@@ -97,7 +97,7 @@ def reference_id(store: Store, experiment: Experiment) -> str:
     return _identity(policy_id, experiment.training.temperature)
 
 
-def _named(experiment: Experiment) -> PolicyFolder | HubModel:
+def _named(experiment: Experiment) -> PolicyFolder | BuiltModel | HubModel:
     named = named_policy(experiment.reference.policy, experiment.reference.revision)
     if isinstance(named, ServerModel):
         raise ConfigError(f"reference.policy: {named.address} is a server; π_ref is loaded, from a folder or the hub")

@@ -104,12 +104,13 @@ def scores_headlines(metrics: Metrics, _store: Store, _name: str, _generation: i
     return found
 
 
-def headlines_table(headlines: Sequence[Headline]) -> str:
-    """The numbers as a Markdown table."""
-    lines = ["| | | 95% interval | unit |", "|---|---|---|---|"]
+def headlines_list(headlines: Sequence[Headline]) -> str:
+    """A Markdown list, a number each with its unit, name and 95% interval: it wraps where a table would be cut off."""
+    lines: list[str] = []
     for one in headlines:
-        ends = "" if one.low is None or one.high is None else f"{_shown(one.low)} to {_shown(one.high)}"
-        lines.append(f"| {one.name} | **{_shown(one.value)}** | {ends} | {one.unit} |")
+        ends = "" if one.low is None or one.high is None else f", {_shown(one.low)} to {_shown(one.high)}"
+        number = f"{_shown(one.value)} {one.unit}".rstrip()
+        lines.append(f"- **{number}** {one.name}{ends}")
     return "\n".join(lines)
 
 

@@ -119,7 +119,9 @@ class ImportConfig(Config):
     """Run config of an import; only files and tokenizer must be named. `tbrm import --help` has the same options."""
 
     files: list[str] = Field(description="JSONL, JSON, CSV, Parquet or Arrow files, folders of them, or wildcards.")
-    tokenizer: str = Field(description="Folder or hub id: the tokenizer of the policies that will train on the data.")
+    tokenizer: str = Field(
+        description="Folder, hub id, package:NAME or builtin:NAME: the tokenizer of the policies to be trained."
+    )
     log_format: str = Field(
         default="", description="Name of the log's format, e.g. verl (docs/import.md lists them); empty: recognized."
     )

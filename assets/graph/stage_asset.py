@@ -200,7 +200,7 @@ def column_schema(table: str) -> TableSchema:
     """Columns of a table of the store, as Dagster's pages show them."""
     return TableSchema(
         [
-            TableColumn(f.name, str(f.type), MEANINGS[f.name], TableColumnConstraints(nullable=f.nullable))
+            TableColumn(f.name, str(f.type), MEANINGS.get(f.name), TableColumnConstraints(nullable=f.nullable))
             for f in SCHEMAS[table]
         ]
     )

@@ -28,7 +28,7 @@ from dagster import (
 from dagster_pipes import PipesMessage
 from pydantic import Field
 
-from assets.experiment.headlines import Headline, headlines_table, rounded
+from assets.experiment.headlines import Headline, headlines_list, rounded
 from assets.experiment.pages import Page, fenced
 from assets.processes.child import PROGRESS_EVERY_S
 from assets.processes.launcher import Ended, Launcher, Process
@@ -45,7 +45,7 @@ _EXACT = 6
 """Significant digits of what is not a headline."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 NUMBERS = "numbers"
-"""Entry of a materialization: its headlines with intervals and units, as a table."""
+"""Entry of a materialization: its headlines with units and intervals, as a list."""
 ALL_NUMBERS = "all_numbers"
 """Entry of a materialization: everything that its command reported, as JSON, which Dagster does not plot."""
 PROGRESS_TAG = "tbrm/progress_every_s"
@@ -102,7 +102,7 @@ class Finished:
         shown = {name: MetadataValue.md(text) for name, text in page.items()}
         first = dict(islice(shown.items(), 1))
         return {
-            **({NUMBERS: MetadataValue.md(headlines_table(told))} if told else {}),
+            **({NUMBERS: MetadataValue.md(headlines_list(told))} if told else {}),
             **first,
             **{headline.label: MetadataValue.float(rounded(headline.value)) for headline in told},
             **shown,

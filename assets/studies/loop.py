@@ -23,7 +23,7 @@ from pipeline.logged.scripted import write_behaviour_log
 from pipeline.policies.load_save import load_tokenizer
 from pipeline.policies.refs import PolicyRef, pointer_path, resolve_published
 from pipeline.run.orphans import die_with_parent
-from pipeline.run.progress import send_progress_to
+from pipeline.run.progress import duration, send_progress_to
 from pipeline.store import Store, open_store
 from trainer.engine.deepspeed import environment
 from trainer.stages.base_policy import run_base_policy
@@ -95,7 +95,7 @@ def run_arms(size: Size, store: Store, workers: int, told: Callable[[str], None]
         runs = dict[Future[dict[str, Any]], tuple[int, int]]()
         for seed in range(size.seeds):
             bases = {name: grounds[name, ground_seed(size, name, seed)].result() for name in size.bases}
-            told(f"base policies of seed {seed}, after {time.monotonic() - started:.0f} s")
+            told(f"base policies of seed {seed}, after {duration(time.monotonic() - started)}")
             for index, arm in enumerate(size.arms):
                 runs[pool.submit(_run, size, arm, seed, bases[base_of(size, arm)], store.root)] = index, seed
         began = time.monotonic()  # runs wait until all base policies are there
@@ -104,7 +104,8 @@ def run_arms(size: Size, store: Store, workers: int, told: Callable[[str], None]
             last = future.result()["generations"][-1]
             now, done = time.monotonic(), sum(run.done() for run in runs)
             told(
-                f"{number} of {every} runs, {now - started:.0f} s, {(now - began) / done * (every - done):.0f} s left. "
+                f"{number} of {every} runs, {duration(now - started)}, "
+                f"{duration((now - began) / done * (every - done))} left. "
                 f"{size.arms[index].name}, seed {seed}: policy[{last['generation']}] earns {last['reward']:.3f}"
             )
     arms = [[f.result() for f, (index, _) in runs.items() if index == arm] for arm in range(len(size.arms))]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.config import Experiment, build_experiment
 from pipeline.config.policy import HubModel, ServerModel, named_policy
@@ -63,7 +64,7 @@ def experiment_of(store: Store, text: str) -> Experiment | None:
 
 
 def foreign_target(text: str, named: Sequence[str] = ()) -> Target:
-    """A policy that is no generation of an experiment: a folder, a hub id, or a server. Raises TbrmError."""
+    """A policy that is no generation of an experiment: what `named_policy` knows. Raises TbrmError."""
     meant = named_policy(text)
     if isinstance(meant, ServerModel):
         served = endpoint_policy(meant, named)
@@ -74,7 +75,7 @@ def foreign_target(text: str, named: Sequence[str] = ()) -> Target:
         raise TbrmError(f"{text!r} is neither EXPERIMENT:GENERATION nor a policy that can be had: {error}") from error
     if isinstance(meant, HubModel):
         return Target(policy, _dataset(policy.policy_id), 0)
-    return Target(policy, _dataset(f"{meant.path.resolve().name}-{policy.policy_id[:8]}"), 0)
+    return Target(policy, _dataset(f"{Path(policy.path).resolve().name}-{policy.policy_id[:8]}"), 0)
 
 
 def _dataset(name: str) -> str:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 @click.argument("files", nargs=-1, required=True)
 @click.option("--name", required=True, help="Data set logged/NAME.")
 @click.option(
-    "--tokenizer", required=True, help="Folder or hub id: the tokenizer of the policies that will train on the data."
+    "--tokenizer",
+    required=True,
+    help="Folder, hub id, package:NAME or builtin:NAME: the tokenizer of the policies that will train on the data.",
 )
 @click.option(
     "--from", "source", default="", metavar="NAME", help="Format of the log (docs/import.md); else it is recognized."

@@ -142,7 +142,7 @@ def experiment_argument(required: bool = True) -> Callable[[Command], Command]:
         with_generation = any(option.name in ("generation", "generations") for option in options)
         metavar = "EXPERIMENT[:GENERATION]" if with_generation else "EXPERIMENT"
 
-        @click.argument("target", required=False, metavar=metavar)
+        @click.argument("target", required=False, metavar=metavar if required else f"[{metavar}]")
         @experiment_option
         @functools.wraps(command)
         def wrapped(*args: Any, target: str | None, named: str | None, **kwargs: Any) -> Any:

@@ -45,8 +45,8 @@ class EvaluationConfig(Config):
     """Cron expression (UTC) of re-evaluations of the newest policy, e.g. `0 3 * * *`. None: at 03:00, once the schedule
     is switched on in the UI."""
     pinned: DecidesNothing[tuple[str, ...]] = ()
-    """Policies that the schedule evaluates as well: Hugging Face folders, hub ids (`org/name@commit`), or servers
-    (`http://host:8000/v1#model`)."""
+    """Policies that the schedule evaluates as well: Hugging Face folders, hub ids (`org/name@commit`), `package:NAME`,
+    `builtin:NAME`, or servers (`http://host:8000/v1#model`)."""
 
     @field_validator("schedule")
     @classmethod

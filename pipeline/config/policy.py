@@ -8,12 +8,21 @@ from pydantic import Field
 
 from pipeline.config.base import Config, DecidesByContent, DecidesNothing
 
+PACKAGE, BUILTIN = "package:", "builtin:"
+
 
 @dataclass(frozen=True)
 class PolicyFolder:
     """A Hugging Face folder on this machine."""
 
     path: Path
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A model that this machine makes a folder of: `package:NAME` or `builtin:NAME`."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -31,8 +40,13 @@ class ServerModel:
     address: str
 
 
-def named_policy(text: str, revision: str | None = None) -> PolicyFolder | HubModel | ServerModel:
-    """What a policy's name means: a server's address, a folder, or a hub id (`org/name`, `org/name@revision`)."""
+def named_policy(text: str, revision: str | None = None) -> PolicyFolder | BuiltModel | HubModel | ServerModel:
+    """What a policy's name means: a server's address, a folder, `package:NAME`, `builtin:NAME`, or a hub id.
+
+    A hub id is `org/name` or `org/name@revision`.
+    """
+    if text.startswith((PACKAGE, BUILTIN)):
+        return BuiltModel(text)
     if text.startswith(("http://", "https://")):
         return ServerModel(text)
     if text.startswith((".", "/", "~")) or text.count("/") > 1 or Path(text).is_dir():
@@ -80,7 +94,8 @@ class ReferenceConfig(Config):
     """The reference policy π_ref whose log-probs enter R_β (Eq. 1)."""
 
     policy: DecidesByContent[str] = "base"
-    """`base` is policy[0] of this experiment; otherwise a Hugging Face folder or hub id."""
+    """`base` is policy[0] of this experiment; otherwise a Hugging Face folder, a hub id, `package:NAME` or
+    `builtin:NAME`."""
     revision: DecidesByContent[str | None] = None
     """Commit of the hub repository."""
     max_tokens: DecidesNothing[int] = Field(default=16_384, gt=0)

@@ -52,8 +52,9 @@ class RolloutsConfig(EngineConfig):
     """Sampling of `n` responses to each prompt of a generation: who acts, how, and in which engine."""
 
     policy: str | None = None
-    """Sample from this Hugging Face folder or hub id instead of policy[g] (a teacher, an older generation), or from an
-    OpenAI-compatible server: `http://host:8000/v1#model`. It must share the experiment's tokenizer."""
+    """Sample from this Hugging Face folder, hub id, `package:NAME` or `builtin:NAME` instead of policy[g] (a teacher,
+    an older generation), or from an OpenAI-compatible server: `http://host:8000/v1#model`. It must share the
+    experiment's tokenizer."""
     adapter: DecidesByContent[str | None] = None
     """Folder of a LoRA adapter that vLLM serves on top of the policy; its hash becomes part of the policy's id."""
     n: int = Field(default=1, gt=0)

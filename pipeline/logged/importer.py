@@ -5,6 +5,7 @@ source rows over all files; where a stretch ends follows from the rows alone, so
 the first missing shard, and what is wrong with a row changes no other shard.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,7 @@ from typing import Self
 import pyarrow as pa
 
 from pipeline.config import stage_hash
+from pipeline.config.policy import BuiltModel, named_policy
 from pipeline.config.replay import LOGGED_NAME
 from pipeline.errors import TbrmError
 from pipeline.logged.raw import DUPLICATE, LEFT_OUT
@@ -57,6 +59,10 @@ def import_files(
     started = time.monotonic()
     if not LOGGED_NAME.fullmatch(settings.name) or settings.name == "generation":
         raise TbrmError(f"--name {settings.name!r}: letters, digits and . _ - only, and not 'generation'")
+    if isinstance(named_policy(settings.tokenizer), BuiltModel):  # the reader, which is confined, could not make it
+        from pipeline.policies.load_save import built_folder
+
+        settings = dataclasses.replace(settings, tokenizer=str(built_folder(settings.tokenizer)))
     before = None if stats is not None else _states(files)  # what is watched still grows
     parents = _digests(files, settings.name)
     with reader(settings, files) as log:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.policy import HubModel, ServerModel, named_policy
+from pipeline.config.policy import BuiltModel, HubModel, ServerModel, named_policy
 from pipeline.errors import TbrmError, needing
 from pipeline.policies.hub import look_up, read_file
-from pipeline.policies.load_save import PACKAGE, packaged_gguf, parameters
+from pipeline.policies.load_save import packaged_gguf, parameters
 from pipeline.policies.tiny import TINY_ARITH, TINY_WORDS
 
 _BUILTIN_PARAMETERS = 1_000_000
@@ -39,9 +39,9 @@ def model_facts(base: str, revision: str | None = None) -> ModelFacts:
         return ModelFacts(base, _BUILTIN_PARAMETERS)
     if base.startswith("builtin:"):
         raise TbrmError(f"there is no model {base}; there are {TINY_ARITH} and {TINY_WORDS}")
-    if base.startswith(PACKAGE):
-        return _package(base)
     named = named_policy(base, revision)
+    if isinstance(named, BuiltModel):
+        return _package(base)
     if isinstance(named, ServerModel):
         raise TbrmError(f"{base} is a server, which tells nothing of its model's weights")
     if isinstance(named, HubModel):

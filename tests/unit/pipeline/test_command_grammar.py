@@ -46,7 +46,7 @@ def test_what_takes_an_experiment_takes_it_in_both_ways() -> None:
     for name, command in commands():
         options = {word for parameter in command.params for word in parameter.opts}
         words = [parameter.make_metavar(click.Context(command)) for parameter in command.params]
-        if any(word.startswith("EXPERIMENT") for word in words):
+        if any(word.lstrip("[").startswith("EXPERIMENT") for word in words):
             assert "-e" in options, name
             assert any("[:GENERATION]" in word for word in words) == ("-g" in options), name
 

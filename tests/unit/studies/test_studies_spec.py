@@ -2,16 +2,18 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from assets.studies.estimate import ASSUMED, SHAPES, arm_hours, generation_seconds
 from assets.studies.pages import agreement, arms_figure, arms_table, sources_table
-from assets.studies.registry import EXACT, find, names
+from assets.studies.registry import EXACT, StudyCost, costs, find, names
 from assets.studies.spec import Arm, arm_experiment, base_experiment, load_study, studies_folder
 from pipeline.config import load_experiment
 from pipeline.errors import ConfigError
 from pipeline.policies.refs import PolicyRef
+from pipeline.store import open_store
 
 BASE = PolicyRef("0123456789abcdef", "/somewhere/base")
 FILES = sorted(p.stem for p in studies_folder().glob("*.yaml"))
@@ -118,3 +120,15 @@ def test_an_estimate_is_made_of_parts_that_can_be_counted_by_hand() -> None:
     assert parts["updates"] == pytest.approx(8 * 1.54e9 * tokens / (4 * 0.4 * 989e12))
     assert parts["engine start"] == ASSUMED.engine_start_s
     assert arm_hours(experiment, SHAPES[experiment.name]) == pytest.approx(760 * sum(parts.values()) / 3_600)
+
+
+def test_what_a_study_costs_is_told_from_its_finished_runs(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    known = {(cost.study, cost.size): cost for name in ("beta", "theory") for cost in costs(name, store, workers=2)}
+    begun = known["beta", "tiny"]
+    assert (begun.finished, begun.seconds_left) == (0, None)
+    assert "how long they take here is not known yet. About 45 minutes of one core" in str(begun)
+    half = StudyCost("beta", "tiny", finished=5, runs=10, seconds_left=7_500.0, cost="Written.")
+    assert str(half).startswith("5 of 10 runs are finished, about 2 h 5 min left. Written.")
+    assert str(StudyCost("beta", "tiny", 10, 10, 0.0, "Written.")) == "10 of 10 runs are finished. Written."
+    assert "tables only" in str(known["theory", "tiny"])
