@@ -75,7 +75,7 @@ ONLY_THE_YAML_SETS: Mapping[type[BaseModel], str] = {
     RolloutsConfig: "policy adapter",
     RewardsConfig: "user_verifiers row_verifiers reasoning_gym_tasks tasks_whose_scorer_runs_answers_as_code",
     RayConfig: "address stages workers cpus gpus attempts straggler_factor",
-    LaunchConfig: "by stages address",
+    LaunchConfig: "by stages address pod",
     TrainingConfig: "machines machines_by",
     EvaluationConfig: "source pinned schedule",
 }

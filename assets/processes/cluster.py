@@ -1,10 +1,11 @@
-"""Stages as jobs of Slurm or of Ray's job server, followed from here to their end.
+"""Stages as jobs of Slurm or of Ray's job server, or as pods of Kubernetes, followed from here to their end.
 
 Each job is submitted by the scheduler's own command, which runs under the supervisor. So the contract of `Launcher`
-holds here too: the job ends when Dagster's process does. (The Pipes client of dagster-ray leaves its job running when
-its caller is killed.)
+holds here too: the job ends when Dagster's process does. (The Pipes clients of dagster-ray and dagster-k8s leave their
+job running when their caller is killed; of the latter this uses what makes the pod.)
 """
 
+import copy
 import json
 import os
 import sys
@@ -13,7 +14,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from dagster import DagsterError
 from dagster_pipes import (
     DAGSTER_PIPES_MESSAGES_ENV_VAR,
     PIPES_PROTOCOL_VERSION_FIELD,
@@ -26,6 +29,7 @@ from pydantic import Field
 from assets.processes.launcher import Ended, Launcher, Process, follow
 from assets.processes.warm_start import UNBUFFERED
 from pipeline.config import Experiment
+from pipeline.errors import TbrmError, needing
 
 _JOB = Path(__file__).with_name("cluster_job.py")
 _MESSAGE = f'{{"{PIPES_PROTOCOL_VERSION_FIELD}"'.encode()
@@ -109,6 +113,62 @@ class RayJobLauncher(ClusterLauncher):
         return [sys.executable, "-m", "ray.scripts.scripts", "job", verb, *address]
 
 
+_POD_TO_ITS_END = """
+job=$1; pod=$2; shift 2
+printf %s "$pod" | kubectl create "$@" -f - || exit 1
+look() { kubectl get pod "$job" "$@" -o "jsonpath={.status.$field}"; }
+field=phase
+while phase=$(look "$@") && [ "$phase" = Pending ]; do sleep 1; done
+kubectl logs "$job" "$@" --follow
+field='containerStatuses[0].state.terminated.exitCode'
+while code=$(look "$@") && [ -z "$code" ]; do sleep 1; done
+kubectl delete pod "$job" "$@" --wait=false
+exit "${code:-1}"
+"""
+"""Create a pod, copy its output, take its exit status. (`kubectl run --attach` loses what came before it.)"""
+
+
+class KubernetesLauncher(ClusterLauncher):
+    """A pod, by `kubectl`: its image holds this package, its spec the volumes and secrets that the stage needs.
+
+    The pod gets `env` and nothing else of this process's environment.
+    """
+
+    pod: dict[str, Any] = Field(default={}, description="Spec of the pod, as Kubernetes writes it.")
+
+    def submit(self, job: str, command: Sequence[str], env: Mapping[str, str]) -> list[str]:
+        manifest = json.dumps(self.manifest(job, command, env))
+        return ["sh", "-c", _POD_TO_ITS_END, "sh", job, manifest, *self._kubectl_options]
+
+    def cancel(self, job: str) -> list[str]:
+        return ["kubectl", "delete", "pod", job, "--ignore-not-found", "--now", "--wait=false", *self._kubectl_options]
+
+    def ask(self, job: str) -> list[list[str]]:
+        # Not by deleting it: Kubernetes would forget the exit status, and end the pod after a time of its own.
+        return [["kubectl", "exec", job, *self._kubectl_options, "--", "kill", "-USR1", "1"]]
+
+    def manifest(self, job: str, command: Sequence[str], env: Mapping[str, str]) -> dict[str, Any]:
+        """The pod as Dagster's Pipes client for Kubernetes makes it. Raises TbrmError where the spec is none."""
+        with needing("kubernetes", "launch.by: kubernetes"):
+            from dagster_k8s.pipes import build_pod_body
+            from kubernetes.client import ApiClient
+
+        spec = copy.deepcopy(self.pod)
+        limits = dict(option.split("=", 1) for option in self.options if not option.startswith("-"))
+        try:
+            if limits:
+                spec["containers"][0].setdefault("resources", {}).setdefault("limits", {}).update(limits)
+            body = build_pod_body(job, None, ["python", *command[1:]], env, None, spec)
+        except (DagsterError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise TbrmError(f"launch.pod is no spec of a pod with an image in its first container: {error}") from error
+        plain: Any = ApiClient().sanitize_for_serialization(body)
+        return {"apiVersion": "v1", "kind": "Pod", **plain}
+
+    @property
+    def _kubectl_options(self) -> list[str]:
+        return [option for option in self.options if option.startswith("-")]
+
+
 def launcher_of(experiment: Experiment, stage: str, trains: bool, otherwise: Launcher) -> Launcher:
     """What runs the stage with this asset name: the cluster of `launch` where it names the stage, else `otherwise`.
 
@@ -123,6 +183,8 @@ def launcher_of(experiment: Experiment, stage: str, trains: bool, otherwise: Lau
         return SlurmLauncher(
             options=options, machines=training.machines if trains and training.machines_by == "slurm" else 1
         )
+    if launch.by == "kubernetes":
+        return KubernetesLauncher(options=options, pod=launch.pod)
     return RayJobLauncher(options=options, address=launch.address)
 
 

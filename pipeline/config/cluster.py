@@ -1,6 +1,6 @@
 """Where stages run when the machine of Dagster is not enough: as jobs of a scheduler, or shard by shard on Ray."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,18 +23,24 @@ LaunchedStage = Literal[
 class LaunchConfig(Config):
     """A job a stage. The machines share the file system of this checkout, its environment and a local store root."""
 
-    by: Literal["slurm", "ray_job"]
-    """`slurm`: `srun` of the machine that runs Dagster; `ray_job`: Ray's job server (extra `ray`)."""
+    by: Literal["slurm", "ray_job", "kubernetes"]
+    """`slurm`: `srun` of the machine that runs Dagster; `ray_job`: Ray's job server (extra `ray`); `kubernetes`: a pod,
+    by `kubectl` of that machine (extra `kubernetes`)."""
     stages: dict[LaunchedStage, tuple[str, ...]] = Field(min_length=1)
-    """Stages by the name of their asset, each with options of `srun` or of `ray job submit`, such as `--gpus=4` or
-    `--entrypoint-num-gpus=4`. Stages that are not named run on Dagster's machine."""
+    """Stages by the name of their asset, each with options of `srun`, of `ray job submit` or of `kubectl`, such as
+    `--gpus=4`, `--entrypoint-num-gpus=4` or `--namespace=ml`; under `kubernetes` also with limits of the container,
+    such as `nvidia.com/gpu=4`. Stages that are not named run on Dagster's machine."""
+    pod: dict[str, Any] = Field(default={})
+    """Spec of the pod, as Kubernetes writes it, with the image of its first container, volumes and secrets."""
     address: str = ""
     """Of Ray's job server, such as `http://head:8265`; empty: $RAY_API_SERVER_ADDRESS."""
 
     @model_validator(mode="after")
-    def _slurm_has_no_address(self) -> "LaunchConfig":
-        if self.by == "slurm" and self.address:
-            raise ValueError("`address` is that of Ray's job server; `by: slurm` finds its controller in slurm.conf")
+    def _fields_fit(self) -> "LaunchConfig":
+        if self.by != "ray_job" and self.address:
+            raise ValueError(f"`address` is that of Ray's job server; `by: {self.by}` is configured on this machine")
+        if (self.by == "kubernetes") != bool(self.pod):
+            raise ValueError("`pod` is the spec of a pod, which `by: kubernetes` needs and nothing else takes")
         return self
 
 

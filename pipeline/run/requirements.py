@@ -60,7 +60,7 @@ def _missing(experiment: Experiment) -> Iterator[str]:
         elif rollouts.adapter or rollouts.stop:
             yield f"rollouts.adapter and rollouts.stop need vLLM, which is not installed: {_VLLM}"
     gym, tracker = _gym_field(experiment), experiment.tracker
-    by_ray = launch is not None and launch.by == "ray_job"
+    by_ray, in_pods = (launch is not None and launch.by == by for by in ("ray_job", "kubernetes"))
     for asked, extra, field, package, module in (
         (training.lora is not None, "lora", "training.lora", "peft", "peft"),
         (tracker != "none", "trackers", f"tracker: {tracker}", tracker, tracker),
@@ -70,11 +70,14 @@ def _missing(experiment: Experiment) -> Iterator[str]:
         (experiment.ray is not None, "ray", "ray", "Ray", "ray"),
         (training.machines > 1 and training.machines_by == "ray", "ray", "training.machines_by: ray", "Ray", "ray"),
         (by_ray, "ray", "launch.by: ray_job", "Ray", "ray"),
+        (in_pods, "kubernetes", "launch.by: kubernetes", "dagster-k8s", "dagster_k8s"),
     ):
         if asked and not _installed(module):
             yield missing_extra(extra, field, package)
     if launch is not None and launch.by == "slurm" and shutil.which("srun") is None:
         yield "launch.by: slurm: there is no `srun` on the path: install Slurm's client, or leave `launch` out"
+    if in_pods and shutil.which("kubectl") is None:
+        yield "launch.by: kubernetes: there is no `kubectl` on the path: install it, or leave `launch` out"
     attention = experiment.policy.attention
     package = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_3"}.get(attention)
     if package is not None and not _installed(package):

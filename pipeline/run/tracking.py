@@ -33,10 +33,11 @@ class Tracked:
     @contextmanager
     def open(self, part: str, axis: str) -> Generator[Log]:
         """A function that logs numbers of `part` over `axis`. A tracker that fails is told of, and stops no stage."""
-        from accelerate import PartialState
+        from accelerate import tracking
         from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 
-        PartialState()  # accelerate's own messages ask for it
+        # Its own logger asks for accelerate's state of the process, which would join the processes of a job anew.
+        tracking.logger = logging.getLogger(tracking.__name__)  # pyright: ignore[reportAttributeAccessIssue]
         options: dict[str, Any] = {"name": self.run, "resume": "allow"}
         tracker: GeneralTracker
         if self.by == "tensorboard":

@@ -1,4 +1,4 @@
-"""torchrun, which also notes why its first failed process failed, or the signal that ended it.
+"""torchrun, which also notes the signal that ended a process before it could write its own error.
 
 Run as `-m trainer.launch.torchrun JOB_FILE …`.
 """
@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 from torch.distributed.elastic.multiprocessing import api
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -24,8 +23,7 @@ _HERE = "--nproc-per-node="
 
 
 def main(error_file: Path, arguments: list[str]) -> int:
-    """Run torchrun with `arguments`. `error_file` then says what its first failed process raised, or which signal ended
-    that process or torchrun itself."""
+    """Run torchrun with `arguments`; a signal that ended it or its first failed process is named in `error_file`."""
     # This machine may have other cores than the one that started the job.
     settle(next(int(a.removeprefix(_HERE)) for a in arguments if a.startswith(_HERE)))
     api._terminate_process_handler = _end_once  # pyright: ignore[reportPrivateUsage]
@@ -34,28 +32,16 @@ def main(error_file: Path, arguments: list[str]) -> int:
     try:
         torchrun([f"--signals-to-handle={','.join(number.name for number in _ENDING)}", *first, *arguments])
     except ChildFailedError as error:
-        text = why_failed(error)
+        rank, failure = error.get_first_failure()
+        who, number = f"training process {rank} (pid {failure.pid})", -failure.exitcode
     except SignalException as error:
-        text = _signalled("the launcher of the training processes", int(error.sigval))
+        who, number = "the launcher of the training processes", int(error.sigval)
     else:
         return 0
-    if text and not error_file.exists():  # of an agent on another machine
-        error_file.write_text(text, encoding="utf-8")
+    if number > 0 and not error_file.exists():
+        text = f"{who} was ended by signal {number} ({signal.Signals(number).name})"
+        error_file.write_text(f"{text}; run the stage again to go on from the last checkpoint", encoding="utf-8")
     return 1
-
-
-def why_failed(error: ChildFailedError) -> str:
-    """What the first failed process raised, or how it was ended; empty where it did not come as far as to say so."""
-    rank, failure = error.get_first_failure()
-    if failure.exitcode < 0:
-        return _signalled(f"training process {rank} (pid {failure.pid})", -failure.exitcode)
-    raised: Any = failure.message  # a tree where `record` wrote it, else a text of torch's own
-    return str(raised["message"]).removeprefix("TbrmError: ") if isinstance(raised, dict) else ""
-
-
-def _signalled(who: str, number: int) -> str:
-    name = signal.Signals(number).name
-    return f"{who} was ended by signal {number} ({name}); run the stage again to go on from the last checkpoint"
 
 
 def _started_by_srun(arguments: list[str]) -> bool:

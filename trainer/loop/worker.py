@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.distributed.elastic.multiprocessing.errors import record
 
 from pipeline.errors import TbrmError
 from pipeline.run.progress import track
@@ -33,7 +32,7 @@ from trainer.engine.checkpoint import (
 from trainer.engine.deepspeed import World, full_weights, join_world, leave_world, total
 from trainer.engine.export import export_policy, merged, verify_forward
 from trainer.engine.models import PREFIX, Models, build_models, load_models, save_models
-from trainer.job import METRICS_FILE, RESULT_FILE, TrainJob, TrainResult, read_metrics
+from trainer.job import ERROR_FILE, METRICS_FILE, RESULT_FILE, TrainJob, TrainResult, read_metrics
 from trainer.launch.processes import run_processes
 from trainer.loop.metrics import Clock, MetricsFile
 from trainer.loop.scores import Batch, start_scores, write_diagnostics
@@ -149,10 +148,16 @@ def _work(job: TrainJob, world: World) -> None:
     torch.distributed.barrier()
 
 
-@record
-def main(job_file: str) -> None:
-    """Entry point of a launched process, `python -m trainer.loop.worker JOB_FILE`; its agent is told its error."""
-    work(TrainJob.load(Path(job_file)))
+def main(arguments: list[str]) -> int:
+    """Entry point of a launched process: `python -m trainer.loop.worker JOB_FILE`. Exit code 1 after an error."""
+    path = Path(next(a for a in arguments if not a.startswith("--local_rank")))
+    job = TrainJob.load(path)
+    try:
+        work(job)
+    except TbrmError as error:
+        path.with_name(ERROR_FILE).write_text(str(error), encoding="utf-8")
+        return 1
+    return 0
 
 
 def _prompts(job: TrainJob, table: TrajectoryTable) -> Sequence[npt.NDArray[np.int64]]:
@@ -257,4 +262,4 @@ def _say(text: str) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
-    main(sys.argv[1])
+    sys.exit(main(sys.argv[1:]))

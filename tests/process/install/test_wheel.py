@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 PRODUCT = ("pipeline", "trainer", "evals", "assets", "experiments")
 OF_EXTRAS = (
     *("reasoning_gym", "gguf", "accelerate", "peft", "vllm", "ray", "dagster_postgres"),
-    *("s3fs", "gcsfs", "adlfs", "wandb", "tensorboard"),
+    *("s3fs", "gcsfs", "adlfs", "wandb", "tensorboard", "trackio", "dagster_k8s", "kubernetes"),
 )
 
 
