@@ -19,6 +19,7 @@ import pytest
 from pipeline.browse.sql import run_sql
 from pipeline.config import load_experiment
 from pipeline.errors import StoreError, TbrmError
+from pipeline.logged.sources import find_files
 from pipeline.policies.refs import content_hash, published, resolve_policy
 from pipeline.reference import run_ref_logprobs
 from pipeline.replay.mix import resolve_mix
@@ -342,10 +343,9 @@ def test_a_log_that_lies_there_is_imported_as_from_a_folder(root: str, tmp_path:
     assert stats["trajectories"] == 40
     for table in ("prompts", "rollouts", "rewards"):
         assert rows_of(there, table) == rows_of(here, table)
-    some, stats = imported(tmp_path / "some", tokenizer, f"{bucket}/log/*.jsonl", f"{bucket}/log/deep/**")
-    assert stats["trajectories"] == 20
-    (first, *_) = some.partition("logged/log", "rollouts").manifest().parents
-    assert first == "file 0 a.jsonl"
+    some = find_files([f"{bucket}/log/*.jsonl", f"{bucket}/log/deep/**"])
+    assert [file.name.removeprefix(bucket) for file in some] == ["/log/a.jsonl", "/log/deep/d.jsonl.zst"]
+    assert all(file.tag for file in some), "what the store calls the content"
 
 
 def test_what_is_not_there_is_named(root: str, tmp_path: Path, tokenizer: str) -> None:
