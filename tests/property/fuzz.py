@@ -26,7 +26,7 @@ MODULES = (
     *("process.property.test_fuzz_columnar", "process.property.test_fuzz_verifiers"),
     "process.property.test_fuzz_commands",
 )
-ROUND = 50
+ROUND = 10
 """Examples of a target before the next one has its turn."""
 
 

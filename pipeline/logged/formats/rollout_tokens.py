@@ -2,7 +2,7 @@
 
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -329,12 +329,12 @@ def _in_task(row: Row, name: str) -> Any:
 
 
 def _rllm_trajectories(row: Row) -> Iterator[Row | BadField]:
+    episode = cast("dict[str, Any]", row)  # looked into behind each trajectory, and not copied for each
     for trajectory in listed("trajectories", row["trajectories"]):
-        whole = isinstance(trajectory, Mapping) and "steps" in trajectory
-        shared = {"id": row.get("id", row.get("episode_id"))}
-        yield (
-            ChainMap({**shared, "trajectory": trajectory}, row) if whole else BadField("trajectories", "has no `steps`")
-        )
+        if isinstance(trajectory, Mapping) and "steps" in trajectory:
+            yield ChainMap({"id": row.get("id", row.get("episode_id")), "trajectory": trajectory}, episode)
+        else:
+            yield BadField("trajectories", "has no `steps`")
 
 
 def _atropos(row: Row) -> Fields:

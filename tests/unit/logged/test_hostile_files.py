@@ -104,7 +104,7 @@ def test_a_log_that_grows_while_it_is_read_is_not_committed(
 
 
 def test_the_name_of_a_file_is_text_in_what_an_import_says(tmp_path: Path, tokenizer: str) -> None:
-    path = tmp_path / "\x1b]8;;http://evil.example\x07[bold]\u202e.jsonl"
+    path = tmp_path / "\x1b]8;;http:evil.example\x07[bold]\u202e.jsonl"
     path.write_text(GOOD + "{bad\n")
     for share in ("0", "1"):
         result = run_import(tmp_path / "root", tokenizer, "--max-bad-share", share, path)
