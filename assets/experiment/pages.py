@@ -184,7 +184,7 @@ def _drawn(charts: Sequence[Chart], shows: str) -> str:
     if not charts:
         return ""
     with rc_context(_STYLE):
-        return _image(png(panels(charts, min(len(charts), 2), (3.3, 2.7))), shows)
+        return _image(png(panels(charts, min(len(charts), 2), (2.95, 2.45))), shows)
 
 
 def _image(content: bytes, shows: str) -> str:

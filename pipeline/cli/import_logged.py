@@ -83,9 +83,7 @@ if TYPE_CHECKING:
     help="Go on with what a running trainer appends (JSON lines) or adds (files), a generation for each part, until "
     "Ctrl-C.",
 )
-@click.option(
-    "--until-idle", type=click.FloatRange(min=0), metavar="SECONDS", help="End --watch when nothing came for so long."
-)
+@click.option("--until-idle", type=Finite(min=0), metavar="SECONDS", help="End --watch when nothing came for so long.")
 @replace_option
 @store_options
 @json_option

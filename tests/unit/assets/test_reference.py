@@ -13,7 +13,7 @@ from rich.table import Table
 import assets.doctor.command as doctor
 from assets.experiment.meanings import PRINTED, column_meaning, metric_meaning
 from assets.experiment.reference import commands, reference_page
-from evals.report import history
+from evals.report import summary
 from pipeline.cli.main import EXIT_CODES, tbrm
 from pipeline.config import Experiment
 from pipeline.store import SCHEMAS, Store
@@ -83,7 +83,7 @@ def test_no_printed_column_is_without_its_line(
         assert columns, command
         assert [column for column in columns if column_meaning(command, column) is None] == [], command
     columns = printed(monkeypatch)
-    history.summarize(experiment, store)
+    summary.summarize(experiment, store)
     assert [column for column in columns if column_meaning("run", column) is None] == []
     columns = printed(monkeypatch)
     doctor._print([])  # pyright: ignore[reportPrivateUsage]

@@ -1,6 +1,8 @@
 """What only an extra installs is asked for by the extra's name, before anything runs and where it is used."""
 
+import importlib
 import sys
+from typing import Any
 
 import pytest
 
@@ -63,6 +65,8 @@ def test_a_store_names_the_extra_of_its_file_system(
     monkeypatch: pytest.MonkeyPatch, address: str, module: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
+    loaded: dict[str, Any] = importlib.import_module("fsspec.registry")._registry
+    monkeypatch.delitem(loaded, address.partition("://")[0], raising=False)  # by another test, maybe
     with pytest.raises(TbrmError, match=rf"{address}: {module} is not installed: `pip install 'tbrm\[{extra}\]'`"):
         open_store(address)
 
