@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks.store_rows import RESULTS, machine
 from benchmarks.threads import neighbours
 
-REST = ["--numprocesses", "logical", "--dist", "loadgroup", "--no-loadscope-reorder", "-m", "not unit"]
+REST = ["--numprocesses", "logical", "--dist", "loadgroup", "--no-loadscope-reorder"]
+REST += [f"tests/{tier}" for tier in ("process", "services", "browser", "faults")]
 
 
 def timed(command: list[str], log: Path) -> tuple[float, bool]:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from assets.experiment.stages import ROLLOUTS, TRAINED_POLICY
-from assets.graph.stage_asset import check_result, table_metadata
+from assets.graph.stage_asset import check_result
 from pipeline.cli.main import tbrm
 from pipeline.config import Experiment
 from pipeline.reference import run_ref_logprobs
@@ -32,15 +32,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Experiment
 
 
 def test_diagnostics_lie_beside_the_policy_and_in_the_graph(trained: tuple[Store, Experiment]) -> None:
-    store, experiment = trained
+    store, _ = trained
     found = read_diagnostics(store, "small", 0)
     assert found is not None
     assert [(s.source, s.lag, s.rows, s.sampled) for s in found] == [("generation", 0, 16, 16)]
     assert found[0].coverage is not None
     assert found[0].coverage.effective == pytest.approx(16, abs=0.01)  # on policy
-    metadata = table_metadata(TRAINED_POLICY, store, experiment, 0)
-    assert metadata["off_policy_diagnostics"].md_str.count("\n") == 2
-    assert "data:image/png;base64,iVBORw0KGgo" in metadata["off_policy_plot"].md_str
+    page = TRAINED_POLICY.page(store, "small", 0)
+    assert page["off_policy_diagnostics"].count("\n") == 2
+    assert "data:image/png;base64,iVBORw0KGgo" in page["off_policy_plot"]
     assert (Path(store.base) / "small/trained_policy/generation=0000/diagnostics.png").stat().st_size > 5_000
 
 
