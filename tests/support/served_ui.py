@@ -66,7 +66,7 @@ class Ui:
             "status"
         ]
 
-    def wait(self, run_id: str, timeout_s: float = 400.0, until: tuple[str, ...] = FINISHED) -> str:
+    def wait(self, run_id: str, timeout_s: float = 700.0, until: tuple[str, ...] = FINISHED) -> str:
         deadline = time.monotonic() + timeout_s
         while (status := self.status(run_id)) not in (*until, *FINISHED) and time.monotonic() < deadline:
             time.sleep(0.2)

@@ -71,7 +71,7 @@ def listen_to_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def finish(process: Forked, timeout_s: float = 240.0) -> str:
+def finish(process: Forked, timeout_s: float = 600.0) -> str:
     """Output of a command that must succeed."""
     output, _ = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, output

@@ -27,7 +27,7 @@ def materialized(instance: DagsterInstance, name: str) -> list[str | None]:
     return [r.partition_key for r in instance.fetch_materializations(wanted, limit=100, ascending=True).records]
 
 
-def wait_for_stage(folder: Path, command: str, process_id: int, timeout_s: float = 120.0) -> None:
+def wait_for_stage(folder: Path, command: str, process_id: int, timeout_s: float = 400.0) -> None:
     """Wait until the stage's own process exists."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -157,7 +157,7 @@ def test_other_settings_are_refused_before_anything_runs(
 ) -> None:
     before = len(instance.get_runs())
     process = tbrm(finished, "run", "tiny", "--set", "training.objective=grpo", *more)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == 1
     assert "trained_policy of generations 0 to 1:\n  training.objective: tbrm there, grpo now" in output
     assert "--name NEW" in output
@@ -168,7 +168,7 @@ def test_other_settings_are_refused_before_anything_runs(
 def test_a_fork_runs_from_its_policy_on(finished: Path) -> None:
     fork = ["--name", "forked", "--fork-from"]
     nothing_left = tbrm(finished, "run", "tiny", *fork, "2")
-    assert "set generations=3" in nothing_left.communicate(timeout=120)[0]
+    assert "set generations=3" in nothing_left.communicate(timeout=400)[0]
     output = finish(tbrm(finished, "run", "tiny", *fork, "1", "--set", "training.objective=grpo"))
     assert "generation 1 of 2" not in output
     assert "generation 2 of 2" in output
@@ -187,7 +187,7 @@ def test_killed_and_started_again_it_finishes(tmp_path: Path, stage: str) -> Non
     wait_for_stage(tmp_path, f"assets.processes.child {stage} ", process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while stage_processes(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert stage_processes(tmp_path) == [], "stages of a killed run must end with it"
@@ -204,9 +204,9 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
     first = tbrm(tmp_path, "run", "tiny")
     wait_for_stage(tmp_path, "assets.processes.child", first.pid)
     second = tbrm(tmp_path, "run", "tiny")
-    output, _ = second.communicate(timeout=60)
+    output, _ = second.communicate(timeout=240)
     first.send_signal(signal.SIGINT)
-    first.communicate(timeout=60)
+    first.communicate(timeout=240)
     assert second.returncode == 1
     assert "is being written by process" in output
 
@@ -216,7 +216,7 @@ def test_a_failed_stage_says_why_and_goes_on_after_the_fix(tmp_path: Path) -> No
     good = path.read_text()
     path.write_text(good.replace("builtin:tiny-arith", "no/such/folder"))
     process = tbrm(tmp_path, "run", "tiny")
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == 1
     assert "tbrm base-policy (exit status 1)" in output
     assert "no/such/folder" in output

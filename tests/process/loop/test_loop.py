@@ -134,6 +134,6 @@ def test_offline_by_the_commands_of_the_readme(tmp_path: Path) -> None:
     assert mix["rows"] == len(rows)
     assert {part["rewards"] for part in mix["parts"]} == {"rewards"}
     assert {part["source"] for part in mix["parts"]} == {"verl", "trl", "traces"}
-    shown = finish(tbrm(tmp_path, "lineage", "loop:1"), timeout_s=120)
+    shown = finish(tbrm(tmp_path, "lineage", "loop:1"), timeout_s=400)
     for told in ("unknown@step1", "1.jsonl", "completions_00001.parquet", "traces.jsonl"):
         assert told in shown

@@ -68,7 +68,7 @@ def _under_way(root: Path) -> bool:
 def test_killed_and_started_again(folder: Path) -> None:
     killed = study(folder, "killed", 1)
     finished = folder / "killed" / "studies"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not (list(finished.glob("study_run_*.json")) and _under_way(folder / "killed")):
         assert killed.poll() is None
         assert time.monotonic() < deadline

@@ -61,7 +61,7 @@ def test_a_stage_is_made_again_with_another_setting(ui: Ui) -> None:
 
 def test_terminate_ends_the_process_tree_and_frees_the_slot(ui: Ui) -> None:
     run = ui.launch("long_generation", [["long", "rollouts"]], "0000")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 400
     while not ui.stage_processes() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert ui.stage_processes(), ui.messages(run)
@@ -72,7 +72,7 @@ def test_terminate_ends_the_process_tree_and_frees_the_slot(ui: Ui) -> None:
         time.sleep(0.05)
     assert ui.stage_processes() == []
     query = '{ instance { concurrencyLimit(concurrencyKey: "gpu") { claimedSlots { runId } } } }'
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 400
     while ui.query(query)["instance"]["concurrencyLimit"]["claimedSlots"] and time.monotonic() < deadline:
         time.sleep(0.5)
     assert ui.query(query)["instance"]["concurrencyLimit"]["claimedSlots"] == []
@@ -99,7 +99,7 @@ def test_a_run_whose_process_is_lost_is_started_again_once(ui: Ui) -> None:
 def test_the_sensor_drives_the_loop_to_its_end(ui: Ui) -> None:
     started = "mutation($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename } }"
     assert ui.query(started, s=LOCATION | {"sensorName": "tiny_publish"})["startSensor"]["__typename"] == "Sensor"
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 400
     done: set[str | None] = set()
     while not {"0001", "0002"} <= done and time.monotonic() < deadline:
         time.sleep(1)
@@ -120,7 +120,7 @@ def test_a_second_ui_is_refused(ui: Ui) -> None:
     port = ui.url.rpartition(":")[2]
     for arguments, reason in ((["--port", port], "is in use"), ([], "is being written by process")):
         second = tbrm(ui.root.parent, "ui", "--root", str(ui.root), *arguments)
-        output, _ = second.communicate(timeout=30)
+        output, _ = second.communicate(timeout=120)
         assert second.returncode == 1
         assert reason in output
     assert ui.query("{ version }")

@@ -61,7 +61,7 @@ def test_a_stage_runs_as_a_job(tmp_path: Path, scheduler: tuple[str, str]) -> No
 def test_options_the_scheduler_refuses(tmp_path: Path, scheduler: tuple[str, str]) -> None:
     launch_in(tmp_path, *scheduler, {"base_policy": ["--no-such-option"]})
     run = tbrm(tmp_path, "run", "tiny")
-    output, _ = run.communicate(timeout=120)
+    output, _ = run.communicate(timeout=400)
     assert run.returncode == 1
     assert "no-such-option" in output
 
