@@ -55,7 +55,7 @@ def server(new_store: NewStore, sampled: Experiment, tmp_path: Path) -> Iterator
     os.close(caller_end)
     url = f"http://127.0.0.1:{port}/v1"
     try:
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + 500
         while not answers(f"{url}/models"):
             assert process.poll() is None, log.read_text()[-3_000:]
             assert time.monotonic() < deadline, log.read_text()[-3_000:]

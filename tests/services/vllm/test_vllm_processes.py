@@ -43,7 +43,7 @@ def stage(tmp_path: Path, store: Store, launched: bool) -> tuple[subprocess.Pope
 
 
 def wait_for(what: Callable[[], bool], caller: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 500
     while not what():
         assert caller.poll() is None, log.read_text()[-3_000:]
         assert time.monotonic() < deadline, log.read_text()[-3_000:]
