@@ -41,6 +41,8 @@ def run_command(arguments: list[str], context: PipesContext) -> int:
         context.report_custom_message({"error": str(error)})
         traceback.print_exc()
         return 1
+    finally:
+        send_progress_to(None)
     if not isinstance(report, StageReport):
         context.report_custom_message({"error": f"`tbrm {arguments[0]}` returned no stage report"})
         return 1
