@@ -9,12 +9,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from assets.experiment.headlines import ACCURACY
 from evals.report.chart import Chart, Point, Series, panels, png
 from evals.report.leaderboard import scores_markdown
 from evals.statistics.scores import read_scores
 from pipeline.markdown import markdown_table
 from pipeline.store import Store
-from pipeline.store.partition import MANIFEST, parse_manifest
 from trainer.diagnostics.numbers import PLOT_FILE, markdown, read_diagnostics
 
 Page = Mapping[str, str]
@@ -31,7 +31,6 @@ _STYLE: Any = {
     **{f"{part}.facecolor": "none" for part in ("figure", "axes")},
     **{f"{part}color": _INK for part in ("text.", "axes.label", "axes.edge", "xtick.", "ytick.")},
 }
-_ACCURACY = "_accuracy"
 
 
 def empty_page(_store: Store, _name: str, _generation: int) -> Page:
@@ -77,8 +76,10 @@ def sample_responses(store: Store, dataset: str, generation: int) -> str:
     text_of = _prompt_texts(store, dataset, generation)
     rows = (
         [
-            *(_cell(text_of.get(row["prompt_id"], "")), _cell(row["response_text"])),
-            *(str(len(row["response_token_ids"])), _cell(row["finish_reason"])),
+            _cell(text_of.get(row["prompt_id"], "")),
+            _cell(row["response_text"]),
+            str(len(row["response_token_ids"])),
+            _cell(row["finish_reason"]),
         ]
         for row in rollouts.to_pylist()
     )
@@ -99,8 +100,11 @@ def sample_trajectories(store: Store, dataset: str, generation: int) -> str:
     pairs = zip(rollouts.slice(0, _SAMPLE_ROWS).to_pylist(), rewards.slice(0, _SAMPLE_ROWS).to_pylist(), strict=True)
     rows = (
         [
-            *(_cell(t) for t in (text_of.get(rollout["prompt_id"], ""), rollout["response_text"])),
-            *(_cell(label["extracted_answer"] or ""), f"{label['reward']:g}", label["status"]),
+            _cell(text_of.get(rollout["prompt_id"], "")),
+            _cell(rollout["response_text"]),
+            _cell(label["extracted_answer"] or ""),
+            f"{label['reward']:g}",
+            label["status"],
         ]
         for rollout, label in pairs
     )
@@ -141,9 +145,9 @@ def accuracy_plot(store: Store, name: str, generation: int) -> str:
     points: dict[str, list[Point]] = {}
     for number, stats in _stats(store, name, "scores", generation).items():
         for key in stats:
-            if key.endswith(_ACCURACY):
+            if key.endswith(ACCURACY):
                 ends = (100.0 * float(stats[part]) for part in (key, f"{key}_low", f"{key}_high"))
-                points.setdefault(key.removesuffix(_ACCURACY), []).append(Point(number, *ends))
+                points.setdefault(key.removesuffix(ACCURACY), []).append(Point(number, *ends))
     charts = [_chart(benchmark, "accuracy, %", values) for benchmark, values in points.items()]
     return _drawn(charts, "accuracy over generations")
 
@@ -152,9 +156,9 @@ def _stats(store: Store, name: str, table: str, last: int) -> dict[int, Stats]:
     """Statistics of the committed partitions of a table (or of trained policies) up to generation `last`."""
     found: dict[int, Stats] = {}
     for generation in range(max(0, last - _SHOWN + 1), last + 1):
-        path = f"{store.join(name, table, f'generation={generation:04d}')}/{MANIFEST}"
-        if store.fs.exists(path):
-            found[generation] = parse_manifest(store.read_bytes(path).decode(), path).stats
+        manifest = store.committed(name, table, generation)
+        if manifest is not None:
+            found[generation] = manifest.stats
     return found
 
 

@@ -1,11 +1,12 @@
 """docs/reference.md: every command with its options, exit codes, tables, metrics and printed columns, from the code."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import click
 
 from assets.experiment.meanings import METRICS, PRINTED
 from pipeline.cli.main import COMMANDS, EXIT_CODES, load_command
+from pipeline.markdown import markdown_table
 from pipeline.store import SCHEMAS
 from pipeline.store.schema import MEANINGS
 
@@ -22,14 +23,17 @@ def commands() -> Iterator[tuple[str, click.Command]]:
 def reference_page() -> str:
     """The whole page."""
     parts = [_INTRODUCTION, "## Commands", *(_command(name, command) for name, command in commands())]
-    parts += ["## Exit codes", _table(("code", "meaning"), ((str(code), text) for code, text in EXIT_CODES.items()))]
+    parts += [
+        "## Exit codes",
+        markdown_table(("code", "meaning"), ((str(code), text) for code, text in EXIT_CODES.items())),
+    ]
     parts += [
         "## Tables of the store",
         "Columns of the Parquet files ([data](data.md)); `?`: may be null.",
     ]
     for name, schema in SCHEMAS.items():
         rows = ((f"`{f.name}`", f"{f.type}{'?' if f.nullable else ''}", MEANINGS[f.name]) for f in schema)
-        parts += [f"### {name}", _table(("column", "type", "what it is"), rows)]
+        parts += [f"### {name}", markdown_table(("column", "type", "what it is"), rows)]
     parts += ["## Metrics", "What stages report, and manifests keep. `*` stands for what varies, such as a benchmark."]
     parts += [part for name, lines in METRICS.items() for part in (f"### {name}", _meanings("metric", lines))]
     parts += [
@@ -47,7 +51,7 @@ def _command(name: str, command: click.Command) -> str:
     paragraphs = [" ".join(paragraph.split()) for paragraph in said]
     options = [option for option in command.params if isinstance(option, click.Option) and not option.hidden]
     rows = ((_spelling(option, context), _default(option), option.help or "") for option in options)
-    table = [_table(("option", "default", "meaning"), rows)] if options else []
+    table = [markdown_table(("option", "default", "meaning"), rows)] if options else []
     return "\n\n".join([f"### tbrm {name}", f"`{usage}`", *paragraphs, *table])
 
 
@@ -62,12 +66,7 @@ def _default(option: click.Option) -> str:
 
 
 def _meanings(what: str, lines: Mapping[str, str]) -> str:
-    return _table((what, "what it is"), ((f"`{name}`", text) for name, text in lines.items()))
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return markdown_table((what, "what it is"), ((f"`{name}`", text) for name, text in lines.items()))
 
 
 _INTRODUCTION = """# Reference

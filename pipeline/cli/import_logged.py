@@ -134,10 +134,11 @@ def import_logged(
 
 
 def _print(imported: "ImportReport", store: "Store", as_json: bool) -> "StageReport":
+    from pipeline.logged.summary import WATCHED
     from pipeline.run.resumable import StageReport
 
     manifest = imported.manifest
-    stats = {name: value for name, value in manifest.stats.items() if name != "watched"}
+    stats = {name: value for name, value in manifest.stats.items() if name != WATCHED}
     stats |= {f"field {ours}": theirs for ours, theirs in imported.fields.items()}
     if not imported.skipped and (faults := _not_understood(store, manifest)):
         from pipeline.rewards.golds import counted

@@ -127,13 +127,13 @@ def _digests(files: Sequence[LogFile], name: str) -> dict[str, str]:
     """What names the content of each file, which decides what the import writes."""
     found: dict[str, str] = {}
     size = sum(file.size for file in files)
-    with track(f"checksums of {name}", size >> 20, "MiB" if size >= _SHOWN_BYTES else "") as progress:
-        rest = 0
+    with _mebibytes(f"checksums of {name}", size, shown=size >= _SHOWN_BYTES) as advanced:
+        taken = 0
 
         def read(more: int) -> None:
-            nonlocal rest
-            whole, rest = divmod(rest + more, 2**20)
-            progress.advance(whole)
+            nonlocal taken
+            taken += more
+            advanced(taken)
 
         for number, file in enumerate(files):
             found[f"file {number} {file.name.rpartition('/')[2]}"] = file_digest(file, read)
@@ -141,10 +141,10 @@ def _digests(files: Sequence[LogFile], name: str) -> dict[str, str]:
 
 
 @contextmanager
-def _mebibytes(label: str, size: int) -> Generator[Callable[[int], None]]:
-    """Progress of reading `size` bytes, told how many were read so far."""
+def _mebibytes(label: str, size: int, shown: bool = True) -> Generator[Callable[[int], None]]:
+    """Progress of reading `size` bytes, told how many were read so far; nothing is said of it unless `shown`."""
     total = max(1, size >> 20)
-    with track(label, total, "MiB") as progress:
+    with track(label, total, "MiB" if shown else "") as progress:
 
         def advanced(read: int) -> None:
             if (more := min(read >> 20, total) - progress.done) > 0:

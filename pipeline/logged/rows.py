@@ -22,7 +22,6 @@ MAX_UNPACKED = (2 * 2**30, 256)
 _ROW_BYTES = 64
 """What a row counts for beside its content, so that there is an end to empty ones too."""
 _PIECE = 2**20
-_MAX_SHOWN = 200
 
 
 @dataclass

@@ -406,6 +406,14 @@ class Store(Files):
         """One generation of one table of `dataset` (an experiment's name, or `logged/<name>`)."""
         return Partition(self, dataset, table, generation)
 
+    def committed(self, dataset: str, table: str, generation: int) -> Manifest | None:
+        """The manifest of a partition, or of the record of a trained policy; None where there is none yet.
+
+        Raises StoreError for a damaged one.
+        """
+        path = f"{self.join(dataset, table, f'generation={generation:04d}')}/{MANIFEST}"
+        return parse_manifest(self.read_bytes(path).decode(), path) if self.fs.exists(path) else None
+
     @property
     def root_for_workers(self) -> str:
         """The root as a process in another folder or on another machine has to name it."""

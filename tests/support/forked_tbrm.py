@@ -19,12 +19,12 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from assets.processes.warm_start import ONE_THREAD
+
 _IMPORTED = (
     *("assets.app.run_to_end", "dagster._core.storage.event_log", "dagster._core.storage.runs", "sqlalchemy"),
     *("evals.report.history", "matplotlib.backends.backend_agg", "scipy.special", "pandas", "pipeline.cli.options"),
 )
-_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-"""Keeps NumPy and Arrow from starting threads when they are imported: a fork would lack them."""
 
 
 class Forked:
@@ -91,7 +91,7 @@ def _server() -> socket.socket:
     with theirs:
         subprocess.Popen(
             [sys.executable, "-m", __name__, str(theirs.fileno())],
-            env={**os.environ, **_ONE_THREAD},
+            env={**os.environ, **ONE_THREAD},
             cwd=Path(__file__).parents[2],
             stdin=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(),),
